@@ -1,0 +1,1 @@
+//! Partitions, owners and views.

@@ -1,0 +1,21 @@
+//! MQTT 5.0 and 3.1.1 on the wire, as pure functions and state machines.
+//!
+//! Reading order: [`reason`] (reason codes, violations), [`packet`] (what a packet is), [`frame`] (where a packet ends),
+//! [`decode`] and [`encode`], [`topic`] (names, filters, roots), [`session`] (packet identifiers, windows, aliases),
+//! [`websocket`] (RFC 6455 as a byte-stream codec).
+//!
+//! **Invariants**
+//! - Nothing here reads a clock, opens a socket, starts a thread or uses `unsafe`.
+//! - No input from a peer can panic or make memory grow beyond the limits that are passed in.
+//! - A value that exists is a valid one: bytes become a [`packet::Packet`], text becomes a [`topic::TopicFilter`].
+
+#![forbid(unsafe_code)]
+
+pub mod decode;
+pub mod encode;
+pub mod frame;
+pub mod packet;
+pub mod reason;
+pub mod session;
+pub mod topic;
+pub mod websocket;

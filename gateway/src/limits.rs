@@ -1,0 +1,100 @@
+//! Every bound of the node, in one place, with what happens there.
+//!
+//! The configuration fills this struct; the core reads it and nothing else. Each field says what happens at the bound, and
+//! every such event is counted (`metrics.rs`).
+
+/// What a session does when a QoS ≥ 1 message does not fit into the queue of its edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowConsumer {
+    /// The client is disconnected with 0x97 Quota exceeded; a live-only session ends, a durable one keeps its mailbox.
+    Disconnect,
+    /// The message is dropped and counted; the client stays.
+    Drop,
+}
+
+/// Bounds of one core and of each connection, session and table on it. Bytes and milliseconds unless the name says else.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// A connection that sent no complete CONNECT within this time is closed.
+    pub connect_timeout_ms: u64,
+    /// Largest packet accepted from a client; larger ones get 0x95 as soon as their length is known. Told in CONNACK.
+    pub packet_bytes_max: u32,
+    /// Longest client identifier; longer ones get 0x85.
+    pub client_id_bytes_max: usize,
+    /// Most topic levels in a topic or filter; deeper ones get 0x90 or 0x8F.
+    pub topic_levels_max: usize,
+    /// Most filters in one SUBSCRIBE or UNSUBSCRIBE; more get 0x97 per filter beyond it.
+    pub filters_per_packet_max: usize,
+    /// Most subscriptions of a session; more get 0x97 in SUBACK.
+    pub subscriptions_per_session_max: u32,
+    /// Receive Maximum of the server: QoS ≥ 1 publishes of one client being processed. MQTT 5.0 clients that exceed it get
+    /// 0x93; from 3.1.1 clients nothing more is read until one is acknowledged.
+    pub receive_maximum: u16,
+    /// Topic Alias Maximum of the server; more get 0x94.
+    pub topic_alias_maximum: u16,
+    /// Topic aliases the server uses towards one client, within the client's own maximum.
+    pub outbound_topic_aliases_max: u16,
+    /// Unacknowledged QoS ≥ 1 messages towards one client, within the client's Receive Maximum; the rest waits in the queue.
+    pub inflight_max: u16,
+    /// Longest session expiry interval; longer ones are shortened, and the CONNACK says so.
+    pub session_expiry_s_max: u32,
+    /// Longest keep-alive; longer ones, and 0, are replaced by it through Server Keep Alive. 0 = no bound.
+    pub keep_alive_s_max: u16,
+    /// Messages waiting at the edge of one session. QoS 0 beyond it is dropped; QoS ≥ 1 follows `slow_consumer`.
+    pub session_queue_messages_max: u32,
+    /// Bytes waiting at the edge of one session. As above.
+    pub session_queue_bytes_max: u32,
+    /// What happens to QoS ≥ 1 beyond the two bounds above.
+    pub slow_consumer: SlowConsumer,
+    /// Bytes encoded for one connection that the kernel has not taken yet; above it, messages stay in the queue, and a client
+    /// whose answers (not messages) grow beyond four times it is closed.
+    pub unsent_bytes_max: usize,
+    /// Bytes of published messages on one core that wait for their acknowledgement; above it publishers are not read.
+    pub pending_bytes_max: usize,
+    /// Bytes queued at all edges of one core; above it QoS 0 is dropped and QoS ≥ 1 follows `slow_consumer`.
+    pub core_queue_bytes_max: usize,
+    /// Sessions in the directory of one core; more CONNECTs get 0x97.
+    pub sessions_max: usize,
+    /// Retained messages on one core; more are refused with 0x97 (QoS 0: dropped).
+    pub retained_messages_max: usize,
+    /// Bytes of retained messages on one core; as above.
+    pub retained_bytes_max: usize,
+    /// Messages of one mailbox sent to an edge and not acknowledged; the rest stays in the engine.
+    pub mailbox_window_messages: u32,
+    /// Bytes of the same.
+    pub mailbox_window_bytes: u32,
+    /// Time a closing connection gets to take its last bytes.
+    pub linger_ms: u32,
+}
+
+impl Default for Limits {
+    /// Holds on a machine with 1 GiB of memory and two cores.
+    fn default() -> Self {
+        Self {
+            connect_timeout_ms: 10_000,
+            packet_bytes_max: 1024 * 1024,
+            client_id_bytes_max: 256,
+            topic_levels_max: 32,
+            filters_per_packet_max: 256,
+            subscriptions_per_session_max: 1_000,
+            receive_maximum: 128,
+            topic_alias_maximum: 16,
+            outbound_topic_aliases_max: 16,
+            inflight_max: 128,
+            session_expiry_s_max: 7 * 24 * 3600,
+            keep_alive_s_max: 0,
+            session_queue_messages_max: 1_000,
+            session_queue_bytes_max: 1024 * 1024,
+            slow_consumer: SlowConsumer::Disconnect,
+            unsent_bytes_max: 64 * 1024,
+            pending_bytes_max: 64 * 1024 * 1024,
+            core_queue_bytes_max: 256 * 1024 * 1024,
+            sessions_max: 2_000_000,
+            retained_messages_max: 1_000_000,
+            retained_bytes_max: 256 * 1024 * 1024,
+            mailbox_window_messages: 256,
+            mailbox_window_bytes: 512 * 1024,
+            linger_ms: 2_000,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! An application message as it travels: one allocation, made once per node, shared by everyone who delivers it.
+
+use edge_proto::packet::QoS;
+
+/// The session of a client, unique in the life of the store: boot count (24 bits), core (8 bits), counter (32 bits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// One application message, immutable.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Topic, forwarded properties, payload, in this order.
+    bytes: Box<[u8]>,
+    topic_length: u16,
+    properties_length: u32,
+    /// QoS it was published with.
+    pub qos: QoS,
+    /// RETAIN flag it was published with.
+    pub retain: bool,
+    /// When it expires, in milliseconds of Unix time; `u64::MAX` = never.
+    pub expires_at_unix_ms: u64,
+    /// Who published it, for No Local.
+    pub publisher: SessionId,
+}
+
+/// The changing parts of a new message; see [`Message::new`].
+#[derive(Clone, Copy, Debug)]
+pub struct MessageParts<'a> {
+    /// A valid topic name.
+    pub topic: &'a str,
+    /// Properties to forward unaltered, encoded by `edge_proto::encode::forwarded_properties`.
+    pub properties: &'a [u8],
+    /// Application payload.
+    pub payload: &'a [u8],
+    /// QoS it was published with.
+    pub qos: QoS,
+    /// RETAIN flag.
+    pub retain: bool,
+    /// Expiry in milliseconds of Unix time; `u64::MAX` = never.
+    pub expires_at_unix_ms: u64,
+    /// Who published it.
+    pub publisher: SessionId,
+}
+
+impl Message {
+    /// Copies the parts into one message.
+    ///
+    /// # Panics
+    /// When the topic is longer than 65,535 bytes or the properties longer than 4 GiB, which no decoder lets through.
+    pub fn new(parts: MessageParts<'_>) -> Self {
+        let topic_length = u16::try_from(parts.topic.len()).expect("a topic has at most 65,535 bytes");
+        let properties_length = u32::try_from(parts.properties.len()).expect("properties fit into a packet");
+        let mut bytes = Vec::with_capacity(parts.topic.len() + parts.properties.len() + parts.payload.len());
+        bytes.extend_from_slice(parts.topic.as_bytes());
+        bytes.extend_from_slice(parts.properties);
+        bytes.extend_from_slice(parts.payload);
+        Self {
+            bytes: bytes.into_boxed_slice(),
+            topic_length,
+            properties_length,
+            qos: parts.qos,
+            retain: parts.retain,
+            expires_at_unix_ms: parts.expires_at_unix_ms,
+            publisher: parts.publisher,
+        }
+    }
+
+    /// Topic name.
+    pub fn topic(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.topic_length)]).expect("a message is made from a str")
+    }
+
+    /// Forwarded properties, encoded.
+    pub fn properties(&self) -> &[u8] {
+        let start = usize::from(self.topic_length);
+        &self.bytes[start..start + self.properties_length as usize]
+    }
+
+    /// Application payload.
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[usize::from(self.topic_length) + self.properties_length as usize..]
+    }
+
+    /// Bytes this message costs in a queue: its content and a fixed overhead.
+    pub fn queued_bytes(&self) -> usize {
+        self.bytes.len() + size_of::<Self>()
+    }
+
+    /// True when its expiry has passed.
+    pub fn is_expired(&self, unix_ms: u64) -> bool {
+        self.expires_at_unix_ms <= unix_ms
+    }
+}

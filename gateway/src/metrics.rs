@@ -1,0 +1,171 @@
+//! Plain counters of one core. Only its own thread touches them; a scrape asks each core for a copy between two turns, so
+//! each copy is consistent, and conservation (accepted = delivered + expired + dropped + queued) holds in every one.
+
+/// Declares the counters with their help texts, and a way to walk them.
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $name:ident,)+) => {
+        /// Counters of one core since its start. Monotone.
+        #[derive(Clone, Debug, Default)]
+        pub struct Counters {
+            $($(#[doc = $help])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Name, help and value of each counter.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), concat!($($help),+).trim_ascii(), self.$name),)+].into_iter()
+            }
+
+            /// Adds another core's counters.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections accepted.
+    connections_accepted,
+    /// Connections closed.
+    connections_closed,
+    /// Connections closed because no CONNECT came in time.
+    connect_timeouts,
+    /// Connections closed because the keep-alive ran out.
+    keep_alive_timeouts,
+    /// Connections closed because the peer broke a rule of the protocol.
+    protocol_violations,
+    /// Sessions taken over by a newer connection.
+    takeovers,
+    /// Clients disconnected because they read too slowly.
+    slow_consumers_disconnected,
+    /// CONNECT packets answered with success.
+    connects,
+    /// CONNECT packets answered with an error.
+    connects_refused,
+    /// Packets received.
+    packets_received,
+    /// Packets sent.
+    packets_sent,
+    /// PUBLISH packets received from clients (duplicates of QoS 2 not counted).
+    publishes_received,
+    /// Messages published by the node itself: wills and admin publishes.
+    publishes_internal,
+    /// Messages that matched no subscription.
+    publishes_unmatched,
+    /// Publishes acknowledged to their publisher (PUBACK, PUBREC).
+    publishes_acknowledged,
+    /// Deliveries taken over by this core: one per message and recipient.
+    deliveries_accepted,
+    /// Deliveries completed: QoS 0 handed to the connection, QoS 1 and 2 acknowledged by the client.
+    deliveries_delivered,
+    /// Deliveries dropped because the message expired.
+    deliveries_expired,
+    /// Messages of the deliveries handed to connections, repetitions included.
+    messages_sent,
+    /// Subscriptions made.
+    subscribes,
+    /// Subscriptions removed.
+    unsubscribes,
+    /// Wills published.
+    wills_published,
+    /// Messages exchanged with other cores.
+    mesh_sent,
+    /// Times the mesh to another core was full and messages waited on this side.
+    mesh_full,
+    /// Times a connection was paused because of a bound.
+    pauses,
+    /// Commands sent to the engine.
+    engine_commands,
+    /// Turns of the event loop.
+    turns,
+}
+
+/// Why a delivery was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum DropReason {
+    /// QoS 0, and the session's queue was full.
+    QueueFull,
+    /// QoS 0, and the core's queues were full.
+    CoreQueueFull,
+    /// QoS 0, and another core took no more.
+    MeshFull,
+    /// QoS ≥ 1 beyond the queue bound, policy `drop`.
+    SlowConsumer,
+    /// The live-only session ended with the message in its queue.
+    SessionEnded,
+    /// QoS 0 for a durable session that is not connected.
+    Offline,
+    /// Larger than the client's Maximum Packet Size.
+    TooLarge,
+    /// The mailbox was full: the oldest message made room.
+    MailboxEvicted,
+    /// The mailbox was full and refused the message.
+    MailboxRejected,
+    /// The session was gone when the message arrived.
+    Stale,
+    /// The client refused it (PUBREC with an error).
+    Refused,
+}
+
+impl DropReason {
+    /// All reasons, by index.
+    pub const ALL: [(Self, &'static str); 11] = [
+        (Self::QueueFull, "queue_full"),
+        (Self::CoreQueueFull, "core_queue_full"),
+        (Self::MeshFull, "mesh_full"),
+        (Self::SlowConsumer, "slow_consumer"),
+        (Self::SessionEnded, "session_ended"),
+        (Self::Offline, "offline"),
+        (Self::TooLarge, "too_large"),
+        (Self::MailboxEvicted, "mailbox_evicted"),
+        (Self::MailboxRejected, "mailbox_rejected"),
+        (Self::Stale, "stale"),
+        (Self::Refused, "refused"),
+    ];
+}
+
+/// Everything one core tells at a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct CoreSnapshot {
+    /// Monotone counters.
+    pub counters: Counters,
+    /// Dropped deliveries by [`DropReason`].
+    pub dropped: [u64; DropReason::ALL.len()],
+    /// Deliveries accepted and not yet delivered, expired or dropped.
+    pub deliveries_queued: u64,
+    /// Bytes of messages queued at the edges of this core.
+    pub queued_bytes: u64,
+    /// Bytes of publishes that wait for their acknowledgement.
+    pub pending_bytes: u64,
+    /// Connections open, handshakes included.
+    pub connections: u64,
+    /// Sessions connected at this edge.
+    pub sessions_connected: u64,
+    /// Sessions whose home is here, connected or not.
+    pub sessions: u64,
+    /// Durable sessions whose home is here and that are not connected.
+    pub sessions_offline: u64,
+    /// Subscription entries owned here.
+    pub subscriptions: u64,
+    /// Retained messages owned here.
+    pub retained_messages: u64,
+    /// Bytes of them.
+    pub retained_bytes: u64,
+    /// The roots with the most publishes since the last decay, hottest first, with their share of this core's publishes.
+    pub hottest_roots: Vec<(String, u64)>,
+    /// Counters of the driver.
+    pub driver: reactor::driver::DriverCounters,
+}
+
+impl CoreSnapshot {
+    /// True when every accepted delivery is accounted for.
+    pub fn conserves(&self) -> bool {
+        self.counters.deliveries_accepted
+            == self.counters.deliveries_delivered
+                + self.counters.deliveries_expired
+                + self.dropped.iter().sum::<u64>()
+                + self.deliveries_queued
+    }
+}

@@ -1,0 +1,227 @@
+//! The one interface between a core and the kernel: sockets in, events out, one flush a turn.
+//!
+//! A turn of a core is: [`Driver::poll`] → handle each event → [`Driver::send`]/[`Driver::close`] for what came of it →
+//! the next `poll` submits all of it in one system call and waits. Nothing blocks except `poll`, and nothing is dropped
+//! silently: bytes handed to `send` are sent in order or the connection ends with [`Event::Closed`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+/// A connection of one driver: slot and generation, so that a stale id is recognised after its slot was used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId {
+    /// Index into the driver's table, dense from 0. The core keeps its own state for the connection under this index.
+    pub slot: u32,
+    /// Counts the uses of the slot.
+    pub generation: u32,
+}
+
+/// A listener of one driver, in the order of the [`Driver::listen`] calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub u16);
+
+/// Bytes received by one event. Valid until the next [`Driver::poll`], or until it is given to [`Driver::recycle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferRef {
+    /// Which buffer of the driver.
+    pub index: u32,
+    /// Length of the received bytes.
+    pub length: u32,
+}
+
+/// Which implementation a driver is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// io_uring, kernel 6.1 or later.
+    IoUring,
+    /// epoll, kernel 5.10 or later.
+    Epoll,
+    /// In memory, for tests.
+    Fake,
+}
+
+/// What happened. For one connection the order is: `Accepted` or `Connected`, then any number of `Received` and `Drained`,
+/// then at most one `PeerClosed`, then exactly one `Closed`.
+#[derive(Debug)]
+pub enum Event {
+    /// A listener accepted a connection.
+    Accepted {
+        /// The new connection; receiving is on.
+        connection: ConnectionId,
+        /// Where it came in.
+        listener: ListenerId,
+        /// Who it is.
+        peer: SocketAddr,
+    },
+    /// A [`Driver::connect`] succeeded; receiving is on.
+    Connected {
+        /// The connection that `connect` returned.
+        connection: ConnectionId,
+    },
+    /// Bytes arrived; read them with [`Driver::received`].
+    Received {
+        /// From whom.
+        connection: ConnectionId,
+        /// Where they are.
+        buffer: BufferRef,
+    },
+    /// Everything that was handed to [`Driver::send`] has been accepted by the kernel. Comes only after [`Driver::unsent`]
+    /// was above zero at the end of a flush.
+    Drained {
+        /// The connection that can take more.
+        connection: ConnectionId,
+    },
+    /// The peer will send nothing more (FIN). Sending still works until `close`.
+    PeerClosed {
+        /// Which connection.
+        connection: ConnectionId,
+    },
+    /// The connection is gone and its slot is free. The last event of a connection.
+    Closed {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Bytes handed to `send` that never reached the kernel.
+        unsent: usize,
+        /// `None` for an orderly end, else the error that ended it.
+        error: Option<io::Error>,
+    },
+    /// A [`Waker`] of this driver was used since the last poll. Several wakes make one event.
+    Woken,
+}
+
+/// How to close a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// Send what is queued first (until `linger_ms` from the call have passed), then FIN, then close.
+    Graceful {
+        /// How long the peer may take to accept the rest, in milliseconds.
+        linger_ms: u32,
+    },
+    /// Close now; what is queued is lost. The peer may see a reset.
+    Abort,
+}
+
+/// Options of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Length of the accept queue (`listen(2)`), bounded by `net.core.somaxconn`.
+    pub backlog: u32,
+    /// Share the port with the other cores (SO_REUSEPORT).
+    pub reuse_port: bool,
+}
+
+/// Bounds and sizes of a driver. Every table and buffer pool of a driver is sized from here.
+#[derive(Clone, Copy, Debug)]
+pub struct DriverConfig {
+    /// Connections this driver may hold at once; one more is accepted and closed at once, and counted.
+    pub connections_max: u32,
+    /// Number of receive buffers (a power of two).
+    pub receive_buffers: u16,
+    /// Size of one receive buffer in bytes.
+    pub receive_buffer_bytes: u32,
+    /// Events returned by one poll at most.
+    pub events_max: usize,
+    /// Entries of the submission queue (io_uring).
+    pub submission_entries: u32,
+    /// Entries of the completion queue (io_uring).
+    pub completion_entries: u32,
+}
+
+/// Plain counters of one driver, read by the thread that owns it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DriverCounters {
+    /// `io_uring_enter` or `epoll_wait` calls.
+    pub enters: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections refused because `connections_max` was reached.
+    pub refused: u64,
+    /// accept(2) errors (descriptor limits and the like); accepting pauses for a moment after each.
+    pub accept_errors: u64,
+    /// Receives that found no free buffer and were tried again later.
+    pub receive_buffers_exhausted: u64,
+    /// Completion queue overflows that were survived.
+    pub completion_overflows: u64,
+    /// Connections promoted to multishot receive.
+    pub promotions: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// Bytes accepted by the kernel for sending.
+    pub bytes_sent: u64,
+    /// Bytes handed to `send` and not yet accepted by the kernel, over all connections.
+    pub bytes_unsent: u64,
+    /// Open connections now.
+    pub connections: u64,
+}
+
+/// Sockets of one core. See the module documentation for the turn.
+///
+/// A call for a stale [`ConnectionId`] (closed, or closing) does nothing.
+pub trait Driver {
+    /// Which implementation this is.
+    fn backend(&self) -> Backend;
+
+    /// Opens a listening TCP socket and starts to accept. Returns the id and the bound address (the port that was given
+    /// for port 0). IPv6 sockets are IPV6_V6ONLY; accepted sockets have TCP_NODELAY.
+    ///
+    /// # Errors
+    /// What socket, bind or listen said.
+    fn listen(&mut self, address: SocketAddr, options: ListenOptions) -> io::Result<(ListenerId, SocketAddr)>;
+
+    /// Stops accepting on all listeners and closes them. Open connections stay.
+    fn stop_listening(&mut self);
+
+    /// Starts to connect, optionally from a local address. Ends with `Connected` or `Closed`.
+    ///
+    /// # Errors
+    /// When the connection table is full or no socket could be made.
+    fn connect(&mut self, remote: SocketAddr, local: Option<SocketAddr>) -> io::Result<ConnectionId>;
+
+    /// Submits everything since the last poll, waits until an event, a wake or the deadline (`None` = no limit, a past
+    /// instant = do not wait), and appends at most `events_max` events to `events`.
+    ///
+    /// # Errors
+    /// Only what makes the driver unusable; an error of one connection is a `Closed` event.
+    fn poll(&mut self, deadline: Option<Instant>, events: &mut Vec<Event>) -> io::Result<()>;
+
+    /// The bytes of a `Received` event. Mutable, so that a WebSocket frame can be unmasked in place.
+    fn received(&mut self, buffer: BufferRef) -> &mut [u8];
+
+    /// Gives a receive buffer back before the next poll does it.
+    fn recycle(&mut self, buffer: BufferRef);
+
+    /// Queues bytes to send, in order. One send per connection is in flight; the rest waits and goes out together.
+    /// The vector comes back through [`Driver::reclaim`] when the kernel is done with it.
+    fn send(&mut self, connection: ConnectionId, bytes: Vec<u8>);
+
+    /// A sent vector, emptied, to be filled again. `None` when there is none.
+    fn reclaim(&mut self) -> Option<Vec<u8>>;
+
+    /// Bytes of this connection that the kernel has not accepted yet; 0 for a stale id.
+    fn unsent(&self, connection: ConnectionId) -> usize;
+
+    /// Stops receiving from a connection (the TCP window closes) until [`Driver::resume`]. What was received already may
+    /// still come as an event.
+    fn pause(&mut self, connection: ConnectionId);
+
+    /// Receives again.
+    fn resume(&mut self, connection: ConnectionId);
+
+    /// Ends a connection. `Closed` follows, always.
+    fn close(&mut self, connection: ConnectionId, how: Close);
+
+    /// A handle with which any thread ends this driver's `poll`.
+    fn waker(&self) -> Waker;
+
+    /// Counters since the start.
+    fn counters(&self) -> DriverCounters;
+}
+
+/// Wakes one driver from any thread. Cheap when the driver is awake: the eventfd is written only when it sleeps or is
+/// about to.
+#[derive(Clone, Debug)]
+pub struct Waker {
+    // Filled in by the implementation: an Arc of {eventfd, sleeping flag}.
+    _private: (),
+}

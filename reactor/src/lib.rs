@@ -1,0 +1,21 @@
+//! The reactor: what a core needs from the kernel, and nothing about MQTT.
+//!
+//! Reading order: [`driver`] (the trait and its events), [`uring`], [`epoll`], [`fake`] (its three implementations),
+//! [`probe`] (which of them this machine can run, and why), [`mesh`] (bounded rings between cores), [`slab`], [`wheel`].
+//!
+//! **Invariants**
+//! - All unsafe code of the workspace is in this crate; each block says why it is sound.
+//! - A driver belongs to one thread. Only [`driver::Waker`] and the mesh cross threads.
+//! - An in-flight kernel operation owns its memory until its last completion.
+//! - A connection ends with exactly one [`driver::Event::Closed`], after which its id is never valid again.
+
+#![cfg(target_os = "linux")]
+
+pub mod driver;
+pub mod epoll;
+pub mod fake;
+pub mod mesh;
+pub mod probe;
+pub mod slab;
+pub mod uring;
+pub mod wheel;
