@@ -48,9 +48,12 @@ impl Message {
     /// # Panics
     /// When the topic is longer than 65,535 bytes or the properties longer than 4 GiB, which no decoder lets through.
     pub fn new(parts: MessageParts<'_>) -> Self {
-        let topic_length = u16::try_from(parts.topic.len()).expect("a topic has at most 65,535 bytes");
-        let properties_length = u32::try_from(parts.properties.len()).expect("properties fit into a packet");
-        let mut bytes = Vec::with_capacity(parts.topic.len() + parts.properties.len() + parts.payload.len());
+        let topic_length =
+            u16::try_from(parts.topic.len()).expect("a topic has at most 65,535 bytes");
+        let properties_length =
+            u32::try_from(parts.properties.len()).expect("properties fit into a packet");
+        let mut bytes =
+            Vec::with_capacity(parts.topic.len() + parts.properties.len() + parts.payload.len());
         bytes.extend_from_slice(parts.topic.as_bytes());
         bytes.extend_from_slice(parts.properties);
         bytes.extend_from_slice(parts.payload);
@@ -67,7 +70,8 @@ impl Message {
 
     /// Topic name.
     pub fn topic(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..usize::from(self.topic_length)]).expect("a message is made from a str")
+        std::str::from_utf8(&self.bytes[..usize::from(self.topic_length)])
+            .expect("a message is made from a str")
     }
 
     /// Forwarded properties, encoded.
@@ -90,4 +94,43 @@ impl Message {
     pub fn is_expired(&self, unix_ms: u64) -> bool {
         self.expires_at_unix_ms <= unix_ms
     }
+
+    /// Appends the stored form: QoS and RETAIN (1 byte), topic length (2), properties length (4), expiry (8), publisher (8),
+    /// then topic, properties and payload. Numbers are big-endian.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(STORED_HEADER_BYTES + self.bytes.len());
+        out.push(self.qos as u8 | u8::from(self.retain) << 2);
+        out.extend_from_slice(&self.topic_length.to_be_bytes());
+        out.extend_from_slice(&self.properties_length.to_be_bytes());
+        out.extend_from_slice(&self.expires_at_unix_ms.to_be_bytes());
+        out.extend_from_slice(&self.publisher.0.to_be_bytes());
+        out.extend_from_slice(&self.bytes);
+    }
+
+    /// Reads what [`Message::encode`] wrote; the message ends where `stored` ends. `None` if it is not a message.
+    pub fn decode(stored: &[u8]) -> Option<Self> {
+        let (&[flags], rest) = stored.split_first_chunk()?;
+        let (topic_length, rest) = rest.split_first_chunk()?;
+        let (properties_length, rest) = rest.split_first_chunk()?;
+        let (expires_at_unix_ms, rest) = rest.split_first_chunk()?;
+        let (publisher, bytes) = rest.split_first_chunk()?;
+        let topic_length = u16::from_be_bytes(*topic_length);
+        let properties_length = u32::from_be_bytes(*properties_length);
+        if flags >> 3 != 0 || usize::from(topic_length) + properties_length as usize > bytes.len() {
+            return None;
+        }
+        std::str::from_utf8(&bytes[..usize::from(topic_length)]).ok()?;
+        Some(Self {
+            bytes: bytes.into(),
+            topic_length,
+            properties_length,
+            qos: QoS::from_u8(flags & 0b11)?,
+            retain: flags & 0b100 != 0,
+            expires_at_unix_ms: u64::from_be_bytes(*expires_at_unix_ms),
+            publisher: SessionId(u64::from_be_bytes(*publisher)),
+        })
+    }
 }
+
+/// Bytes before the topic in the stored form of a message.
+const STORED_HEADER_BYTES: usize = 1 + 2 + 4 + 8 + 8;

@@ -8,6 +8,13 @@
 //! When a commit fails (disk full, I/O error) nothing is answered: the batch is kept and tried again, cores run into their
 //! bounds and stop reading from the publishers that wait, live traffic goes on, and the state says so. A batch that did
 //! reach the disk although it was reported as failed is not applied twice: the store remembers the number of its last batch.
+//!
+//! A command that names a session which does not exist has no effect, and is answered like any other: its session was
+//! deleted a moment before. So a core lets others name a new session only after the `Done` of its `PutSession`.
+
+pub mod memory;
+pub mod status;
+pub mod thread;
 
 use std::sync::Arc;
 
@@ -179,7 +186,7 @@ pub enum Command {
         from: u64,
         /// At most so many messages.
         messages_max: u32,
-        /// Stop after so many bytes; at least one message is read.
+        /// At most so many bytes, by [`Message::queued_bytes`]; the first message is read whatever its size.
         bytes_max: u32,
     },
 }
@@ -218,7 +225,9 @@ pub enum Completion {
         message: Arc<Message>,
         /// How to deliver it.
         delivery: Delivery,
-        /// Older messages (not in flight) that were dropped to make room (policy `drop_oldest`), oldest first: their sequences.
+        /// The oldest messages, which were dropped to make room (policy `drop_oldest`), oldest first: their sequences. Entries
+        /// after their PUBREC are never among them. The engine does not know what was sent: if one of these is in flight,
+        /// its home goes on as if it had been acknowledged already.
         evicted: Vec<u64>,
     },
     /// To the home of a mailbox: a message was not appended because the mailbox is full (policy `reject`).
@@ -289,7 +298,7 @@ pub struct MailboxSummary {
     pub bytes: u64,
     /// Sequence of the oldest message, 0 when empty.
     pub head: u64,
-    /// Sequence that the next message gets.
+    /// Sequence that the next message gets; while the mailbox is empty, the lowest that it can get. Never 0.
     pub next: u64,
 }
 
@@ -297,13 +306,17 @@ pub struct MailboxSummary {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// Another process has the store open.
-    #[error("the store {path} is in use by another process; stop it, or set `engine.path` to another folder")]
+    #[error(
+        "the store {path} is in use by another process; stop it, or set `engine.path` to another folder"
+    )]
     InUse {
         /// The store.
         path: String,
     },
     /// What is on disk is not a valid store. Nothing was changed.
-    #[error("the store {path} is damaged: {detail}. Nothing was changed. Restore it from a backup, or move it away to start empty")]
+    #[error(
+        "the store {path} is damaged: {detail}. Nothing was changed. Restore it from a backup, or move it away to start empty"
+    )]
     Damaged {
         /// The store.
         path: String,
@@ -311,7 +324,9 @@ pub enum EngineError {
         detail: String,
     },
     /// The store was written by a newer release.
-    #[error("the store {path} has format {found}, this release reads up to {supported}; run the release that wrote it")]
+    #[error(
+        "the store {path} has format {found}, this release reads up to {supported}; run the release that wrote it"
+    )]
     Format {
         /// The store.
         path: String,
@@ -321,7 +336,9 @@ pub enum EngineError {
         supported: u32,
     },
     /// No space is left; the batch is kept and tried again.
-    #[error("no space left for the store {path}; free some space: acknowledgements wait until then")]
+    #[error(
+        "no space left for the store {path}; free some space: acknowledgements wait until then"
+    )]
     Full {
         /// The store.
         path: String,
@@ -350,9 +367,10 @@ pub struct MailboxLimits {
 /// What a full mailbox does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// Drops its oldest message that was never sent to the client.
+    /// Drops its oldest messages that have not reached PUBREC; refuses the new message if even that makes no room.
     DropOldest,
-    /// Refuses the new message.
+    /// Refuses the new message. Expired messages count until their home acknowledges them: a home that hears of a
+    /// rejection may read the mailbox from its head to find some.
     Reject,
 }
 
@@ -380,4 +398,24 @@ pub trait Engine {
         commands: &[(u16, Command)],
         completions: &mut Vec<(u16, Completion)>,
     ) -> Result<(), EngineError>;
+
+    /// Makes everything durable that was applied without a sync: acknowledgements alone, and every batch under
+    /// [`Durability::Relaxed`]. Does nothing when there is no such thing.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`] or [`EngineError::Io`]: nothing is lost in memory, call again.
+    fn sync(&mut self) -> Result<(), EngineError>;
+
+    /// Bytes that the store takes on its disk now.
+    fn disk_bytes(&self) -> u64;
+}
+
+/// When a commit reaches the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Before anything in it is answered.
+    Sync,
+    /// At the next [`Engine::sync`], which the engine thread calls at its interval: a loss of power may take away what
+    /// was acknowledged since; a crash of the process too, where the store says so.
+    Relaxed,
 }

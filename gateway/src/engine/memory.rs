@@ -1,0 +1,439 @@
+//! The model of a store: ordered maps and nothing else, small enough to be seen to be right.
+//!
+//! Tests compare the embedded store with it, and simulated nodes run on it: a [`Memory`] that is kept while its node is
+//! thrown away is the disk that survives a crash. [`Memory::set_fault`] makes commits fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
+use crate::engine::{
+    Append, Command, Completion, Delivery, Engine, EngineError, MailboxEntry, MailboxLimits,
+    MailboxSummary, Restored, RetainChange, SessionRecord, SubscriptionRecord, Token, WhenFull,
+};
+use crate::message::{Message, SessionId};
+
+/// How the commits of a [`Memory`] fail until the fault is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing is applied: no space is left.
+    Full,
+    /// Nothing is applied: I/O error.
+    Io,
+    /// I/O error, but the batch was applied: the retry must not apply it again.
+    IoAfterApply,
+}
+
+/// A store in memory. Cloning it is taking a copy of the disk.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    limits: MailboxLimits,
+    boot_count: u32,
+    opened_at_unix_ms: u64,
+    sessions: BTreeMap<SessionId, Session>,
+    retained: BTreeMap<Box<str>, Arc<Message>>,
+    /// No sequence that was used in a mailbox that is empty now reaches this: an empty mailbox continues here.
+    sequence_floor: u64,
+    /// The batch that was applied but reported as failed, with its answers.
+    unanswered: Option<(u64, Vec<(u16, Completion)>)>,
+    fault: Option<Fault>,
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    record: SessionRecord,
+    subscriptions: BTreeMap<Box<str>, SubscriptionRecord>,
+    received: BTreeSet<u16>,
+    mailbox: BTreeMap<u64, Option<(Arc<Message>, Delivery)>>,
+    /// Meaningful while the mailbox is not empty.
+    next: u64,
+}
+
+impl Memory {
+    /// An empty store, started for the first time.
+    pub fn new(limits: MailboxLimits, unix_ms: u64) -> Self {
+        Self {
+            limits,
+            boot_count: 1,
+            opened_at_unix_ms: unix_ms,
+            sessions: BTreeMap::new(),
+            retained: BTreeMap::new(),
+            sequence_floor: 1,
+            unanswered: None,
+            fault: None,
+        }
+    }
+
+    /// What a new process finds: the same content, one more start, no fault.
+    pub fn restart(&mut self, unix_ms: u64) {
+        self.boot_count += 1;
+        self.opened_at_unix_ms = unix_ms;
+        self.unanswered = None;
+        self.fault = None;
+        self.retained
+            .retain(|_, message| !message.is_expired(unix_ms));
+    }
+
+    /// Makes commits fail from now on, or work again with `None`.
+    pub fn set_fault(&mut self, fault: Option<Fault>) {
+        self.fault = fault;
+    }
+
+    fn error(fault: Fault) -> EngineError {
+        let path = "(memory)".to_owned();
+        match fault {
+            Fault::Full => EngineError::Full { path },
+            Fault::Io | Fault::IoAfterApply => EngineError::Io {
+                path,
+                source: io::Error::other("injected"),
+            },
+        }
+    }
+
+    fn apply(&mut self, core: u16, command: &Command, out: &mut Vec<(u16, Completion)>) {
+        match command {
+            Command::PutSession {
+                token,
+                session,
+                record,
+            } => {
+                match self.sessions.get_mut(session) {
+                    Some(stored) => stored.record = (**record).clone(),
+                    None => {
+                        self.sessions
+                            .insert(*session, Session::new((**record).clone()));
+                    }
+                }
+                out.push((core, Completion::Done { token: *token }));
+            }
+            Command::DeleteSession { token, session } => {
+                let (filters, dropped) =
+                    self.sessions
+                        .remove(session)
+                        .map_or((Vec::new(), 0), |stored| {
+                            (
+                                stored.subscriptions.into_keys().collect(),
+                                stored.mailbox.len() as u64,
+                            )
+                        });
+                out.push((
+                    core,
+                    Completion::SessionDeleted {
+                        token: *token,
+                        session: *session,
+                        filters,
+                        dropped,
+                    },
+                ));
+            }
+            Command::Subscribe {
+                token,
+                session,
+                filter,
+                record,
+            } => {
+                if let Some(stored) = self.sessions.get_mut(session) {
+                    stored.subscriptions.insert(filter.clone(), *record);
+                }
+                out.push((core, Completion::Done { token: *token }));
+            }
+            Command::Unsubscribe {
+                token,
+                session,
+                filter,
+            } => {
+                if let Some(stored) = self.sessions.get_mut(session) {
+                    stored.subscriptions.remove(filter);
+                }
+                out.push((core, Completion::Done { token: *token }));
+            }
+            Command::Publish {
+                token,
+                message,
+                appends,
+                received,
+                retain,
+            } => {
+                let rejected = appends
+                    .iter()
+                    .filter(|append| !self.append(message, append, out))
+                    .count() as u32;
+                if let Some((session, packet_id)) = received
+                    && let Some(stored) = self.sessions.get_mut(session)
+                {
+                    stored.received.insert(*packet_id);
+                }
+                match retain {
+                    RetainChange::None => {}
+                    RetainChange::Set => {
+                        self.retained
+                            .insert(message.topic().into(), Arc::clone(message));
+                    }
+                    RetainChange::Clear => {
+                        self.retained.remove(message.topic());
+                    }
+                }
+                out.push((
+                    core,
+                    Completion::Published {
+                        token: *token,
+                        rejected,
+                    },
+                ));
+            }
+            Command::Release {
+                token,
+                session,
+                packet_id,
+            } => {
+                if let Some(stored) = self.sessions.get_mut(session) {
+                    stored.received.remove(packet_id);
+                }
+                out.push((core, Completion::Done { token: *token }));
+            }
+            Command::Ack { session, sequence } => self.ack(*session, *sequence),
+            Command::PubRec {
+                token,
+                session,
+                sequence,
+            } => {
+                if let Some(content) = self
+                    .sessions
+                    .get_mut(session)
+                    .and_then(|stored| stored.mailbox.get_mut(sequence))
+                {
+                    *content = None;
+                }
+                out.push((core, Completion::Done { token: *token }));
+            }
+            Command::ReadMailbox {
+                token,
+                session,
+                from,
+                messages_max,
+                bytes_max,
+            } => {
+                let page = self.read(*token, *session, *from, *messages_max, *bytes_max);
+                out.push((core, page));
+            }
+        }
+    }
+
+    /// False when the mailbox refuses the message.
+    fn append(
+        &mut self,
+        message: &Arc<Message>,
+        append: &Append,
+        out: &mut Vec<(u16, Completion)>,
+    ) -> bool {
+        let Some(stored) = self.sessions.get_mut(&append.session) else {
+            return true;
+        };
+        let Some(evicted) = stored.make_room(message, self.limits) else {
+            out.push((
+                append.home,
+                Completion::Rejected {
+                    session: append.session,
+                },
+            ));
+            return false;
+        };
+        let sequence = if stored.mailbox.is_empty() && evicted.is_empty() {
+            self.sequence_floor
+        } else {
+            stored.next
+        };
+        stored.next = sequence + 1;
+        stored.mailbox.insert(
+            sequence,
+            Some((Arc::clone(message), append.delivery.clone())),
+        );
+        let appended = Completion::Appended {
+            session: append.session,
+            sequence,
+            message: Arc::clone(message),
+            delivery: append.delivery.clone(),
+            evicted,
+        };
+        out.push((append.home, appended));
+        true
+    }
+
+    fn ack(&mut self, session: SessionId, sequence: u64) {
+        if let Some(stored) = self.sessions.get_mut(&session)
+            && stored.mailbox.remove(&sequence).is_some()
+            && stored.mailbox.is_empty()
+        {
+            self.sequence_floor = self.sequence_floor.max(stored.next);
+        }
+    }
+
+    fn read(
+        &self,
+        token: Token,
+        session: SessionId,
+        from: u64,
+        messages_max: u32,
+        bytes_max: u32,
+    ) -> Completion {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let mut end = true;
+        let mailbox = self
+            .sessions
+            .get(&session)
+            .map(|stored| stored.mailbox.range(from..))
+            .into_iter()
+            .flatten();
+        for (&sequence, content) in mailbox {
+            bytes += content
+                .as_ref()
+                .map_or(0, |(message, _)| message.queued_bytes());
+            if !entries.is_empty()
+                && (entries.len() >= messages_max as usize || bytes > bytes_max as usize)
+            {
+                end = false;
+                break;
+            }
+            entries.push(MailboxEntry {
+                sequence,
+                content: content.clone(),
+            });
+        }
+        Completion::MailboxPage {
+            token,
+            session,
+            entries,
+            end,
+        }
+    }
+}
+
+impl Session {
+    fn new(record: SessionRecord) -> Self {
+        Self {
+            record,
+            subscriptions: BTreeMap::new(),
+            received: BTreeSet::new(),
+            mailbox: BTreeMap::new(),
+            next: 1,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.mailbox
+            .values()
+            .flatten()
+            .map(|(message, _)| message.queued_bytes() as u64)
+            .sum()
+    }
+
+    /// Removes what has to go for `message` to fit, oldest first; `None`, and nothing removed, when it cannot fit.
+    fn make_room(&mut self, message: &Message, limits: MailboxLimits) -> Option<Vec<u64>> {
+        let mut messages = self.mailbox.len() as u64 + 1;
+        let mut bytes = self.bytes() + message.queued_bytes() as u64;
+        let mut evicted = Vec::new();
+        let mut candidates = self.mailbox.iter();
+        while messages > limits.messages_max || bytes > limits.bytes_max {
+            if limits.when_full == WhenFull::Reject {
+                return None;
+            }
+            let (&sequence, content) = candidates.next()?;
+            if let Some((message, _)) = content {
+                messages -= 1;
+                bytes -= message.queued_bytes() as u64;
+                evicted.push(sequence);
+            }
+        }
+        for sequence in &evicted {
+            self.mailbox.remove(sequence);
+        }
+        Some(evicted)
+    }
+
+    fn summary(&self, sequence_floor: u64) -> MailboxSummary {
+        MailboxSummary {
+            messages: self.mailbox.len() as u64,
+            bytes: self.bytes(),
+            head: self
+                .mailbox
+                .first_key_value()
+                .map_or(0, |(&sequence, _)| sequence),
+            next: if self.mailbox.is_empty() {
+                sequence_floor
+            } else {
+                self.next
+            },
+        }
+    }
+}
+
+impl Engine for Memory {
+    fn boot_count(&self) -> u32 {
+        self.boot_count
+    }
+
+    fn restore(&mut self, sink: &mut dyn FnMut(Restored)) -> Result<(), EngineError> {
+        for (&session, stored) in &self.sessions {
+            sink(Restored::Session {
+                session,
+                record: stored.record.clone(),
+                mailbox: stored.summary(self.sequence_floor),
+                received: stored.received.iter().copied().collect(),
+            });
+            for (filter, &record) in &stored.subscriptions {
+                sink(Restored::Subscription {
+                    session,
+                    filter: filter.clone(),
+                    record,
+                });
+            }
+        }
+        for message in self
+            .retained
+            .values()
+            .filter(|message| !message.is_expired(self.opened_at_unix_ms))
+        {
+            sink(Restored::Retained {
+                message: Arc::clone(message),
+            });
+        }
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        batch: u64,
+        _unix_ms: u64,
+        commands: &[(u16, Command)],
+        completions: &mut Vec<(u16, Completion)>,
+    ) -> Result<(), EngineError> {
+        if let Some(fault @ (Fault::Full | Fault::Io)) = self.fault {
+            return Err(Self::error(fault));
+        }
+        let answers = match self.unanswered.take() {
+            Some((applied, answers)) if applied == batch => answers,
+            _ => {
+                let mut answers = Vec::new();
+                for (core, command) in commands {
+                    self.apply(*core, command, &mut answers);
+                }
+                answers
+            }
+        };
+        if let Some(fault) = self.fault {
+            self.unanswered = Some((batch, answers));
+            return Err(Self::error(fault));
+        }
+        completions.extend(answers);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), EngineError> {
+        self.fault.map_or(Ok(()), |fault| Err(Self::error(fault)))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
