@@ -1,8 +1,8 @@
 //! MQTT 5.0 and 3.1.1 on the wire, as pure functions and state machines.
 //!
 //! Reading order: [`reason`] (reason codes, violations), [`packet`] (what a packet is), [`frame`] (where a packet ends),
-//! [`decode`] and [`encode`], [`topic`] (names, filters, roots), [`session`] (packet identifiers, windows, aliases),
-//! [`websocket`] (RFC 6455 as a byte-stream codec).
+//! [`decode`] and [`encode`], [`topic`] (names, filters, roots), [`trie`] (many filters or many topics at once),
+//! [`session`] (packet identifiers, windows, aliases), [`websocket`] (RFC 6455 as a byte-stream codec).
 //!
 //! **Invariants**
 //! - Nothing here reads a clock, opens a socket, starts a thread or uses `unsafe`.
@@ -18,4 +18,8 @@ pub mod packet;
 pub mod reason;
 pub mod session;
 pub mod topic;
+pub mod trie;
 pub mod websocket;
+
+mod property;
+mod read;

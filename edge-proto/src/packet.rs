@@ -38,6 +38,66 @@ impl QoS {
     }
 }
 
+/// The type of a control packet: the upper four bits of its first byte (§2.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum PacketType {
+    /// CONNECT.
+    Connect = 1,
+    /// CONNACK.
+    ConnAck = 2,
+    /// PUBLISH.
+    Publish = 3,
+    /// PUBACK.
+    PubAck = 4,
+    /// PUBREC.
+    PubRec = 5,
+    /// PUBREL.
+    PubRel = 6,
+    /// PUBCOMP.
+    PubComp = 7,
+    /// SUBSCRIBE.
+    Subscribe = 8,
+    /// SUBACK.
+    SubAck = 9,
+    /// UNSUBSCRIBE.
+    Unsubscribe = 10,
+    /// UNSUBACK.
+    UnsubAck = 11,
+    /// PINGREQ.
+    PingReq = 12,
+    /// PINGRESP.
+    PingResp = 13,
+    /// DISCONNECT.
+    Disconnect = 14,
+    /// AUTH, reserved in 3.1.1.
+    Auth = 15,
+}
+
+impl PacketType {
+    /// The packet type with this number, `None` for 0 (reserved) and above 15.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            1 => Self::Connect,
+            2 => Self::ConnAck,
+            3 => Self::Publish,
+            4 => Self::PubAck,
+            5 => Self::PubRec,
+            6 => Self::PubRel,
+            7 => Self::PubComp,
+            8 => Self::Subscribe,
+            9 => Self::SubAck,
+            10 => Self::Unsubscribe,
+            11 => Self::UnsubAck,
+            12 => Self::PingReq,
+            13 => Self::PingResp,
+            14 => Self::Disconnect,
+            15 => Self::Auth,
+            _ => return None,
+        })
+    }
+}
+
 /// One MQTT control packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet<'a> {
@@ -71,6 +131,29 @@ pub enum Packet<'a> {
     Disconnect(Disconnect<'a>),
     /// Enhanced authentication, MQTT 5.0 only.
     Auth(Auth<'a>),
+}
+
+impl Packet<'_> {
+    /// Which packet this is.
+    pub const fn packet_type(&self) -> PacketType {
+        match self {
+            Self::Connect(_) => PacketType::Connect,
+            Self::ConnAck(_) => PacketType::ConnAck,
+            Self::Publish(_) => PacketType::Publish,
+            Self::PubAck(_) => PacketType::PubAck,
+            Self::PubRec(_) => PacketType::PubRec,
+            Self::PubRel(_) => PacketType::PubRel,
+            Self::PubComp(_) => PacketType::PubComp,
+            Self::Subscribe(_) => PacketType::Subscribe,
+            Self::SubAck(_) => PacketType::SubAck,
+            Self::Unsubscribe(_) => PacketType::Unsubscribe,
+            Self::UnsubAck(_) => PacketType::UnsubAck,
+            Self::PingReq => PacketType::PingReq,
+            Self::PingResp => PacketType::PingResp,
+            Self::Disconnect(_) => PacketType::Disconnect,
+            Self::Auth(_) => PacketType::Auth,
+        }
+    }
 }
 
 /// User properties: the name-value pairs of a property block, in order (MQTT 5.0 §2.2.2.2, identifier 0x26).
@@ -181,6 +264,30 @@ pub struct ConnAck<'a> {
     pub authentication_data: Option<&'a [u8]>,
 }
 
+impl<'a> Connect<'a> {
+    /// A CONNECT with a clean start, no keep-alive and every property at its protocol default.
+    pub fn new(version: Version, client_id: &'a str) -> Self {
+        Self {
+            version,
+            clean_start: true,
+            keep_alive_s: 0,
+            client_id,
+            will: None,
+            username: None,
+            password: None,
+            session_expiry_s: None,
+            receive_maximum: u16::MAX,
+            maximum_packet_size: None,
+            topic_alias_maximum: 0,
+            request_response_information: false,
+            request_problem_information: true,
+            authentication_method: None,
+            authentication_data: None,
+            user_properties: UserProperties::default(),
+        }
+    }
+}
+
 impl Default for ConnAck<'_> {
     /// A success without session and with every property at its protocol default.
     fn default() -> Self {
@@ -269,6 +376,18 @@ pub struct Ack<'a> {
     pub user_properties: UserProperties<'a>,
 }
 
+impl Ack<'_> {
+    /// An acknowledgement without properties.
+    pub fn new(packet_id: u16, reason: ReasonCode) -> Self {
+        Self {
+            packet_id,
+            reason,
+            reason_string: None,
+            user_properties: UserProperties::default(),
+        }
+    }
+}
+
 /// SUBSCRIBE (§3.8). The filters are iterated, not collected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscribe<'a> {
@@ -316,6 +435,38 @@ pub enum RetainHandling {
     DoNotSend = 2,
 }
 
+impl RetainHandling {
+    /// The retain handling with this number, `None` for 3 and above.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            0 => Some(Self::Send),
+            1 => Some(Self::SendIfNew),
+            2 => Some(Self::DoNotSend),
+            _ => None,
+        }
+    }
+}
+
+impl SubscriptionOptions {
+    /// The options that a 3.1.1 subscription has: a maximum QoS, and retained messages at each SUBSCRIBE.
+    pub const fn from_qos(maximum_qos: QoS) -> Self {
+        Self {
+            maximum_qos,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        }
+    }
+
+    /// The options byte (§3.8.3.1).
+    pub const fn to_u8(self) -> u8 {
+        self.maximum_qos as u8
+            | (self.no_local as u8) << 2
+            | (self.retain_as_published as u8) << 3
+            | (self.retain_handling as u8) << 4
+    }
+}
+
 /// SUBACK or UNSUBACK (§3.9, §3.11).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubAck<'a> {
@@ -360,6 +511,19 @@ pub struct Disconnect<'a> {
     pub user_properties: UserProperties<'a>,
     /// Server Reference, server to client only.
     pub server_reference: Option<&'a str>,
+}
+
+impl Disconnect<'_> {
+    /// A DISCONNECT without properties.
+    pub fn new(reason: ReasonCode) -> Self {
+        Self {
+            reason,
+            session_expiry_s: None,
+            reason_string: None,
+            user_properties: UserProperties::default(),
+            server_reference: None,
+        }
+    }
 }
 
 /// AUTH (§3.15), MQTT 5.0 only.

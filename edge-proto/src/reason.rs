@@ -1,5 +1,9 @@
 //! Reason codes, and violations that name the clause of the specification they break.
 
+use core::fmt;
+
+use crate::packet::PacketType;
+
 /// A reason code (MQTT 5.0 §2.4). Codes that share a number share a variant: `Success` is also "Normal disconnection"
 /// and "Granted QoS 0".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,6 +97,238 @@ pub enum ReasonCode {
     WildcardSubscriptionsNotSupported = 0xA2,
 }
 
+impl ReasonCode {
+    /// The reason code with this number, `None` for a number that the specification does not use.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            0x00 => Self::Success,
+            0x01 => Self::GrantedQoS1,
+            0x02 => Self::GrantedQoS2,
+            0x04 => Self::DisconnectWithWill,
+            0x10 => Self::NoMatchingSubscribers,
+            0x11 => Self::NoSubscriptionExisted,
+            0x18 => Self::ContinueAuthentication,
+            0x19 => Self::ReAuthenticate,
+            0x80 => Self::UnspecifiedError,
+            0x81 => Self::MalformedPacket,
+            0x82 => Self::ProtocolError,
+            0x83 => Self::ImplementationSpecificError,
+            0x84 => Self::UnsupportedProtocolVersion,
+            0x85 => Self::ClientIdentifierNotValid,
+            0x86 => Self::BadUserNameOrPassword,
+            0x87 => Self::NotAuthorized,
+            0x88 => Self::ServerUnavailable,
+            0x89 => Self::ServerBusy,
+            0x8A => Self::Banned,
+            0x8B => Self::ServerShuttingDown,
+            0x8C => Self::BadAuthenticationMethod,
+            0x8D => Self::KeepAliveTimeout,
+            0x8E => Self::SessionTakenOver,
+            0x8F => Self::TopicFilterInvalid,
+            0x90 => Self::TopicNameInvalid,
+            0x91 => Self::PacketIdentifierInUse,
+            0x92 => Self::PacketIdentifierNotFound,
+            0x93 => Self::ReceiveMaximumExceeded,
+            0x94 => Self::TopicAliasInvalid,
+            0x95 => Self::PacketTooLarge,
+            0x96 => Self::MessageRateTooHigh,
+            0x97 => Self::QuotaExceeded,
+            0x98 => Self::AdministrativeAction,
+            0x99 => Self::PayloadFormatInvalid,
+            0x9A => Self::RetainNotSupported,
+            0x9B => Self::QoSNotSupported,
+            0x9C => Self::UseAnotherServer,
+            0x9D => Self::ServerMoved,
+            0x9E => Self::SharedSubscriptionsNotSupported,
+            0x9F => Self::ConnectionRateExceeded,
+            0xA0 => Self::MaximumConnectTime,
+            0xA1 => Self::SubscriptionIdentifiersNotSupported,
+            0xA2 => Self::WildcardSubscriptionsNotSupported,
+            _ => return None,
+        })
+    }
+
+    /// True for 0x80 and above: the operation failed.
+    pub const fn is_error(self) -> bool {
+        self as u8 >= 0x80
+    }
+
+    /// Whether this reason code may stand in this packet (§2.4, Table 2-6).
+    pub const fn is_valid_in(self, packet: PacketType) -> bool {
+        match self {
+            Self::Success => matches!(
+                packet,
+                PacketType::ConnAck
+                    | PacketType::PubAck
+                    | PacketType::PubRec
+                    | PacketType::PubRel
+                    | PacketType::PubComp
+                    | PacketType::SubAck
+                    | PacketType::UnsubAck
+                    | PacketType::Disconnect
+                    | PacketType::Auth
+            ),
+            Self::GrantedQoS1 | Self::GrantedQoS2 => matches!(packet, PacketType::SubAck),
+            Self::DisconnectWithWill
+            | Self::ServerShuttingDown
+            | Self::KeepAliveTimeout
+            | Self::SessionTakenOver
+            | Self::ReceiveMaximumExceeded
+            | Self::TopicAliasInvalid
+            | Self::MessageRateTooHigh
+            | Self::AdministrativeAction
+            | Self::MaximumConnectTime => matches!(packet, PacketType::Disconnect),
+            Self::NoMatchingSubscribers => {
+                matches!(packet, PacketType::PubAck | PacketType::PubRec)
+            }
+            Self::NoSubscriptionExisted => matches!(packet, PacketType::UnsubAck),
+            Self::ContinueAuthentication | Self::ReAuthenticate => {
+                matches!(packet, PacketType::Auth)
+            }
+            Self::UnspecifiedError | Self::ImplementationSpecificError | Self::NotAuthorized => {
+                matches!(
+                    packet,
+                    PacketType::ConnAck
+                        | PacketType::PubAck
+                        | PacketType::PubRec
+                        | PacketType::SubAck
+                        | PacketType::UnsubAck
+                        | PacketType::Disconnect
+                )
+            }
+            Self::MalformedPacket
+            | Self::ProtocolError
+            | Self::ServerBusy
+            | Self::BadAuthenticationMethod
+            | Self::PacketTooLarge
+            | Self::RetainNotSupported
+            | Self::QoSNotSupported
+            | Self::UseAnotherServer
+            | Self::ServerMoved
+            | Self::ConnectionRateExceeded => {
+                matches!(packet, PacketType::ConnAck | PacketType::Disconnect)
+            }
+            Self::UnsupportedProtocolVersion
+            | Self::ClientIdentifierNotValid
+            | Self::BadUserNameOrPassword
+            | Self::ServerUnavailable
+            | Self::Banned => matches!(packet, PacketType::ConnAck),
+            Self::TopicFilterInvalid => matches!(
+                packet,
+                PacketType::SubAck | PacketType::UnsubAck | PacketType::Disconnect
+            ),
+            Self::TopicNameInvalid | Self::PayloadFormatInvalid => matches!(
+                packet,
+                PacketType::ConnAck
+                    | PacketType::PubAck
+                    | PacketType::PubRec
+                    | PacketType::Disconnect
+            ),
+            Self::PacketIdentifierInUse => matches!(
+                packet,
+                PacketType::PubAck | PacketType::PubRec | PacketType::SubAck | PacketType::UnsubAck
+            ),
+            Self::PacketIdentifierNotFound => {
+                matches!(packet, PacketType::PubRel | PacketType::PubComp)
+            }
+            Self::QuotaExceeded => matches!(
+                packet,
+                PacketType::ConnAck
+                    | PacketType::PubAck
+                    | PacketType::PubRec
+                    | PacketType::SubAck
+                    | PacketType::Disconnect
+            ),
+            Self::SharedSubscriptionsNotSupported
+            | Self::SubscriptionIdentifiersNotSupported
+            | Self::WildcardSubscriptionsNotSupported => {
+                matches!(packet, PacketType::SubAck | PacketType::Disconnect)
+            }
+        }
+    }
+
+    /// The name in the specification, for logs and metrics. 0x00 is called "Success" whatever the packet.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "Success",
+            Self::GrantedQoS1 => "Granted QoS 1",
+            Self::GrantedQoS2 => "Granted QoS 2",
+            Self::DisconnectWithWill => "Disconnect with Will Message",
+            Self::NoMatchingSubscribers => "No matching subscribers",
+            Self::NoSubscriptionExisted => "No subscription existed",
+            Self::ContinueAuthentication => "Continue authentication",
+            Self::ReAuthenticate => "Re-authenticate",
+            Self::UnspecifiedError => "Unspecified error",
+            Self::MalformedPacket => "Malformed Packet",
+            Self::ProtocolError => "Protocol Error",
+            Self::ImplementationSpecificError => "Implementation specific error",
+            Self::UnsupportedProtocolVersion => "Unsupported Protocol Version",
+            Self::ClientIdentifierNotValid => "Client Identifier not valid",
+            Self::BadUserNameOrPassword => "Bad User Name or Password",
+            Self::NotAuthorized => "Not authorized",
+            Self::ServerUnavailable => "Server unavailable",
+            Self::ServerBusy => "Server busy",
+            Self::Banned => "Banned",
+            Self::ServerShuttingDown => "Server shutting down",
+            Self::BadAuthenticationMethod => "Bad authentication method",
+            Self::KeepAliveTimeout => "Keep Alive timeout",
+            Self::SessionTakenOver => "Session taken over",
+            Self::TopicFilterInvalid => "Topic Filter invalid",
+            Self::TopicNameInvalid => "Topic Name invalid",
+            Self::PacketIdentifierInUse => "Packet Identifier in use",
+            Self::PacketIdentifierNotFound => "Packet Identifier not found",
+            Self::ReceiveMaximumExceeded => "Receive Maximum exceeded",
+            Self::TopicAliasInvalid => "Topic Alias invalid",
+            Self::PacketTooLarge => "Packet too large",
+            Self::MessageRateTooHigh => "Message rate too high",
+            Self::QuotaExceeded => "Quota exceeded",
+            Self::AdministrativeAction => "Administrative action",
+            Self::PayloadFormatInvalid => "Payload format invalid",
+            Self::RetainNotSupported => "Retain not supported",
+            Self::QoSNotSupported => "QoS not supported",
+            Self::UseAnotherServer => "Use another server",
+            Self::ServerMoved => "Server moved",
+            Self::SharedSubscriptionsNotSupported => "Shared Subscriptions not supported",
+            Self::ConnectionRateExceeded => "Connection rate exceeded",
+            Self::MaximumConnectTime => "Maximum connect time",
+            Self::SubscriptionIdentifiersNotSupported => "Subscription Identifiers not supported",
+            Self::WildcardSubscriptionsNotSupported => "Wildcard Subscriptions not supported",
+        }
+    }
+
+    /// The CONNECT return code of MQTT 3.1.1 (§3.2.2.3 there) that says this best.
+    pub const fn connack_return_code_v311(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::UnsupportedProtocolVersion => 1,
+            Self::ClientIdentifierNotValid => 2,
+            Self::BadUserNameOrPassword | Self::BadAuthenticationMethod => 4,
+            Self::NotAuthorized | Self::Banned => 5,
+            _ => 3,
+        }
+    }
+
+    /// The reason code for a CONNECT return code of MQTT 3.1.1, `None` for 6 and above (reserved).
+    pub const fn from_connack_return_code_v311(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => Self::Success,
+            1 => Self::UnsupportedProtocolVersion,
+            2 => Self::ClientIdentifierNotValid,
+            3 => Self::ServerUnavailable,
+            4 => Self::BadUserNameOrPassword,
+            5 => Self::NotAuthorized,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for ReasonCode {
+    /// `Not authorized (0x87)`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} (0x{:02X})", self.name(), *self as u8)
+    }
+}
+
 /// A peer broke a rule of the specification: which one, and the reason code it gets for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail} [{clause}]")]
@@ -108,7 +344,11 @@ pub struct Violation {
 impl Violation {
     /// A violation that gets this reason code.
     pub const fn new(reason: ReasonCode, clause: &'static str, detail: &'static str) -> Self {
-        Self { reason, clause, detail }
+        Self {
+            reason,
+            clause,
+            detail,
+        }
     }
 
     /// A violation that gets 0x81 Malformed Packet.
@@ -119,5 +359,40 @@ impl Violation {
     /// A violation that gets 0x82 Protocol Error.
     pub const fn protocol(clause: &'static str, detail: &'static str) -> Self {
         Self::new(ReasonCode::ProtocolError, clause, detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_is_either_its_reason_code_or_none() {
+        let known = (0..=u8::MAX).filter_map(|value| {
+            let reason = ReasonCode::from_u8(value)?;
+            assert_eq!(reason as u8, value);
+            Some(reason)
+        });
+        assert_eq!(known.count(), 43);
+    }
+
+    #[test]
+    fn return_codes_of_3_1_1_come_back_as_themselves() {
+        for value in 0..=5 {
+            let reason = ReasonCode::from_connack_return_code_v311(value).unwrap();
+            assert_eq!(reason.connack_return_code_v311(), value);
+        }
+        assert_eq!(ReasonCode::from_connack_return_code_v311(6), None);
+        assert_eq!(ReasonCode::ServerBusy.connack_return_code_v311(), 3);
+    }
+
+    #[test]
+    fn a_reason_code_is_shown_with_its_name_and_number() {
+        assert_eq!(
+            ReasonCode::NotAuthorized.to_string(),
+            "Not authorized (0x87)"
+        );
+        assert!(!ReasonCode::ServerMoved.is_valid_in(PacketType::PubAck));
+        assert!(ReasonCode::PacketIdentifierNotFound.is_valid_in(PacketType::PubRel));
     }
 }

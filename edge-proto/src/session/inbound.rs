@@ -66,7 +66,10 @@ pub struct Inbound {
 impl Inbound {
     /// The state of a resumed session: packet identifiers received and not released.
     pub fn resume(received: Vec<u16>) -> Self {
-        Self { received, ..Self::default() }
+        Self {
+            received,
+            ..Self::default()
+        }
     }
 
     /// True when nothing is known and nothing is being processed.
@@ -81,7 +84,8 @@ impl Inbound {
 
     /// True when one more QoS ≥ 1 message would exceed the Receive Maximum.
     pub fn is_full(&self, receive_maximum: u16) -> bool {
-        self.processing.len() + self.received.len() + self.releasing.len() >= usize::from(receive_maximum)
+        self.processing.len() + self.received.len() + self.releasing.len()
+            >= usize::from(receive_maximum)
     }
 
     /// A PUBLISH of QoS 1 or 2 arrived.
@@ -90,7 +94,8 @@ impl Inbound {
             if self.received.contains(&packet_id) {
                 return Arrival::Received;
             }
-            let known = |entry: &Processing| entry.packet_id == packet_id && entry.qos == QoS::ExactlyOnce;
+            let known =
+                |entry: &Processing| entry.packet_id == packet_id && entry.qos == QoS::ExactlyOnce;
             if self.releasing.contains(&packet_id) || self.processing.iter().any(known) {
                 return Arrival::Processing;
             }
@@ -98,14 +103,20 @@ impl Inbound {
         if self.is_full(receive_maximum) {
             return Arrival::OverMaximum;
         }
-        self.processing.push_back(Processing { packet_id, qos, done: None });
+        self.processing.push_back(Processing {
+            packet_id,
+            qos,
+            done: None,
+        });
         Arrival::New
     }
 
     /// The oldest unanswered message with this packet identifier is processed. A reason of 0x80 and above ends a QoS 2 flow.
     pub fn done(&mut self, packet_id: u16, reason: ReasonCode) {
-        if let Some(entry) =
-            self.processing.iter_mut().find(|entry| entry.packet_id == packet_id && entry.done.is_none())
+        if let Some(entry) = self
+            .processing
+            .iter_mut()
+            .find(|entry| entry.packet_id == packet_id && entry.done.is_none())
         {
             entry.done = Some(reason);
         }
@@ -118,12 +129,20 @@ impl Inbound {
         if entry.qos == QoS::ExactlyOnce && (reason as u8) < 0x80 {
             self.received.push(entry.packet_id);
         }
-        Some(Answer { packet_id: entry.packet_id, qos: entry.qos, reason })
+        Some(Answer {
+            packet_id: entry.packet_id,
+            qos: entry.qos,
+            reason,
+        })
     }
 
     /// A PUBREL arrived.
     pub fn pubrel(&mut self, packet_id: u16) -> Release {
-        if let Some(index) = self.received.iter().position(|&received| received == packet_id) {
+        if let Some(index) = self
+            .received
+            .iter()
+            .position(|&received| received == packet_id)
+        {
             self.received.remove(index);
             self.releasing.push(packet_id);
             Release::Release
@@ -136,7 +155,11 @@ impl Inbound {
 
     /// The packet identifier is forgotten durably; true when PUBCOMP is due.
     pub fn released(&mut self, packet_id: u16) -> bool {
-        match self.releasing.iter().position(|&releasing| releasing == packet_id) {
+        match self
+            .releasing
+            .iter()
+            .position(|&releasing| releasing == packet_id)
+        {
             Some(index) => {
                 self.releasing.remove(index);
                 true
@@ -163,8 +186,14 @@ mod tests {
         inbound.done(2, ReasonCode::Success);
         assert_eq!(inbound.next_answer(), None);
         inbound.done(1, ReasonCode::Success);
-        assert_eq!(inbound.next_answer().map(|answer| answer.packet_id), Some(1));
-        assert_eq!(inbound.next_answer().map(|answer| answer.packet_id), Some(2));
+        assert_eq!(
+            inbound.next_answer().map(|answer| answer.packet_id),
+            Some(1)
+        );
+        assert_eq!(
+            inbound.next_answer().map(|answer| answer.packet_id),
+            Some(2)
+        );
         assert_eq!(inbound.next_answer(), None);
     }
 
@@ -172,12 +201,18 @@ mod tests {
     fn a_repeated_qos_2_message_is_never_processed_twice() {
         let mut inbound = Inbound::default();
         assert_eq!(inbound.publish(9, QoS::ExactlyOnce, 10), Arrival::New);
-        assert_eq!(inbound.publish(9, QoS::ExactlyOnce, 10), Arrival::Processing);
+        assert_eq!(
+            inbound.publish(9, QoS::ExactlyOnce, 10),
+            Arrival::Processing
+        );
         inbound.done(9, ReasonCode::Success);
         inbound.next_answer();
         assert_eq!(inbound.publish(9, QoS::ExactlyOnce, 10), Arrival::Received);
         assert_eq!(inbound.pubrel(9), Release::Release);
-        assert_eq!(inbound.publish(9, QoS::ExactlyOnce, 10), Arrival::Processing);
+        assert_eq!(
+            inbound.publish(9, QoS::ExactlyOnce, 10),
+            Arrival::Processing
+        );
         assert!(inbound.released(9));
         assert_eq!(inbound.publish(9, QoS::ExactlyOnce, 10), Arrival::New);
     }
@@ -198,9 +233,15 @@ mod tests {
         inbound.publish(1, QoS::ExactlyOnce, 1);
         inbound.done(1, ReasonCode::Success);
         inbound.next_answer();
-        assert_eq!(inbound.publish(2, QoS::AtLeastOnce, 1), Arrival::OverMaximum);
+        assert_eq!(
+            inbound.publish(2, QoS::AtLeastOnce, 1),
+            Arrival::OverMaximum
+        );
         inbound.pubrel(1);
-        assert_eq!(inbound.publish(2, QoS::AtLeastOnce, 1), Arrival::OverMaximum);
+        assert_eq!(
+            inbound.publish(2, QoS::AtLeastOnce, 1),
+            Arrival::OverMaximum
+        );
         inbound.released(1);
         assert_eq!(inbound.publish(2, QoS::AtLeastOnce, 1), Arrival::New);
     }

@@ -71,7 +71,9 @@ pub struct Outbound<M> {
 
 impl<M> Default for Outbound<M> {
     fn default() -> Self {
-        Self { flights: VecDeque::new() }
+        Self {
+            flights: VecDeque::new(),
+        }
     }
 }
 
@@ -97,14 +99,26 @@ impl<M> Outbound<M> {
     /// Notes that a message is being sent for the first time on this connection; returns its packet identifier.
     pub fn send(&mut self, sequence: u64, qos: QoS, message: M) -> u16 {
         debug_assert_ne!(qos, QoS::AtMostOnce);
-        let state = if qos == QoS::AtLeastOnce { FlightState::AwaitPubAck } else { FlightState::AwaitPubRec };
-        self.flights.push_back(Flight { sequence, state, message });
+        let state = if qos == QoS::AtLeastOnce {
+            FlightState::AwaitPubAck
+        } else {
+            FlightState::AwaitPubRec
+        };
+        self.flights.push_back(Flight {
+            sequence,
+            state,
+            message,
+        });
         packet_id_of(sequence)
     }
 
     /// Notes that PUBREL is being sent for a message whose PUBREC came on an earlier connection.
     pub fn resume_release(&mut self, sequence: u64, message: M) -> u16 {
-        self.flights.push_back(Flight { sequence, state: FlightState::AwaitPubComp, message });
+        self.flights.push_back(Flight {
+            sequence,
+            state: FlightState::AwaitPubComp,
+            message,
+        });
         packet_id_of(sequence)
     }
 
@@ -115,7 +129,11 @@ impl<M> Outbound<M> {
 
     /// PUBREC without error.
     pub fn pubrec(&mut self, packet_id: u16) -> PubRec {
-        match self.flights.iter_mut().find(|flight| flight.packet_id() == packet_id) {
+        match self
+            .flights
+            .iter_mut()
+            .find(|flight| flight.packet_id() == packet_id)
+        {
             Some(flight) => match flight.state {
                 FlightState::AwaitPubRec => {
                     flight.state = FlightState::Recording;
@@ -155,8 +173,15 @@ impl<M> Outbound<M> {
     }
 
     fn take(&mut self, packet_id: u16, accepts: impl Fn(FlightState) -> bool) -> Option<Flight<M>> {
-        let index = self.flights.iter().position(|flight| flight.packet_id() == packet_id)?;
-        if accepts(self.flights[index].state) { self.flights.remove(index) } else { None }
+        let index = self
+            .flights
+            .iter()
+            .position(|flight| flight.packet_id() == packet_id)?;
+        if accepts(self.flights[index].state) {
+            self.flights.remove(index)
+        } else {
+            None
+        }
     }
 }
 
