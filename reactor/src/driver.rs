@@ -8,6 +8,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+pub use crate::waker::Waker;
+
 /// A connection of one driver: slot and generation, so that a stale id is recognised after its slot was used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
@@ -167,7 +169,11 @@ pub trait Driver {
     ///
     /// # Errors
     /// What socket, bind or listen said.
-    fn listen(&mut self, address: SocketAddr, options: ListenOptions) -> io::Result<(ListenerId, SocketAddr)>;
+    fn listen(
+        &mut self,
+        address: SocketAddr,
+        options: ListenOptions,
+    ) -> io::Result<(ListenerId, SocketAddr)>;
 
     /// Stops accepting on all listeners and closes them. Open connections stay.
     fn stop_listening(&mut self);
@@ -176,7 +182,11 @@ pub trait Driver {
     ///
     /// # Errors
     /// When the connection table is full or no socket could be made.
-    fn connect(&mut self, remote: SocketAddr, local: Option<SocketAddr>) -> io::Result<ConnectionId>;
+    fn connect(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<SocketAddr>,
+    ) -> io::Result<ConnectionId>;
 
     /// Submits everything since the last poll, waits until an event, a wake or the deadline (`None` = no limit, a past
     /// instant = do not wait), and appends at most `events_max` events to `events`.
@@ -216,12 +226,4 @@ pub trait Driver {
 
     /// Counters since the start.
     fn counters(&self) -> DriverCounters;
-}
-
-/// Wakes one driver from any thread. Cheap when the driver is awake: the eventfd is written only when it sleeps or is
-/// about to.
-#[derive(Clone, Debug)]
-pub struct Waker {
-    // Filled in by the implementation: an Arc of {eventfd, sleeping flag}.
-    _private: (),
 }

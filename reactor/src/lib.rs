@@ -11,11 +11,14 @@
 
 #![cfg(target_os = "linux")]
 
+mod buffers;
 pub mod driver;
 pub mod epoll;
 pub mod fake;
 pub mod mesh;
 pub mod probe;
+mod send_queue;
 pub mod slab;
 pub mod uring;
+mod waker;
 pub mod wheel;

@@ -1,0 +1,476 @@
+//! The driver over a [`FakeNet`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::net::{End, FakeNet, Listening, Net, Owner};
+use crate::buffers::Buffers;
+use crate::driver::{
+    Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
+    ListenOptions, ListenerId, Waker,
+};
+use crate::send_queue::{Reclaimed, SendQueue};
+use crate::slab::{Key, Slab};
+
+#[derive(Debug)]
+enum State {
+    Connecting,
+    /// The connect failed when it was made; told by the next poll.
+    Refused(io::ErrorKind),
+    Open,
+    /// Sends the rest; then FIN; then waits for the peer's.
+    Closing {
+        until: Instant,
+        fin_sent: bool,
+    },
+    Aborted,
+}
+
+#[derive(Debug)]
+struct Connection {
+    end: Option<End>,
+    state: State,
+    queue: SendQueue,
+    paused: bool,
+    /// `PeerClosed` was reported.
+    peer_closed: bool,
+    /// `unsent` was above zero at the end of a flush.
+    owes_drained: bool,
+}
+
+/// A [`Driver`] in memory. Made by [`FakeNet::driver`].
+#[derive(Debug)]
+pub struct FakeDriver {
+    net: FakeNet,
+    index: usize,
+    config: DriverConfig,
+    connections: Slab<Connection>,
+    listeners: Vec<SocketAddr>,
+    buffers: Buffers,
+    reclaimed: Reclaimed,
+    waker: Waker,
+    counters: DriverCounters,
+}
+
+enum Outcome {
+    Keep,
+    Again,
+    Gone(Option<io::ErrorKind>),
+}
+
+impl FakeDriver {
+    pub(super) fn new(net: FakeNet, index: usize, config: DriverConfig) -> Self {
+        Self {
+            net,
+            index,
+            config,
+            connections: Slab::new(),
+            listeners: Vec::new(),
+            buffers: Buffers::new(&config),
+            reclaimed: Reclaimed::default(),
+            waker: Waker::without_eventfd(),
+            counters: DriverCounters::default(),
+        }
+    }
+
+    fn insert(&mut self, end: Option<End>, state: State) -> ConnectionId {
+        self.counters.connections += 1;
+        let key = self.connections.insert(Connection {
+            end,
+            state,
+            queue: SendQueue::default(),
+            paused: false,
+            peer_closed: false,
+            owes_drained: false,
+        });
+        ConnectionId {
+            slot: key.slot,
+            generation: key.generation,
+        }
+    }
+
+    fn ready(&self, connection: ConnectionId) {
+        self.net.lock().ready[self.index].push_back(connection);
+    }
+
+    fn accept(&mut self, net: &mut Net, room: usize, events: &mut Vec<Event>) {
+        for (number, address) in self.listeners.clone().into_iter().enumerate() {
+            while events.len() < room {
+                let Some(end) = net
+                    .listening
+                    .get_mut(&address)
+                    .and_then(|listening| listening.queue.pop_front())
+                else {
+                    break;
+                };
+                let Some(peer) = net.side(end.other()).map(|side| side.address) else {
+                    continue;
+                };
+                if self.connections.len() >= self.config.connections_max as usize {
+                    self.counters.refused += 1;
+                    net.close(end, false);
+                    continue;
+                }
+                self.counters.accepted += 1;
+                let connection = self.insert(Some(end), State::Open);
+                if let Some(side) = net.side(end) {
+                    side.owner = Owner::Driver(self.index, connection);
+                }
+                net.notify(end);
+                events.push(Event::Accepted {
+                    connection,
+                    listener: ListenerId(number as u16),
+                    peer,
+                });
+            }
+        }
+    }
+
+    /// One step of one connection: at most one event, then `Again` if there may be more.
+    fn step(&mut self, net: &mut Net, id: ConnectionId, events: &mut Vec<Event>) -> Outcome {
+        let Some(connection) = self.connections.get_mut(key(id)) else {
+            return Outcome::Keep;
+        };
+        let end = match (&connection.state, connection.end) {
+            (State::Aborted, _) => return Outcome::Gone(None),
+            (State::Refused(kind), _) => return Outcome::Gone(Some(*kind)),
+            (_, None) => return Outcome::Gone(None),
+            (State::Connecting, Some(_)) => {
+                connection.state = State::Open;
+                events.push(Event::Connected { connection: id });
+                return Outcome::Again;
+            }
+            (_, Some(end)) => end,
+        };
+        if let Some(outcome) = Self::receive(
+            connection,
+            &mut self.buffers,
+            &mut self.counters,
+            net,
+            end,
+            id,
+            events,
+        ) {
+            return outcome;
+        }
+        while connection.queue.bytes() > 0 {
+            let count = connection
+                .queue
+                .slices()
+                .next()
+                .map_or(0, |slice| net.write(end, slice));
+            if count == 0 {
+                break;
+            }
+            self.counters.bytes_sent += count as u64;
+            self.counters.bytes_unsent -= count as u64;
+            connection.queue.advance(count, &mut self.reclaimed);
+        }
+        if let State::Closing { until, fin_sent } = &mut connection.state {
+            if connection.queue.bytes() == 0 && !*fin_sent {
+                *fin_sent = true;
+                net.fin(end);
+            }
+            let done = *fin_sent && net.side(end).is_none_or(|side| side.fin);
+            return if done || net.now >= *until {
+                Outcome::Gone(None)
+            } else {
+                Outcome::Keep
+            };
+        }
+        if connection.queue.bytes() > 0 {
+            connection.owes_drained = true;
+        } else if std::mem::take(&mut connection.owes_drained) {
+            events.push(Event::Drained { connection: id });
+        }
+        Outcome::Keep
+    }
+
+    fn receive(
+        connection: &mut Connection,
+        buffers: &mut Buffers,
+        counters: &mut DriverCounters,
+        net: &mut Net,
+        end: End,
+        id: ConnectionId,
+        events: &mut Vec<Event>,
+    ) -> Option<Outcome> {
+        let side = net.side(end)?;
+        let closing = matches!(connection.state, State::Closing { .. });
+        if closing {
+            side.inbound.clear();
+        }
+        if !side.inbound.is_empty() && !connection.paused {
+            if side.stalled_polls > 0 {
+                side.stalled_polls -= 1;
+                counters.receive_buffers_exhausted += 1;
+                return Some(Outcome::Again);
+            }
+            let Some(buffer) = buffers.next_free() else {
+                counters.receive_buffers_exhausted += 1;
+                return Some(Outcome::Again);
+            };
+            let count = side.inbound.len().min(side.chunk).min(buffer.len());
+            for (place, byte) in buffer.iter_mut().zip(side.inbound.drain(..count)) {
+                *place = byte;
+            }
+            counters.bytes_received += count as u64;
+            events.push(Event::Received {
+                connection: id,
+                buffer: buffers.lend_last(count),
+            });
+            net.notify(end.other());
+            return Some(Outcome::Again);
+        }
+        if let Some(kind) = side.broken {
+            return Some(Outcome::Gone(Some(kind)));
+        }
+        if side.fin
+            && side.inbound.is_empty()
+            && !connection.paused
+            && !closing
+            && !connection.peer_closed
+        {
+            connection.peer_closed = true;
+            events.push(Event::PeerClosed { connection: id });
+            return Some(Outcome::Again);
+        }
+        None
+    }
+
+    fn finish(
+        &mut self,
+        net: &mut Net,
+        id: ConnectionId,
+        error: Option<io::ErrorKind>,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(connection) = self.connections.remove(key(id)) else {
+            return;
+        };
+        let unsent = connection.queue.bytes();
+        if let Some(end) = connection.end {
+            net.close(end, unsent > 0);
+        }
+        self.counters.bytes_unsent -= unsent as u64;
+        self.counters.connections -= 1;
+        events.push(Event::Closed {
+            connection: id,
+            unsent,
+            error: error.map(io::Error::from),
+        });
+    }
+}
+
+impl Driver for FakeDriver {
+    fn backend(&self) -> Backend {
+        Backend::Fake
+    }
+
+    fn listen(
+        &mut self,
+        mut address: SocketAddr,
+        _options: ListenOptions,
+    ) -> io::Result<(ListenerId, SocketAddr)> {
+        let mut net = self.net.lock();
+        if address.port() == 0 {
+            address.set_port(net.port());
+        }
+        let id = ListenerId(self.listeners.len() as u16);
+        if net.listening.contains_key(&address) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        net.listening.insert(
+            address,
+            Listening {
+                driver: Some((self.index, id)),
+                queue: VecDeque::new(),
+            },
+        );
+        drop(net);
+        self.listeners.push(address);
+        Ok((id, address))
+    }
+
+    fn stop_listening(&mut self) {
+        let mut net = self.net.lock();
+        for address in &self.listeners {
+            if net.listening.get(address).is_some_and(|listening| {
+                listening.driver.map(|(index, _)| index) == Some(self.index)
+            }) {
+                let waiting = net
+                    .listening
+                    .remove(address)
+                    .map(|listening| listening.queue)
+                    .unwrap_or_default();
+                for end in waiting {
+                    net.close(end, true);
+                }
+            }
+        }
+    }
+
+    fn connect(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<SocketAddr>,
+    ) -> io::Result<ConnectionId> {
+        if self.connections.len() >= self.config.connections_max as usize {
+            return Err(io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                "the connection table is full",
+            ));
+        }
+        let connection = self.insert(None, State::Connecting);
+        let mut net = self.net.lock();
+        let unspecified = match remote.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        let mut from = local.unwrap_or(SocketAddr::new(unspecified, 0));
+        if from.port() == 0 {
+            from.set_port(net.port());
+        }
+        let result = net.connect(remote, from, Owner::Driver(self.index, connection));
+        drop(net);
+        let entry = self
+            .connections
+            .get_mut(key(connection))
+            .expect("just inserted");
+        match result {
+            Ok(end) => entry.end = Some(end),
+            Err(error) => entry.state = State::Refused(error.kind()),
+        }
+        self.ready(connection);
+        Ok(connection)
+    }
+
+    fn poll(&mut self, _deadline: Option<Instant>, events: &mut Vec<Event>) -> io::Result<()> {
+        self.buffers.recycle_all();
+        self.counters.enters += 1;
+        let room = events.len() + self.config.events_max;
+        if self.waker.flag().awake() && events.len() < room {
+            events.push(Event::Woken);
+        }
+        let handle = self.net.clone();
+        let net = &mut *handle.lock();
+        self.accept(net, room, events);
+        let mut again = VecDeque::new();
+        // What becomes ready during this poll is news of this poll, except for `again`, which waits for the next.
+        while events.len() < room {
+            let Some(id) = net.ready[self.index].pop_front() else {
+                break;
+            };
+            match self.step(net, id, events) {
+                Outcome::Keep => {}
+                Outcome::Again => again.push_back(id),
+                Outcome::Gone(error) => self.finish(net, id, error, events),
+            }
+        }
+        let now = net.now;
+        let lingering = self.connections.iter().filter(|(_, connection)| {
+            matches!(connection.state, State::Closing { until, .. } if until <= now)
+        });
+        again.extend(lingering.map(|(key, _)| ConnectionId {
+            slot: key.slot,
+            generation: key.generation,
+        }));
+        let mut seen = std::collections::BTreeSet::new();
+        again.retain(|id| seen.insert(*id));
+        net.ready[self.index].append(&mut again);
+        Ok(())
+    }
+
+    fn received(&mut self, buffer: BufferRef) -> &mut [u8] {
+        self.buffers.received(buffer)
+    }
+
+    fn recycle(&mut self, buffer: BufferRef) {
+        self.buffers.recycle(buffer);
+    }
+
+    fn send(&mut self, connection: ConnectionId, bytes: Vec<u8>) {
+        let Some(entry) = self.connections.get_mut(key(connection)) else {
+            return;
+        };
+        if bytes.is_empty() || !matches!(entry.state, State::Open | State::Connecting) {
+            return;
+        }
+        self.counters.bytes_unsent += bytes.len() as u64;
+        entry.queue.push(bytes);
+        self.ready(connection);
+    }
+
+    fn reclaim(&mut self) -> Option<Vec<u8>> {
+        self.reclaimed.take()
+    }
+
+    fn unsent(&self, connection: ConnectionId) -> usize {
+        self.connections
+            .get(key(connection))
+            .map_or(0, |entry| entry.queue.bytes())
+    }
+
+    fn pause(&mut self, connection: ConnectionId) {
+        if let Some(entry) = self.connections.get_mut(key(connection)) {
+            entry.paused = true;
+        }
+    }
+
+    fn resume(&mut self, connection: ConnectionId) {
+        if let Some(entry) = self.connections.get_mut(key(connection)) {
+            entry.paused = false;
+            self.ready(connection);
+        }
+    }
+
+    fn close(&mut self, connection: ConnectionId, how: Close) {
+        let now = self.net.now();
+        let Some(entry) = self.connections.get_mut(key(connection)) else {
+            return;
+        };
+        match (&entry.state, how) {
+            (State::Refused(_) | State::Aborted, _)
+            | (State::Closing { .. }, Close::Graceful { .. }) => return,
+            (_, Close::Abort) | (State::Connecting, _) => entry.state = State::Aborted,
+            (State::Open, Close::Graceful { linger_ms }) => {
+                let until = now + Duration::from_millis(u64::from(linger_ms));
+                entry.paused = false;
+                entry.state = State::Closing {
+                    until,
+                    fin_sent: false,
+                };
+            }
+        }
+        self.ready(connection);
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn counters(&self) -> DriverCounters {
+        self.counters
+    }
+}
+
+impl Drop for FakeDriver {
+    fn drop(&mut self) {
+        self.stop_listening();
+        let net = &mut *self.net.lock();
+        for (_, connection) in self.connections.iter() {
+            if let Some(end) = connection.end {
+                net.close(end, true);
+            }
+        }
+    }
+}
+
+const fn key(id: ConnectionId) -> Key {
+    Key {
+        slot: id.slot,
+        generation: id.generation,
+    }
+}

@@ -1,0 +1,98 @@
+//! Bytes that wait to be sent, in the vectors they were handed over in.
+
+use std::collections::VecDeque;
+
+/// Vectors kept for [`Driver::reclaim`](crate::driver::Driver::reclaim).
+const RECLAIM_MAX: usize = 256;
+/// A larger vector is not kept, so that one large message does not stay in memory.
+const RECLAIM_BYTES_MAX: usize = 64 * 1024;
+
+/// Emptied vectors on their way back to the core.
+#[derive(Debug, Default)]
+pub(crate) struct Reclaimed(Vec<Vec<u8>>);
+
+impl Reclaimed {
+    pub(crate) fn put(&mut self, mut vector: Vec<u8>) {
+        if self.0.len() < RECLAIM_MAX
+            && vector.capacity() <= RECLAIM_BYTES_MAX
+            && vector.capacity() > 0
+        {
+            vector.clear();
+            self.0.push(vector);
+        }
+    }
+
+    pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
+        self.0.pop()
+    }
+}
+
+/// The unsent bytes of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct SendQueue {
+    vectors: VecDeque<Vec<u8>>,
+    /// Bytes of the first vector that are sent.
+    offset: usize,
+    bytes: usize,
+}
+
+impl SendQueue {
+    pub(crate) fn push(&mut self, vector: Vec<u8>) {
+        debug_assert!(!vector.is_empty());
+        self.bytes += vector.len();
+        self.vectors.push_back(vector);
+    }
+
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What is unsent, in order.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let offset = self.offset;
+        self.vectors.iter().enumerate().map(move |(at, vector)| {
+            if at == 0 {
+                &vector[offset..]
+            } else {
+                &vector[..]
+            }
+        })
+    }
+
+    /// Notes that the kernel took `count` bytes.
+    pub(crate) fn advance(&mut self, count: usize, reclaimed: &mut Reclaimed) {
+        self.bytes -= count;
+        self.offset += count;
+        while let Some(first) = self.vectors.front() {
+            if self.offset < first.len() {
+                break;
+            }
+            self.offset -= first.len();
+            if let Some(vector) = self.vectors.pop_front() {
+                reclaimed.put(vector);
+            }
+        }
+    }
+
+    /// Takes up to about `bytes_max` bytes out as one vector and the offset where the unsent part begins. The vectors that
+    /// follow the first are appended to it.
+    pub(crate) fn gather(
+        &mut self,
+        bytes_max: usize,
+        reclaimed: &mut Reclaimed,
+    ) -> Option<(Vec<u8>, usize)> {
+        let mut first = self.vectors.pop_front()?;
+        let offset = std::mem::take(&mut self.offset);
+        while let Some(next) = self.vectors.front() {
+            if first.len() + next.len() > bytes_max {
+                break;
+            }
+            first.extend_from_slice(next);
+            if let Some(next) = self.vectors.pop_front() {
+                reclaimed.put(next);
+            }
+        }
+        self.bytes -= first.len() - offset;
+        Some((first, offset))
+    }
+}
