@@ -1,0 +1,228 @@
+//! A server for the duration of a step: started on free ports of loopback, awaited, and killed with the value that owns it.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::project::Project;
+use crate::tools;
+
+/// Most that a server may take until it accepts connections.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long to wait between two looks at a server that starts.
+const START_POLL: Duration = Duration::from_millis(20);
+
+/// Ports below the ephemeral range: no outgoing connection can take one between our look and the server's bind.
+const PORTS: std::ops::Range<u16> = 4_000..10_000;
+
+/// What to hold the conversation with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Against {
+    /// A node of this repository on the backend of that name: `io_uring` or `epoll`.
+    Roadstead(&'static str),
+    /// Debian's Mosquitto, the reference that the scripts were written with.
+    Mosquitto,
+    /// Any server that runs already.
+    Running {
+        host: String,
+        port: u16,
+        websocket_port: Option<u16>,
+    },
+}
+
+/// A server and where it listens. Dropping it kills the process that it started.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// Address or name of its host.
+    pub host: String,
+    /// MQTT over TCP.
+    pub port: u16,
+    /// MQTT over WebSocket, at the path `/mqtt`.
+    pub websocket_port: Option<u16>,
+    /// What it printed; empty for a server that ran already.
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// Starts a server with an empty store, or takes the one that runs.
+    ///
+    /// # Errors
+    /// It is not built, ends at once, or accepts no connection in time; the error holds the end of its log.
+    pub(crate) fn start(project: &Project, against: &Against) -> Result<Self> {
+        match against {
+            Against::Roadstead(backend) => Self::roadstead(project, backend),
+            Against::Mosquitto => Self::mosquitto(project),
+            Against::Running {
+                host,
+                port,
+                websocket_port,
+            } => Ok(Self {
+                host: host.clone(),
+                port: *port,
+                websocket_port: *websocket_port,
+                log: PathBuf::new(),
+                child: None,
+            }),
+        }
+    }
+
+    fn roadstead(project: &Project, backend: &'static str) -> Result<Self> {
+        let binary = project.release_binary("roadstead");
+        if !binary.exists() {
+            bail!(
+                "{} is not built: `cargo build --release --package gateway`",
+                binary.display()
+            );
+        }
+        let folder = empty_folder(project, &format!("roadstead-{backend}"))?;
+        let ([port, websocket_port, admin_port], reserved) = free_ports()?;
+        let config = folder.join("roadstead.toml");
+        let text = format!(
+            "[io]\nbackend = \"{backend}\"\n\n\
+             [listeners]\ntcp = [\"127.0.0.1:{port}\"]\nwebsocket = [\"127.0.0.1:{websocket_port}\"]\n\
+             admin = \"127.0.0.1:{admin_port}\"\n\n\
+             [engine]\npath = \"{}\"\n",
+            folder.join("data").display()
+        );
+        fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
+        let mut command = project.command(binary);
+        command.arg("--config").arg(&config);
+        drop(reserved);
+        Self::spawn(command, &folder, port, Some(websocket_port))
+    }
+
+    fn mosquitto(project: &Project) -> Result<Self> {
+        let folder = empty_folder(project, "mosquitto")?;
+        let ([port, _, _], reserved) = free_ports()?;
+        let config = folder.join("mosquitto.conf");
+        // Its WebSocket listener ignores the address to bind, and would be open to the network: there is none.
+        let text = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 10000\nmax_inflight_messages 100\n\
+             persistence false\nuser root\n"
+        );
+        fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
+        let mut command = tools::debian_program(project, "mosquitto", "usr/sbin/mosquitto");
+        command.arg("-c").arg(&config);
+        drop(reserved);
+        Self::spawn(command, &folder, port, None)
+    }
+
+    fn spawn(
+        mut command: Command,
+        folder: &Path,
+        port: u16,
+        websocket_port: Option<u16>,
+    ) -> Result<Self> {
+        let log = folder.join("log");
+        let file =
+            File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        command
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .stdin(Stdio::null())
+            .current_dir(folder);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let mut server = Self {
+            host: Ipv4Addr::LOCALHOST.to_string(),
+            port,
+            websocket_port,
+            log,
+            child: Some(child),
+        };
+        server.wait_until_it_accepts()?;
+        Ok(server)
+    }
+
+    fn wait_until_it_accepts(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let mut ports = vec![self.port];
+        ports.extend(self.websocket_port);
+        while let Some(port) = ports.last() {
+            if let Some(status) = self
+                .child
+                .as_mut()
+                .and_then(|child| child.try_wait().ok().flatten())
+            {
+                bail!(
+                    "the server ended at once, {status}; it said:\n{}",
+                    self.log_tail()
+                );
+            }
+            if TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).is_ok() {
+                ports.pop();
+            } else if start.elapsed() > START_LIMIT {
+                bail!(
+                    "port {port} is closed after {} s; it said:\n{}",
+                    START_LIMIT.as_secs(),
+                    self.log_tail()
+                );
+            } else {
+                std::thread::park_timeout(START_POLL);
+            }
+        }
+        Ok(())
+    }
+
+    /// An error when the server that was started here is gone: a client may not notice, but it should not have happened.
+    pub(crate) fn still_runs(&mut self) -> Result<()> {
+        match self.child.as_mut().map(Child::try_wait) {
+            Some(Ok(Some(status))) => {
+                bail!("the server died, {status}; it said:\n{}", self.log_tail())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The last lines that the server printed.
+    pub(crate) fn log_tail(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn empty_folder(project: &Project, name: &str) -> Result<PathBuf> {
+    let folder = project.scratch(name)?;
+    fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    project.scratch(name)
+}
+
+/// Distinct ports on which nothing listens, with the sockets that hold them: drop those just before the server starts.
+fn free_ports<const N: usize>() -> Result<([u16; N], Vec<TcpListener>)> {
+    let span = PORTS.end - PORTS.start;
+    let first = u16::try_from(std::process::id() % u32::from(span))?;
+    let mut ports = [0; N];
+    let mut held = Vec::new();
+    for offset in 0..span {
+        let port = PORTS.start + (first + offset) % span;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            ports[held.len()] = port;
+            held.push(listener);
+            if held.len() == N {
+                return Ok((ports, held));
+            }
+        }
+    }
+    bail!(
+        "no {N} free ports between {} and {}",
+        PORTS.start,
+        PORTS.end
+    )
+}

