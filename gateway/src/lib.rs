@@ -1,6 +1,7 @@
 //! The server: a pure shard core, and around it what touches the world.
 
 pub mod admin;
+pub mod config;
 pub mod control;
 pub mod engine;
 pub mod limits;

@@ -1,0 +1,151 @@
+//! Values that are good alone and not together.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use super::{Anonymous, Config, ConfigError};
+
+impl Config {
+    /// Reports every contradiction.
+    pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
+        self.check_exposure(errors);
+        self.check_addresses(errors);
+        self.check_sizes(errors);
+    }
+
+    fn contradiction(&self, path: &str, problem: String) -> ConfigError {
+        let value = self
+            .values()
+            .into_iter()
+            .find(|(key, _)| key.path() == path);
+        let value = value
+            .map(|(_, value)| value.to_string())
+            .unwrap_or_default();
+        ConfigError::Contradiction {
+            origin: self.origin(path).clone(),
+            key: path.into(),
+            value,
+            problem,
+        }
+    }
+
+    /// Nothing without authentication is reachable from elsewhere unless the configuration says so in so many words.
+    fn check_exposure(&self, errors: &mut Vec<ConfigError>) {
+        if self.access.anonymous == Anonymous::Loopback {
+            let listeners = [
+                ("listeners.tcp", &self.listeners.tcp),
+                ("listeners.websocket", &self.listeners.websocket),
+            ];
+            for (path, addresses) in listeners {
+                let Some(address) = addresses.iter().find(|address| !is_loopback(address)) else {
+                    continue;
+                };
+                let problem = format!(
+                    "{address} can be reached from other machines, and access.anonymous = \"loopback\" lets only clients on \
+                     this machine in; use a loopback address, or set access.anonymous = \"{}\"",
+                    Anonymous::Everywhere.word()
+                );
+                errors.push(self.contradiction(path, problem));
+            }
+        }
+        if let Some(address) = self
+            .admin
+            .address
+            .0
+            .filter(|address| !is_loopback(address) && !self.admin.allow_remote)
+        {
+            let problem = format!(
+                "{address} can be reached from other machines, and the admin interface has no authentication; use a loopback \
+                 address, or set admin.allow_remote = true"
+            );
+            errors.push(self.contradiction("admin.address", problem));
+        }
+    }
+
+    fn check_addresses(&self, errors: &mut Vec<ConfigError>) {
+        let mut seen = BTreeSet::new();
+        let admin: Vec<_> = self.admin.address.0.into_iter().collect();
+        let all = [
+            ("listeners.tcp", &self.listeners.tcp),
+            ("listeners.websocket", &self.listeners.websocket),
+            ("admin.address", &admin),
+        ];
+        for (path, addresses) in all {
+            for address in addresses {
+                if address.port() != 0 && !seen.insert(*address) {
+                    errors.push(self.contradiction(
+                        path,
+                        format!("{address} is used twice; give each listener its own port"),
+                    ));
+                }
+            }
+        }
+        if self.listeners.tcp.is_empty() && self.listeners.websocket.is_empty() {
+            let problem = "no listener at all: no client could connect; name an address in listeners.tcp or listeners.websocket";
+            errors.push(self.contradiction("listeners.tcp", problem.into()));
+        }
+    }
+
+    fn check_sizes(&self, errors: &mut Vec<ConfigError>) {
+        let packet = self.mqtt.packet_bytes_max;
+        let limits = self.to_limits();
+        let holders = [
+            (
+                "queues.session_bytes_max",
+                self.queues.session_bytes_max.0,
+                "",
+            ),
+            ("mailboxes.bytes_max", self.mailboxes.bytes_max.0, ""),
+            (
+                "queues.pending_bytes_max",
+                limits.pending_bytes_max as u64,
+                " for each core",
+            ),
+            (
+                "queues.total_bytes_max",
+                limits.core_queue_bytes_max as u64,
+                " for each core",
+            ),
+            (
+                "retained.bytes_max",
+                limits.retained_bytes_max as u64,
+                " for each core",
+            ),
+        ];
+        for (path, bytes, share) in holders {
+            if bytes < packet.0 {
+                let problem = format!(
+                    "less than one packet of mqtt.packet_bytes_max = \"{packet}\"{share}, so the largest messages would never \
+                     fit; raise it or lower mqtt.packet_bytes_max"
+                );
+                errors.push(self.contradiction(path, problem));
+            }
+        }
+        let powers = [
+            ("io.receive_buffers", u32::from(self.io.receive_buffers)),
+            ("io.submission_entries", self.io.submission_entries),
+            ("io.completion_entries", self.io.completion_entries),
+        ];
+        for (path, count) in powers {
+            if !count.is_power_of_two() {
+                let below = count.next_power_of_two() / 2;
+                errors.push(self.contradiction(
+                    path,
+                    format!("not a power of two; write {below} or {}", below * 2),
+                ));
+            }
+        }
+        if self.io.completion_entries < self.io.submission_entries {
+            let problem = format!(
+                "less than io.submission_entries = {}; raise it",
+                self.io.submission_entries
+            );
+            errors.push(self.contradiction("io.completion_entries", problem));
+        }
+    }
+}
+
+/// True for addresses that only this machine reaches, IPv4 written as IPv6 included.
+fn is_loopback(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}

@@ -1,0 +1,116 @@
+//! What the parts of the node take, made from the configuration.
+
+use reactor::driver::{DriverConfig, ListenOptions};
+
+use super::{ByteSize, Config, CoreCount, MailboxWhenFull, SlowConsumerPolicy};
+use crate::engine::{MailboxLimits, WhenFull};
+use crate::limits::{Limits, SlowConsumer};
+
+impl Config {
+    /// Number of cores: as set, or as many as the process may use.
+    pub fn core_count(&self) -> usize {
+        match self.node.cores {
+            CoreCount::Exactly(count) => usize::from(count),
+            CoreCount::All => {
+                std::thread::available_parallelism().map_or(1, |count| count.get().min(255))
+            }
+        }
+    }
+
+    /// Bounds of one core. Bounds of the node (`sessions.count_max`, `retained.*`, `queues.pending_bytes_max`,
+    /// `queues.total_bytes_max`) are divided by the number of cores and rounded up, so a core may refuse while another has
+    /// room: topics and sessions are spread by hash, and none moves.
+    pub fn to_limits(&self) -> Limits {
+        let cores = self.core_count() as u64;
+        let share = |total: u64| usize::try_from(total.div_ceil(cores)).unwrap_or(usize::MAX);
+        let bytes_u32 = |size: ByteSize| u32::try_from(size.0).unwrap_or(u32::MAX);
+        let milliseconds =
+            |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Limits {
+            connect_timeout_ms: milliseconds(self.mqtt.connect_timeout),
+            packet_bytes_max: bytes_u32(self.mqtt.packet_bytes_max),
+            client_id_bytes_max: self.mqtt.client_id_bytes_max.as_usize(),
+            topic_levels_max: self.mqtt.topic_levels_max as usize,
+            filters_per_packet_max: self.mqtt.filters_per_packet_max as usize,
+            subscriptions_per_session_max: self.mqtt.subscriptions_per_session_max,
+            receive_maximum: self.mqtt.receive_maximum,
+            topic_alias_maximum: self.mqtt.topic_alias_maximum,
+            outbound_topic_aliases_max: self.mqtt.outbound_topic_aliases_max,
+            inflight_max: self.mqtt.inflight_max,
+            session_expiry_s_max: u32::try_from(self.sessions.expiry_max.as_secs())
+                .unwrap_or(u32::MAX - 1),
+            keep_alive_s_max: u16::try_from(milliseconds(self.mqtt.keep_alive_max).div_ceil(1_000))
+                .unwrap_or(u16::MAX),
+            session_queue_messages_max: self.queues.session_messages_max,
+            session_queue_bytes_max: bytes_u32(self.queues.session_bytes_max),
+            slow_consumer: match self.queues.slow_consumer {
+                SlowConsumerPolicy::Disconnect => SlowConsumer::Disconnect,
+                SlowConsumerPolicy::Drop => SlowConsumer::Drop,
+            },
+            unsent_bytes_max: self.queues.unsent_bytes_max.as_usize(),
+            pending_bytes_max: share(self.queues.pending_bytes_max.0),
+            core_queue_bytes_max: share(self.queues.total_bytes_max.0),
+            sessions_max: share(self.sessions.count_max),
+            retained_messages_max: share(self.retained.messages_max),
+            retained_bytes_max: share(self.retained.bytes_max.0),
+            mailbox_window_messages: self.mailboxes.window_messages,
+            mailbox_window_bytes: bytes_u32(self.mailboxes.window_bytes),
+            linger_ms: u32::try_from(milliseconds(self.mqtt.linger)).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Sizes of the driver of one core.
+    pub fn driver_config(&self) -> DriverConfig {
+        DriverConfig {
+            connections_max: self.io.connections_max,
+            receive_buffers: self.io.receive_buffers,
+            receive_buffer_bytes: u32::try_from(self.io.receive_buffer_bytes.0).unwrap_or(u32::MAX),
+            events_max: self.io.events_max as usize,
+            submission_entries: self.io.submission_entries,
+            completion_entries: self.io.completion_entries,
+        }
+    }
+
+    /// Options of every listener: each core has its own socket on each address.
+    pub fn listen_options(&self) -> ListenOptions {
+        ListenOptions {
+            backlog: self.listeners.backlog,
+            reuse_port: true,
+        }
+    }
+
+    /// Bounds of one mailbox.
+    pub fn mailbox_limits(&self) -> MailboxLimits {
+        MailboxLimits {
+            messages_max: self.mailboxes.messages_max,
+            bytes_max: self.mailboxes.bytes_max.0,
+            when_full: match self.mailboxes.when_full {
+                MailboxWhenFull::DropOldest => WhenFull::DropOldest,
+                MailboxWhenFull::Reject => WhenFull::Reject,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_on_two_cores_are_the_default_limits() {
+        let mut config = Config::default();
+        config.node.cores = CoreCount::Exactly(2);
+        assert_eq!(
+            format!("{:?}", config.to_limits()),
+            format!("{:?}", Limits::default())
+        );
+    }
+
+    #[test]
+    fn bounds_of_the_node_are_divided_among_the_cores_and_rounded_up() {
+        let mut config = Config::default();
+        config.node.cores = CoreCount::Exactly(3);
+        config.sessions.count_max = 1_000;
+        assert_eq!(config.to_limits().sessions_max, 334);
+    }
+}

@@ -1,0 +1,51 @@
+//! The configuration: TOML file, environment and flags → [`Config`], in which every value is good.
+//!
+//! `sections.rs` declares every key once; `raw.rs` gathers values with their origins; `check.rs` holds the values against
+//! each other; `derived.rs` makes the structs that the cores, the drivers and the engine take; `print.rs` writes all of it
+//! out again, as configuration, example file or table.
+
+mod check;
+mod define;
+mod derived;
+mod error;
+mod origin;
+mod print;
+mod raw;
+mod sections;
+mod value;
+
+pub use define::{Key, Section};
+pub use error::{ConfigError, ConfigErrors};
+pub use origin::Origin;
+pub use print::{example, markdown_table};
+pub use raw::{FlagValue, Sources};
+pub use sections::*;
+pub use value::{
+    Anonymous, ByteSize, CoreCount, Durability, HttpPath, IoBackend, LogFormat, LogLevel,
+    MailboxWhenFull, NodeName, OptionalAddress, RootDepths, Setting, SlowConsumerPolicy,
+};
+
+impl Config {
+    /// Reads the sources, the later ones winning: file, environment, flags.
+    ///
+    /// # Errors
+    /// Everything that is wrong, together.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
+        let mut errors = Vec::new();
+        let raw = raw::RawConfig::gather(sources, &mut errors);
+        let config = Self::from_raw(&raw, &mut errors);
+        if errors.is_empty() {
+            config.check(&mut errors);
+        }
+        if errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors(errors))
+        }
+    }
+
+    /// Where the value of a key (`section.name`) came from.
+    pub fn origin(&self, path: &str) -> &Origin {
+        self.origins.of(path)
+    }
+}
