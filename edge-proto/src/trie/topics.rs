@@ -1,0 +1,203 @@
+//! Topic names in order, asked by filter.
+
+use core::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// A map from topic names to values, asked by topic filter: the retained messages.
+///
+/// The names stand in one ordered map in which `/` sorts before any other character, so that a topic is followed by all topics
+/// below it. A filter is answered by walking the map in order and leaping over what cannot match; where a walk stopped, the next
+/// page starts.
+#[derive(Clone, Debug)]
+pub struct TopicTrie<T> {
+    /// By topic name with U+0000, which no topic contains, in place of `/`.
+    topics: BTreeMap<Box<str>, T>,
+}
+
+impl<T> Default for TopicTrie<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> TopicTrie<T> {
+    /// An empty map, which holds no memory.
+    pub const fn new() -> Self {
+        Self {
+            topics: BTreeMap::new(),
+        }
+    }
+
+    /// How many topics there are.
+    pub fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// True when there is no topic.
+    pub fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// Sets the value of a topic and returns the one it had.
+    pub fn insert(&mut self, topic: &str, value: T) -> Option<T> {
+        self.topics.insert(key(topic).into(), value)
+    }
+
+    /// The value of a topic.
+    pub fn get(&self, topic: &str) -> Option<&T> {
+        self.topics.get(key(topic).as_str())
+    }
+
+    /// The value of a topic.
+    pub fn get_mut(&mut self, topic: &str) -> Option<&mut T> {
+        self.topics.get_mut(key(topic).as_str())
+    }
+
+    /// Takes a topic out.
+    pub fn remove(&mut self, topic: &str) -> Option<T> {
+        self.topics.remove(key(topic).as_str())
+    }
+
+    /// Calls `visit` with each topic that a filter matches, in the order of the map.
+    pub fn matching<'t>(&'t self, filter: &str, mut visit: impl FnMut(&str, &'t T)) {
+        self.walk(filter, None, |topic, value| {
+            visit(topic, value);
+            true
+        });
+    }
+
+    /// Calls `visit` with the next topics that a filter matches, behind `after` in the order of the map (from the start with
+    /// `None`), at most `count_max` of them. Returns the last topic visited when there may be more: give it as `after` of the
+    /// next page. Topics that come or go between two pages are seen or not; all others are seen once.
+    pub fn matching_page<'t>(
+        &'t self,
+        filter: &str,
+        after: Option<&str>,
+        count_max: usize,
+        mut visit: impl FnMut(&str, &'t T),
+    ) -> Option<String> {
+        let mut left = count_max;
+        let mut last = None;
+        self.walk(filter, after, |topic, value| {
+            if left == 0 {
+                return false;
+            }
+            visit(topic, value);
+            left -= 1;
+            if left == 0 {
+                last = Some(topic.to_owned());
+            }
+            left > 0
+        });
+        last
+    }
+
+    /// Calls `visit` with every topic and its value, in the order of the map.
+    pub fn for_each<'t>(&'t self, mut visit: impl FnMut(&str, &'t T)) {
+        for (key, value) in &self.topics {
+            visit(&key.replace('\0', "/"), value);
+        }
+    }
+
+    /// Visits the matching topics in order until `visit` returns false.
+    fn walk<'t>(
+        &'t self,
+        filter: &str,
+        after: Option<&str>,
+        mut visit: impl FnMut(&str, &'t T) -> bool,
+    ) {
+        let filter = key(filter);
+        let literal = &filter[..filter.find(['+', '#']).unwrap_or(filter.len())];
+        let mut start = Bound::Included(literal.strip_suffix('\0').unwrap_or(literal).to_owned());
+        if let Some(after) = after.map(key)
+            && after.as_str() >= literal
+        {
+            start = Bound::Excluded(after);
+        }
+        let mut name = String::new();
+        'leap: loop {
+            let range = (start.as_ref().map(String::as_str), Bound::Unbounded);
+            for (key, value) in self.topics.range::<str, _>(range) {
+                match fit(&filter, key) {
+                    Fit::Match => {
+                        name.clear();
+                        name.extend(
+                            key.chars()
+                                .map(|character| if character == '\0' { '/' } else { character }),
+                        );
+                        if !visit(&name, value) {
+                            return;
+                        }
+                    }
+                    Fit::Next => {}
+                    Fit::Leap(to) => {
+                        start = Bound::Included(to);
+                        continue 'leap;
+                    }
+                    Fit::End => return,
+                }
+            }
+            return;
+        }
+    }
+}
+
+/// A topic or filter as a key.
+fn key(topic: &str) -> String {
+    topic.replace('/', "\0")
+}
+
+/// What a key is to a filter.
+enum Fit {
+    Match,
+    /// No match, but the next key may be one.
+    Next,
+    /// No match, and neither is any key below this one, which is greater.
+    Leap(String),
+    /// No match, and neither is any greater key.
+    End,
+}
+
+fn fit(filter: &str, key: &str) -> Fit {
+    if key.starts_with('$') && filter.starts_with(['+', '#']) {
+        return Fit::Leap("%".into()); // MQTT-4.7.2-1; the first text behind all that starts with `$`.
+    }
+    // Where the last level that `+` took ends: only another level in its place can still match when the rest does not.
+    let mut any_end = None;
+    let leap_over = |any_end: Option<usize>| match any_end {
+        Some(end) => Fit::Leap(format!("{}\u{1}", &key[..end])),
+        None => Fit::End,
+    };
+    let mut level_start = Some(0);
+    for wanted in filter.split('\0') {
+        if wanted == "#" {
+            return Fit::Match;
+        }
+        let Some(start) = level_start else {
+            return if wanted == "+" {
+                Fit::Next
+            } else {
+                Fit::Leap(format!("{key}\0{wanted}"))
+            };
+        };
+        let end = key[start..]
+            .find('\0')
+            .map_or(key.len(), |length| start + length);
+        if wanted == "+" {
+            any_end = Some(end);
+        } else {
+            match key[start..end].cmp(wanted) {
+                Ordering::Less => return Fit::Leap(format!("{}{wanted}", &key[..start])),
+                Ordering::Equal => {}
+                Ordering::Greater => return leap_over(any_end),
+            }
+        }
+        level_start = (end < key.len()).then_some(end + 1);
+    }
+    if level_start.is_none() {
+        Fit::Match
+    } else {
+        leap_over(any_end)
+    }
+}
