@@ -19,6 +19,7 @@ pub mod mesh;
 pub mod probe;
 mod send_queue;
 pub mod slab;
+mod socket;
 pub mod uring;
 mod waker;
 pub mod wheel;

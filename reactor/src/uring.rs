@@ -1,1 +1,1 @@
-//! To follow.
+//! The [`Driver`](crate::driver::Driver) over io_uring.

@@ -380,6 +380,11 @@ impl Driver for FakeDriver {
         let mut seen = std::collections::BTreeSet::new();
         again.retain(|id| seen.insert(*id));
         net.ready[self.index].append(&mut again);
+        for id in &net.ready[self.index] {
+            if let Some(connection) = self.connections.get_mut(key(*id)) {
+                connection.owes_drained |= connection.queue.bytes() > 0;
+            }
+        }
         Ok(())
     }
 

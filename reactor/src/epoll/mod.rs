@@ -1,0 +1,465 @@
+//! The epoll twin of the io_uring driver: the same events and bounds, with plain descriptors.
+//!
+//! Sockets are registered once, edge-triggered. An edge sets flags in the connection and puts it into the ready queue; a
+//! poll works the queue off, one receive per connection and round, so that no connection starves the others. A connection
+//! that has more stays in the queue, and then the next poll does not wait.
+
+mod connection;
+mod poller;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use connection::{Connection, Outcome, State, Step};
+use poller::Poller;
+
+use crate::buffers::Buffers;
+use crate::driver::{
+    Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
+    ListenOptions, ListenerId, Waker,
+};
+use crate::send_queue::Reclaimed;
+use crate::slab::{Key, Slab};
+use crate::socket;
+
+/// Connections accepted per listener and poll, so that a burst of them does not hold up the others.
+const ACCEPTS_MAX: usize = 64;
+/// How long accepting pauses after an error: descriptors are short, and trying at once again would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+const TOKEN_WAKER: u64 = u64::MAX;
+const TOKEN_LISTENER: u64 = 1 << 63;
+
+#[derive(Debug)]
+struct Listener {
+    socket: Option<OwnedFd>,
+    readable: bool,
+    paused_until: Option<Instant>,
+}
+
+/// The [`Driver`] over epoll.
+#[derive(Debug)]
+pub struct EpollDriver {
+    poller: Poller,
+    config: DriverConfig,
+    connections: Slab<Connection>,
+    listeners: Vec<Listener>,
+    /// Connections with something to do, each at most once.
+    ready: VecDeque<ConnectionId>,
+    /// When lingering connections are cut off. Entries of connections that ended before are passed over.
+    lingering: BinaryHeap<Reverse<(Instant, ConnectionId)>>,
+    buffers: Buffers,
+    reclaimed: Reclaimed,
+    waker: Waker,
+    counters: DriverCounters,
+}
+
+impl EpollDriver {
+    /// Makes the epoll instance and the buffers.
+    ///
+    /// # Errors
+    /// When descriptors are short.
+    pub fn new(config: DriverConfig) -> io::Result<Self> {
+        let poller = Poller::new(config.events_max)?;
+        let waker = Waker::with_eventfd()?;
+        poller.add(waker.eventfd(), libc::EPOLLIN | libc::EPOLLET, TOKEN_WAKER)?;
+        Ok(Self {
+            poller,
+            config,
+            connections: Slab::new(),
+            listeners: Vec::new(),
+            ready: VecDeque::new(),
+            lingering: BinaryHeap::new(),
+            buffers: Buffers::new(&config),
+            reclaimed: Reclaimed::default(),
+            waker,
+            counters: DriverCounters::default(),
+        })
+    }
+
+    fn insert(&mut self, connection: Connection) -> ConnectionId {
+        self.counters.connections += 1;
+        let key = self.connections.insert(connection);
+        ConnectionId {
+            slot: key.slot,
+            generation: key.generation,
+        }
+    }
+
+    /// Registers a connection's socket. An error here (ENOMEM, ENOSPC) ends the connection in its next step.
+    fn register(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(key(id)) else {
+            return;
+        };
+        let interest = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        let token = u64::from(id.generation) << 31 | u64::from(id.slot);
+        if let Err(error) = self.poller.add(
+            connection.socket.as_raw_fd(),
+            interest,
+            token & !TOKEN_LISTENER,
+        ) {
+            connection.state = State::Failed(error.raw_os_error().unwrap_or(libc::ENOMEM));
+        }
+        if !matches!(connection.state, State::Connecting) {
+            self.make_ready(id);
+        }
+    }
+
+    fn make_ready(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(key(id)) {
+            if !std::mem::replace(&mut connection.queued, true) {
+                self.ready.push_back(id);
+            }
+        }
+    }
+
+    fn timeout(&self, deadline: Option<Instant>, sleep: bool) -> Option<Duration> {
+        if !sleep {
+            return Some(Duration::ZERO);
+        }
+        let linger = self.lingering.peek().map(|Reverse((at, _))| *at);
+        let paused = self
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.paused_until)
+            .min();
+        let until = [deadline, linger, paused].into_iter().flatten().min()?;
+        Some(until.saturating_duration_since(now()))
+    }
+
+    fn dispatch(&mut self, count: usize) {
+        for index in 0..count {
+            let (flags, token) = self.poller.event(index);
+            if token == TOKEN_WAKER {
+                continue;
+            }
+            if token & TOKEN_LISTENER != 0 {
+                self.listeners[(token & !TOKEN_LISTENER) as usize].readable = true;
+                continue;
+            }
+            let slot = token as u32 & (u32::MAX >> 1);
+            let Some(current) = self.connections.key_at(slot) else {
+                continue;
+            };
+            if u64::from(current.generation) & u64::from(u32::MAX) != token >> 31 {
+                continue;
+            }
+            if let Some(connection) = self.connections.get_mut(current) {
+                connection.note(flags);
+            }
+            self.make_ready(ConnectionId {
+                slot,
+                generation: current.generation,
+            });
+        }
+    }
+
+    fn accept(&mut self, limit: usize, events: &mut Vec<Event>) {
+        for index in 0..self.listeners.len() {
+            if self.listeners[index]
+                .paused_until
+                .is_some_and(|until| until <= now())
+            {
+                self.listeners[index].paused_until = None;
+                self.listen_for(index, libc::EPOLLIN);
+            }
+            if !std::mem::take(&mut self.listeners[index].readable) {
+                continue;
+            }
+            for _ in 0..ACCEPTS_MAX {
+                let Some(socket) = &self.listeners[index].socket else {
+                    break;
+                };
+                if events.len() >= limit {
+                    break;
+                }
+                match socket::accept(socket.as_raw_fd()) {
+                    Ok((socket, peer)) => {
+                        self.accepted(socket, peer, ListenerId(index as u16), events)
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(_) => {
+                        self.counters.accept_errors += 1;
+                        self.listeners[index].paused_until = Some(now() + ACCEPT_PAUSE);
+                        self.listen_for(index, 0);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn accepted(
+        &mut self,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        listener: ListenerId,
+        events: &mut Vec<Event>,
+    ) {
+        if self.connections.len() >= self.config.connections_max as usize {
+            self.counters.refused += 1;
+            return;
+        }
+        self.counters.accepted += 1;
+        let connection = self.insert(Connection::new(socket, State::Open));
+        events.push(Event::Accepted {
+            connection,
+            listener,
+            peer,
+        });
+        self.register(connection);
+    }
+
+    fn listen_for(&self, index: usize, interest: i32) {
+        if let Some(socket) = &self.listeners[index].socket {
+            // It fails only when the descriptor is not registered, and it is.
+            let _ = self
+                .poller
+                .modify(socket.as_raw_fd(), interest, TOKEN_LISTENER | index as u64);
+        }
+    }
+
+    fn expire_lingering(&mut self) {
+        while let Some(Reverse((at, id))) = self.lingering.peek().copied() {
+            if at > now() {
+                return;
+            }
+            self.lingering.pop();
+            if let Some(connection) = self.connections.get_mut(key(id)) {
+                connection.state = State::Aborted;
+                self.make_ready(id);
+            }
+        }
+    }
+
+    /// Sends what is queued before the wait, so that a turn costs its peers no round trip.
+    fn work(&mut self, limit: usize, events: &mut Vec<Event>) {
+        for _ in 0..self.ready.len() {
+            if events.len() >= limit {
+                return;
+            }
+            let Some(id) = self.ready.pop_front() else {
+                return;
+            };
+            let Some(connection) = self.connections.get_mut(key(id)) else {
+                continue;
+            };
+            connection.queued = false;
+            let mut step = Step {
+                id,
+                buffers: &mut self.buffers,
+                reclaimed: &mut self.reclaimed,
+                counters: &mut self.counters,
+                events,
+            };
+            match connection.step(&mut step) {
+                Outcome::Keep => {}
+                Outcome::Again => self.make_ready(id),
+                Outcome::Gone(error) => self.finish(id, error, events),
+            }
+        }
+    }
+
+    fn finish(&mut self, id: ConnectionId, error: Option<io::Error>, events: &mut Vec<Event>) {
+        let Some(connection) = self.connections.remove(key(id)) else {
+            return;
+        };
+        let unsent = connection.unsent();
+        self.counters.bytes_unsent -= unsent as u64;
+        self.counters.connections -= 1;
+        events.push(Event::Closed {
+            connection: id,
+            unsent,
+            error,
+        });
+    }
+}
+
+impl Driver for EpollDriver {
+    fn backend(&self) -> Backend {
+        Backend::Epoll
+    }
+
+    fn listen(
+        &mut self,
+        address: SocketAddr,
+        options: ListenOptions,
+    ) -> io::Result<(ListenerId, SocketAddr)> {
+        let (socket, bound) = socket::listen(address, options, true)?;
+        let index = self.listeners.len();
+        self.poller.add(
+            socket.as_raw_fd(),
+            libc::EPOLLIN,
+            TOKEN_LISTENER | index as u64,
+        )?;
+        self.listeners.push(Listener {
+            socket: Some(socket),
+            readable: false,
+            paused_until: None,
+        });
+        Ok((ListenerId(index as u16), bound))
+    }
+
+    fn stop_listening(&mut self) {
+        for listener in &mut self.listeners {
+            listener.socket = None;
+            listener.paused_until = None;
+        }
+    }
+
+    fn connect(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<SocketAddr>,
+    ) -> io::Result<ConnectionId> {
+        if self.connections.len() >= self.config.connections_max as usize {
+            return Err(io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                "the connection table is full",
+            ));
+        }
+        let socket = socket::to_connect(remote, local, true)?;
+        let state = match socket::connect(socket.as_raw_fd(), remote) {
+            Ok(()) => State::Connecting,
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => State::Connecting,
+            Err(error) => State::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
+        };
+        let id = self.insert(Connection::new(socket, state));
+        self.register(id);
+        Ok(id)
+    }
+
+    fn poll(&mut self, deadline: Option<Instant>, events: &mut Vec<Event>) -> io::Result<()> {
+        self.buffers.recycle_all();
+        let limit = events.len() + self.config.events_max.max(1);
+        self.work(limit, events);
+        // A poll that has something to tell, or to do, looks for more but does not wait for it.
+        let sleep = events.len() + self.config.events_max.max(1) == limit
+            && self.ready.is_empty()
+            && self.waker.flag().prepare_sleep();
+        let timeout = self.timeout(deadline, sleep);
+        self.counters.enters += 1;
+        let count = self.poller.wait(timeout);
+        if self.waker.flag().awake() {
+            events.push(Event::Woken);
+        }
+        self.dispatch(count?);
+        self.expire_lingering();
+        self.accept(limit, events);
+        self.work(limit, events);
+        for id in &self.ready {
+            if let Some(connection) = self.connections.get_mut(key(*id)) {
+                connection.end_flush();
+            }
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, buffer: BufferRef) -> &mut [u8] {
+        self.buffers.received(buffer)
+    }
+
+    fn recycle(&mut self, buffer: BufferRef) {
+        self.buffers.recycle(buffer);
+    }
+
+    fn send(&mut self, connection: ConnectionId, bytes: Vec<u8>) {
+        let Some(entry) = self.connections.get_mut(key(connection)) else {
+            return;
+        };
+        if bytes.is_empty() || !matches!(entry.state, State::Open | State::Connecting) {
+            return;
+        }
+        self.counters.bytes_unsent += bytes.len() as u64;
+        entry.push(bytes);
+        if matches!(entry.state, State::Open) {
+            self.make_ready(connection);
+        } else {
+            entry.end_flush();
+        }
+    }
+
+    fn reclaim(&mut self) -> Option<Vec<u8>> {
+        self.reclaimed.take()
+    }
+
+    fn unsent(&self, connection: ConnectionId) -> usize {
+        self.connections
+            .get(key(connection))
+            .map_or(0, Connection::unsent)
+    }
+
+    fn pause(&mut self, connection: ConnectionId) {
+        if let Some(entry) = self.connections.get_mut(key(connection)) {
+            entry.paused = true;
+        }
+    }
+
+    fn resume(&mut self, connection: ConnectionId) {
+        if let Some(entry) = self.connections.get_mut(key(connection)) {
+            entry.paused = false;
+            self.make_ready(connection);
+        }
+    }
+
+    fn close(&mut self, connection: ConnectionId, how: Close) {
+        let Some(entry) = self.connections.get_mut(key(connection)) else {
+            return;
+        };
+        match (&entry.state, how) {
+            (State::Failed(_) | State::Aborted, _) => return,
+            (State::Closing { .. }, Close::Graceful { .. }) => return,
+            (_, Close::Abort) | (State::Connecting, _) => entry.state = State::Aborted,
+            (State::Open, Close::Graceful { linger_ms }) => {
+                entry.state = State::Closing { fin_sent: false };
+                entry.paused = false;
+                let until = now() + Duration::from_millis(u64::from(linger_ms));
+                self.lingering.push(Reverse((until, connection)));
+            }
+        }
+        self.make_ready(connection);
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn counters(&self) -> DriverCounters {
+        self.counters
+    }
+}
+
+/// accept(2) hands errors of the connection it would have returned to the caller; the next one may be well.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    let code = error.raw_os_error().unwrap_or(0);
+    [
+        libc::ECONNABORTED,
+        libc::EINTR,
+        libc::EPROTO,
+        libc::ENETDOWN,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::EPERM,
+    ]
+    .contains(&code)
+}
+
+const fn key(id: ConnectionId) -> Key {
+    Key {
+        slot: id.slot,
+        generation: id.generation,
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "deadlines are instants, and only a clock says how long to wait until one"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
