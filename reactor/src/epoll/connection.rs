@@ -144,19 +144,17 @@ impl Connection {
         {
             return Outcome::Gone(Some(error));
         }
-        self.settle(step);
-        Outcome::Keep
-    }
-
-    /// Tells of a drained queue, or notes that it has to be told.
-    fn settle(&mut self, step: &mut Step<'_>) {
-        if self.unsent() > 0 {
-            self.owes_drained = true;
-        } else if std::mem::take(&mut self.owes_drained) {
+        if self.unsent() == 0 && std::mem::take(&mut self.owes_drained) {
             step.events.push(Event::Drained {
                 connection: step.id,
             });
         }
+        Outcome::Keep
+    }
+
+    /// At the end of a poll that did not come to this connection: what is unsent will be told when it is sent.
+    pub(super) fn end_flush(&mut self) {
+        self.owes_drained |= self.unsent() > 0;
     }
 
     fn flush(&mut self, step: &mut Step<'_>) -> io::Result<()> {
