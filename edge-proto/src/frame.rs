@@ -33,8 +33,8 @@ impl Frame<'_> {
 ///
 /// # Errors
 ///
-/// Malformed Packet for a bad remaining length, and Packet too large as soon as the header tells that the packet is longer
-/// than `maximum_packet_size` bytes, before its body is here (§3.1.2.11.4, §3.2.2.3.6).
+/// Malformed Packet for a bad remaining length, and Packet too large as soon as the header tells that the packet is
+/// longer than `maximum_packet_size` bytes, before its body is here (§3.1.2.11.4, §3.2.2.3.6).
 pub fn next_frame(bytes: &[u8], maximum_packet_size: u32) -> Result<Option<Frame<'_>>, Violation> {
     let Some((&first_byte, rest)) = bytes.split_first() else {
         return Ok(None);

@@ -1,7 +1,7 @@
 //! MQTT 5.0 and 3.1.1 on the wire, as pure functions and state machines.
 //!
-//! Reading order: [`reason`] (reason codes, violations), [`packet`] (what a packet is), [`frame`] (where a packet ends),
-//! [`decode`] and [`encode`], [`topic`] (names, filters, roots), [`trie`] (many filters or many topics at once),
+//! Reading order: [`reason`] (reason codes, violations), [`packet`] (what a packet is), [`frame`] (where a packet
+//! ends), [`decode`] and [`encode`], [`topic`] (names, filters, roots), [`trie`] (many filters or many topics at once),
 //! [`session`] (packet identifiers, windows, aliases), [`websocket`] (RFC 6455 as a byte-stream codec).
 //!
 //! **Invariants**

@@ -150,11 +150,11 @@ mod tests {
 
     #[test]
     fn strings_with_a_nul_or_broken_utf8_are_malformed_but_control_characters_pass() {
-        let clause = |bytes: &[u8]| {
+        fn clause(bytes: &[u8]) -> Result<&str, &'static str> {
             Reader::new(bytes)
                 .str()
                 .map_err(|violation| violation.clause)
-        };
+        }
         assert_eq!(clause(&[0, 2, b'a', 0]), Err("MQTT-1.5.4-2"));
         assert_eq!(clause(&[0, 3, 0xED, 0xA0, 0x80]), Err("MQTT-1.5.4-1")); // A surrogate.
         assert_eq!(clause(&[0, 2, 0xC0, 0x80]), Err("MQTT-1.5.4-1")); // An overlong NUL.

@@ -153,97 +153,59 @@ impl ReasonCode {
         self as u8 >= 0x80
     }
 
-    /// Whether this reason code may stand in this packet (§2.4, Table 2-6).
-    pub const fn is_valid_in(self, packet: PacketType) -> bool {
+    /// Whether this reason code may stand in this packet.
+    pub fn is_valid_in(self, packet: PacketType) -> bool {
+        self.packets().contains(&packet)
+    }
+
+    /// The packets that a reason code may stand in (Table 2-6).
+    #[rustfmt::skip] // A table.
+    const fn packets(self) -> &'static [PacketType] {
+        use PacketType::{Auth, ConnAck, Disconnect, PubAck, PubComp, PubRec, PubRel, SubAck, UnsubAck};
         match self {
-            Self::Success => matches!(
-                packet,
-                PacketType::ConnAck
-                    | PacketType::PubAck
-                    | PacketType::PubRec
-                    | PacketType::PubRel
-                    | PacketType::PubComp
-                    | PacketType::SubAck
-                    | PacketType::UnsubAck
-                    | PacketType::Disconnect
-                    | PacketType::Auth
-            ),
-            Self::GrantedQoS1 | Self::GrantedQoS2 => matches!(packet, PacketType::SubAck),
-            Self::DisconnectWithWill
-            | Self::ServerShuttingDown
-            | Self::KeepAliveTimeout
-            | Self::SessionTakenOver
-            | Self::ReceiveMaximumExceeded
-            | Self::TopicAliasInvalid
-            | Self::MessageRateTooHigh
-            | Self::AdministrativeAction
-            | Self::MaximumConnectTime => matches!(packet, PacketType::Disconnect),
-            Self::NoMatchingSubscribers => {
-                matches!(packet, PacketType::PubAck | PacketType::PubRec)
-            }
-            Self::NoSubscriptionExisted => matches!(packet, PacketType::UnsubAck),
-            Self::ContinueAuthentication | Self::ReAuthenticate => {
-                matches!(packet, PacketType::Auth)
-            }
-            Self::UnspecifiedError | Self::ImplementationSpecificError | Self::NotAuthorized => {
-                matches!(
-                    packet,
-                    PacketType::ConnAck
-                        | PacketType::PubAck
-                        | PacketType::PubRec
-                        | PacketType::SubAck
-                        | PacketType::UnsubAck
-                        | PacketType::Disconnect
-                )
-            }
-            Self::MalformedPacket
-            | Self::ProtocolError
-            | Self::ServerBusy
-            | Self::BadAuthenticationMethod
-            | Self::PacketTooLarge
-            | Self::RetainNotSupported
-            | Self::QoSNotSupported
-            | Self::UseAnotherServer
-            | Self::ServerMoved
-            | Self::ConnectionRateExceeded => {
-                matches!(packet, PacketType::ConnAck | PacketType::Disconnect)
-            }
-            Self::UnsupportedProtocolVersion
-            | Self::ClientIdentifierNotValid
-            | Self::BadUserNameOrPassword
-            | Self::ServerUnavailable
-            | Self::Banned => matches!(packet, PacketType::ConnAck),
-            Self::TopicFilterInvalid => matches!(
-                packet,
-                PacketType::SubAck | PacketType::UnsubAck | PacketType::Disconnect
-            ),
-            Self::TopicNameInvalid | Self::PayloadFormatInvalid => matches!(
-                packet,
-                PacketType::ConnAck
-                    | PacketType::PubAck
-                    | PacketType::PubRec
-                    | PacketType::Disconnect
-            ),
-            Self::PacketIdentifierInUse => matches!(
-                packet,
-                PacketType::PubAck | PacketType::PubRec | PacketType::SubAck | PacketType::UnsubAck
-            ),
-            Self::PacketIdentifierNotFound => {
-                matches!(packet, PacketType::PubRel | PacketType::PubComp)
-            }
-            Self::QuotaExceeded => matches!(
-                packet,
-                PacketType::ConnAck
-                    | PacketType::PubAck
-                    | PacketType::PubRec
-                    | PacketType::SubAck
-                    | PacketType::Disconnect
-            ),
-            Self::SharedSubscriptionsNotSupported
-            | Self::SubscriptionIdentifiersNotSupported
-            | Self::WildcardSubscriptionsNotSupported => {
-                matches!(packet, PacketType::SubAck | PacketType::Disconnect)
-            }
+            Self::Success => &[ConnAck, PubAck, PubRec, PubRel, PubComp, SubAck, UnsubAck, Disconnect, Auth],
+            Self::GrantedQoS1 => &[SubAck],
+            Self::GrantedQoS2 => &[SubAck],
+            Self::DisconnectWithWill => &[Disconnect],
+            Self::NoMatchingSubscribers => &[PubAck, PubRec],
+            Self::NoSubscriptionExisted => &[UnsubAck],
+            Self::ContinueAuthentication => &[Auth],
+            Self::ReAuthenticate => &[Auth],
+            Self::UnspecifiedError => &[ConnAck, PubAck, PubRec, SubAck, UnsubAck, Disconnect],
+            Self::MalformedPacket => &[ConnAck, Disconnect],
+            Self::ProtocolError => &[ConnAck, Disconnect],
+            Self::ImplementationSpecificError => &[ConnAck, PubAck, PubRec, SubAck, UnsubAck, Disconnect],
+            Self::UnsupportedProtocolVersion => &[ConnAck],
+            Self::ClientIdentifierNotValid => &[ConnAck],
+            Self::BadUserNameOrPassword => &[ConnAck],
+            Self::NotAuthorized => &[ConnAck, PubAck, PubRec, SubAck, UnsubAck, Disconnect],
+            Self::ServerUnavailable => &[ConnAck],
+            Self::ServerBusy => &[ConnAck, Disconnect],
+            Self::Banned => &[ConnAck],
+            Self::ServerShuttingDown => &[Disconnect],
+            Self::BadAuthenticationMethod => &[ConnAck, Disconnect],
+            Self::KeepAliveTimeout => &[Disconnect],
+            Self::SessionTakenOver => &[Disconnect],
+            Self::TopicFilterInvalid => &[SubAck, UnsubAck, Disconnect],
+            Self::TopicNameInvalid => &[ConnAck, PubAck, PubRec, Disconnect],
+            Self::PacketIdentifierInUse => &[PubAck, PubRec, SubAck, UnsubAck],
+            Self::PacketIdentifierNotFound => &[PubRel, PubComp],
+            Self::ReceiveMaximumExceeded => &[Disconnect],
+            Self::TopicAliasInvalid => &[Disconnect],
+            Self::PacketTooLarge => &[ConnAck, Disconnect],
+            Self::MessageRateTooHigh => &[Disconnect],
+            Self::QuotaExceeded => &[ConnAck, PubAck, PubRec, SubAck, Disconnect],
+            Self::AdministrativeAction => &[Disconnect],
+            Self::PayloadFormatInvalid => &[ConnAck, PubAck, PubRec, Disconnect],
+            Self::RetainNotSupported => &[ConnAck, Disconnect],
+            Self::QoSNotSupported => &[ConnAck, Disconnect],
+            Self::UseAnotherServer => &[ConnAck, Disconnect],
+            Self::ServerMoved => &[ConnAck, Disconnect],
+            Self::SharedSubscriptionsNotSupported => &[SubAck, Disconnect],
+            Self::ConnectionRateExceeded => &[ConnAck, Disconnect],
+            Self::MaximumConnectTime => &[Disconnect],
+            Self::SubscriptionIdentifiersNotSupported => &[SubAck, Disconnect],
+            Self::WildcardSubscriptionsNotSupported => &[SubAck, Disconnect],
         }
     }
 
@@ -335,7 +297,8 @@ impl fmt::Display for ReasonCode {
 pub struct Violation {
     /// The reason code to send before the connection is closed.
     pub reason: ReasonCode,
-    /// The normative statement, e.g. `MQTT-3.1.2-1`, or the section where the statement has no number, e.g. `MQTT5 §2.1.3`.
+    /// The normative statement, e.g. `MQTT-3.1.2-1`, or the section where the statement has no number, e.g. `MQTT5
+    /// §2.1.3`.
     pub clause: &'static str,
     /// What was wrong, in words, without data of the peer.
     pub detail: &'static str,

@@ -8,8 +8,8 @@ use crate::read::Reader;
 use crate::reason::{ReasonCode, Violation};
 use crate::topic::TopicName;
 
-/// The version that a CONNECT asks for, `None` when its protocol name or level is not one of ours. It tells how to answer a
-/// CONNECT that [`decode_connect`] refuses.
+/// The version that a CONNECT asks for, `None` when its protocol name or level is not one of ours. It tells how to
+/// answer a CONNECT that [`decode_connect`] refuses.
 pub fn connect_version(frame: Frame<'_>) -> Option<Version> {
     let mut reader = Reader::new(frame.body);
     let name = reader.binary().ok()?;
@@ -24,8 +24,8 @@ pub fn connect_version(frame: Frame<'_>) -> Option<Version> {
 ///
 /// # Errors
 ///
-/// The first rule that the packet breaks; Unsupported Protocol Version for a protocol name or level that is not 3.1.1 or 5.0;
-/// Protocol Error when the packet is no CONNECT.
+/// The first rule that the packet breaks; Unsupported Protocol Version for a protocol name or level that is not 3.1.1
+/// or 5.0; Protocol Error when the packet is no CONNECT.
 pub fn decode_connect<'a>(frame: Frame<'a>) -> Result<Connect<'a>, Violation> {
     if frame.packet_type() != Some(PacketType::Connect) {
         return Err(Violation::protocol(
@@ -148,10 +148,10 @@ fn connect_properties<'a>(
             Property::MaximumPacketSize(maximum) => connect.maximum_packet_size = Some(maximum),
             Property::TopicAliasMaximum(maximum) => connect.topic_alias_maximum = maximum,
             Property::RequestResponseInformation(wanted) => {
-                connect.request_response_information = wanted
+                connect.request_response_information = wanted;
             }
             Property::RequestProblemInformation(wanted) => {
-                connect.request_problem_information = wanted
+                connect.request_problem_information = wanted;
             }
             Property::AuthenticationMethod(text) => connect.authentication_method = Some(text),
             Property::AuthenticationData(data) => connect.authentication_data = Some(data),
@@ -239,13 +239,13 @@ fn connack_properties<'a>(
             Property::ReasonString(text) => connack.reason_string = Some(text),
             Property::User(..) => {}
             Property::WildcardSubscriptionAvailable(available) => {
-                connack.wildcard_subscription_available = available
+                connack.wildcard_subscription_available = available;
             }
             Property::SubscriptionIdsAvailable(available) => {
-                connack.subscription_ids_available = available
+                connack.subscription_ids_available = available;
             }
             Property::SharedSubscriptionAvailable(available) => {
-                connack.shared_subscription_available = available
+                connack.shared_subscription_available = available;
             }
             Property::ServerKeepAlive(seconds) => connack.server_keep_alive_s = Some(seconds),
             Property::ResponseInformation(text) => connack.response_information = Some(text),

@@ -141,10 +141,9 @@ fn reason_code(
 ) -> Result<ReasonCode, Violation> {
     ReasonCode::from_u8(value)
         .filter(|reason| reason.is_valid_in(packet_type))
-        .ok_or(Violation::protocol(
-            clause,
-            "a reason code is not valid for its packet type",
-        ))
+        .ok_or_else(|| {
+            Violation::protocol(clause, "a reason code is not valid for its packet type")
+        })
 }
 
 /// The property block of the packets that have nothing but a reason string and user properties.

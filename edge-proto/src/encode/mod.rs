@@ -1,7 +1,7 @@
 //! Packets become bytes (§3), appended to a buffer that the caller owns.
 //!
-//! What is `None` or at its protocol default is not written, and 3.1.1 leaves out all that it does not know. Encoders write
-//! what they are given: text or data of more than 65,535 bytes, which no packet can carry, is cut there.
+//! What is `None` or at its protocol default is not written, and 3.1.1 leaves out all that it does not know. Encoders
+//! write what they are given: text or data of more than 65,535 bytes, which no packet can carry, is cut there.
 
 mod client;
 mod publish;
@@ -41,8 +41,8 @@ pub fn packet(out: &mut Vec<u8>, version: Version, packet: &Packet<'_>) {
     }
 }
 
-/// Writes name-value pairs as a property block that [`crate::packet::UserProperties::parse`] reads, and that may be appended
-/// to the run of [`forwarded_properties`].
+/// Writes name-value pairs as a property block that [`crate::packet::UserProperties::parse`] reads, and that may be
+/// appended to the run of [`forwarded_properties`].
 pub fn user_properties(out: &mut Vec<u8>, pairs: &[(&str, &str)]) {
     for (name, value) in pairs {
         out.push(id::USER_PROPERTY);

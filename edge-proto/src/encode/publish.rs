@@ -94,8 +94,8 @@ impl PublishHeader<'_> {
     }
 }
 
-/// The length in bytes of the whole packet that [`publish_parts`] writes, to hold against the receiver's Maximum Packet Size
-/// and [`crate::frame::PACKET_LENGTH_MAX`].
+/// The length in bytes of the whole packet that [`publish_parts`] writes, to hold against the receiver's Maximum Packet
+/// Size and [`crate::frame::PACKET_LENGTH_MAX`].
 pub fn publish_parts_length(
     version: Version,
     header: PublishHeader<'_>,
@@ -177,8 +177,8 @@ fn publish_properties(out: &mut Vec<u8>, properties: &PublishProperties<'_>) {
     forwarded_properties(out, properties);
 }
 
-/// Writes the properties that a server forwards unaltered, in canonical order: payload format, content type, response topic,
-/// correlation data, user properties. [`crate::decode::forwarded_properties`] reads them back.
+/// Writes the properties that a server forwards unaltered, in canonical order: payload format, content type, response
+/// topic, correlation data, user properties. [`crate::decode::forwarded_properties`] reads them back.
 pub fn forwarded_properties(out: &mut Vec<u8>, properties: &PublishProperties<'_>) {
     if let Some(is_utf8) = properties.payload_is_utf8 {
         write::property_u8(out, id::PAYLOAD_FORMAT, u8::from(is_utf8));

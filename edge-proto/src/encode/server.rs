@@ -1,8 +1,8 @@
 //! Answers and endings: CONNACK, the acknowledgements, PINGRESP, DISCONNECT and AUTH.
 //!
-//! The `_within` forms keep to the receiver's Maximum Packet Size: they leave out first the user properties and then the
-//! reason string, as the specification asks (MQTT-3.2.2-19, -20, MQTT-3.4.2-2, -3, MQTT-3.14.2-3, -4 and their like), and
-//! write nothing and return false when even that is too long.
+//! The `_within` forms keep to the receiver's Maximum Packet Size: they leave out first the user properties and then
+//! the reason string, as the specification asks (MQTT-3.2.2-19, -20, MQTT-3.4.2-2, -3, MQTT-3.14.2-3, -4 and their
+//! like), and write nothing and return false when even that is too long.
 
 use super::write;
 use crate::packet::{
@@ -108,7 +108,7 @@ pub fn ack(out: &mut Vec<u8>, version: Version, packet_type: PacketType, ack: &A
         write::with_length(out, |out| {
             out.extend_from_slice(&[high, low, ack.reason as u8]);
             write::with_length(out, |out| {
-                diagnostics(out, ack.reason_string, ack.user_properties)
+                diagnostics(out, ack.reason_string, ack.user_properties);
             });
         });
     }
@@ -123,7 +123,7 @@ pub fn suback(out: &mut Vec<u8>, version: Version, suback: &SubAck<'_>) {
             Version::V311 => out.extend(suback.reasons.iter().map(|&reason| reason.min(0x80))),
             Version::V5 => {
                 write::with_length(out, |out| {
-                    diagnostics(out, suback.reason_string, suback.user_properties)
+                    diagnostics(out, suback.reason_string, suback.user_properties);
                 });
                 out.extend_from_slice(suback.reasons);
             }
@@ -138,7 +138,7 @@ pub fn unsuback(out: &mut Vec<u8>, version: Version, unsuback: &SubAck<'_>) {
         write::u16(out, unsuback.packet_id);
         if version == Version::V5 {
             write::with_length(out, |out| {
-                diagnostics(out, unsuback.reason_string, unsuback.user_properties)
+                diagnostics(out, unsuback.reason_string, unsuback.user_properties);
             });
             out.extend_from_slice(unsuback.reasons);
         }
@@ -204,7 +204,7 @@ pub fn connack_within(
     maximum_packet_size: u32,
 ) -> bool {
     within(out, maximum_packet_size, packet, |out, packet| {
-        connack(out, version, packet)
+        connack(out, version, packet);
     })
 }
 
@@ -221,7 +221,7 @@ pub fn ack_within(
     maximum_packet_size: u32,
 ) -> bool {
     within(out, maximum_packet_size, packet, |out, packet| {
-        ack(out, version, packet_type, packet)
+        ack(out, version, packet_type, packet);
     })
 }
 
@@ -233,7 +233,7 @@ pub fn suback_within(
     maximum_packet_size: u32,
 ) -> bool {
     within(out, maximum_packet_size, packet, |out, packet| {
-        suback(out, version, packet)
+        suback(out, version, packet);
     })
 }
 
@@ -245,7 +245,7 @@ pub fn unsuback_within(
     maximum_packet_size: u32,
 ) -> bool {
     within(out, maximum_packet_size, packet, |out, packet| {
-        unsuback(out, version, packet)
+        unsuback(out, version, packet);
     })
 }
 
@@ -257,7 +257,7 @@ pub fn disconnect_within(
     maximum_packet_size: u32,
 ) -> bool {
     within(out, maximum_packet_size, packet, |out, packet| {
-        disconnect(out, version, packet)
+        disconnect(out, version, packet);
     })
 }
 

@@ -45,14 +45,12 @@ pub(super) fn binary(out: &mut Vec<u8>, data: &[u8]) {
 
 /// A string, cut at the last character boundary within 65,535 bytes.
 pub(super) fn str(out: &mut Vec<u8>, text: &str) {
-    binary(
-        out,
-        text[..text.floor_char_boundary(usize::from(u16::MAX))].as_bytes(),
-    );
+    let end = text.floor_char_boundary(usize::from(u16::MAX));
+    binary(out, &text.as_bytes()[..end]);
 }
 
-/// Writes what `write` writes, with its length as a variable byte integer in front. For small things: when the length takes
-/// more than one byte, what was written is moved.
+/// Writes what `write` writes, with its length as a variable byte integer in front. For small things: when the length
+/// takes more than one byte, what was written is moved.
 pub(super) fn with_length(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.push(0);

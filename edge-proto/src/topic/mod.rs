@@ -49,8 +49,8 @@ impl<'a> TopicName<'a> {
     }
 }
 
-/// A valid topic filter: 1 to 65,535 bytes, wildcards only where they may stand, no U+0000. Of a shared subscription it is the
-/// part behind the share name; see [`SharedFilter`].
+/// A valid topic filter: 1 to 65,535 bytes, wildcards only where they may stand, no U+0000. Of a shared subscription it
+/// is the part behind the share name; see [`SharedFilter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicFilter<'a>(&'a str);
 
@@ -106,8 +106,8 @@ impl<'a> TopicFilter<'a> {
         self.0.contains(['+', '#'])
     }
 
-    /// Whether the filter matches a topic name (§4.7). A wildcard in the first level does not match a topic that starts with
-    /// `$` (MQTT-4.7.2-1), and `#` matches the level above it too.
+    /// Whether the filter matches a topic name (§4.7). A wildcard in the first level matches no topic that starts with `$`
+    /// (MQTT-4.7.2-1), and `#` matches the level above it too.
     pub fn matches(self, topic: &str) -> bool {
         if topic.starts_with('$') && self.0.starts_with(['+', '#']) {
             return false;

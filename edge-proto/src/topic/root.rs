@@ -8,8 +8,8 @@ pub fn root(topic: &str, depth: usize) -> &str {
     }
 }
 
-/// The root of all topics that a filter matches, when they have one root: its root levels have no wildcard. `None` means
-/// broad.
+/// The root of all topics that a filter matches, when they have one root: its root levels have no wildcard. `None`
+/// means broad.
 pub fn filter_root(filter: &str, depth: usize) -> Option<&str> {
     let root = root(filter, depth);
     (!has_wildcard(root)).then_some(root)
@@ -28,8 +28,8 @@ pub struct RootDepths {
 }
 
 impl RootDepths {
-    /// `default` levels for all topics but those at or below a prefix; of nested prefixes the longest counts. A depth of 0
-    /// counts as 1, and a `/` at the end of a prefix makes no difference.
+    /// `default` levels for all topics but those at or below a prefix; of nested prefixes the longest counts. A depth
+    /// of 0 counts as 1, and a `/` at the end of a prefix makes no difference.
     pub fn new(default: u8, prefixes: &[(&str, u8)]) -> Self {
         let mut prefixes: Vec<(Box<str>, u8)> = prefixes
             .iter()

@@ -8,8 +8,9 @@ const FEW_CHILDREN_MAX: usize = 32;
 
 /// A map from topic filters to values, asked by topic name.
 ///
-/// Each level of a filter is a node; a node with no value and no child is freed. Filters are taken as they are: the caller has
-/// checked them with [`crate::topic::TopicFilter`] (for a shared subscription the part behind the share name).
+/// Each level of a filter is a node; a node with no value and no child is freed. Filters are taken as they are: the
+/// caller has checked them with [`crate::topic::TopicFilter`] (for a shared subscription the part behind the share
+/// name).
 pub struct FilterTrie<T> {
     root: Node<T>,
     filters: usize,

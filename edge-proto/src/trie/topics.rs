@@ -6,9 +6,9 @@ use std::ops::Bound;
 
 /// A map from topic names to values, asked by topic filter: the retained messages.
 ///
-/// The names stand in one ordered map in which `/` sorts before any other character, so that a topic is followed by all topics
-/// below it. A filter is answered by walking the map in order and leaping over what cannot match; where a walk stopped, the next
-/// page starts.
+/// The names stand in one ordered map in which `/` sorts before any other character, so that a topic is followed by all
+/// topics below it. A filter is answered by walking the map in order and leaping over what cannot match; where a walk
+/// stopped, the next page starts.
 #[derive(Clone, Debug)]
 pub struct TopicTrie<T> {
     /// By topic name with U+0000, which no topic contains, in place of `/`.
@@ -67,9 +67,9 @@ impl<T> TopicTrie<T> {
         });
     }
 
-    /// Calls `visit` with the next topics that a filter matches, behind `after` in the order of the map (from the start with
-    /// `None`), at most `count_max` of them. Returns the last topic visited when there may be more: give it as `after` of the
-    /// next page. Topics that come or go between two pages are seen or not; all others are seen once.
+    /// Calls `visit` with the next topics that a filter matches, behind `after` in the order of the map (from the start
+    /// with `None`), at most `count_max` of them. Returns the last topic visited when there may be more: give it as
+    /// `after` of the next page. Topics that come or go between two pages are seen or not; all others are seen once.
     pub fn matching_page<'t>(
         &'t self,
         filter: &str,

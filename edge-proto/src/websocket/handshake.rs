@@ -177,8 +177,8 @@ pub fn client_handshake(out: &mut Vec<u8>, host: &str, path: &str, key: [u8; 16]
     }
 }
 
-/// Client side: reads the response to [`client_handshake`] with the same key: the length of its head in bytes, behind which
-/// frames follow, or `None` when more bytes are needed.
+/// Client side: reads the response to [`client_handshake`] with the same key: the length of its head in bytes, behind
+/// which frames follow, or `None` when more bytes are needed.
 ///
 /// # Errors
 ///

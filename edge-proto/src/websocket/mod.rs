@@ -1,8 +1,8 @@
 //! WebSocket (RFC 6455) as MQTT uses it (§6): a byte stream in binary frames.
 //!
-//! [`handshake`] upgrades the HTTP connection, [`Decoder`] turns received bytes into events without a buffer of its own, and the
-//! writers below frame what is sent. MQTT packets and frames need not align (MQTT-6.0.0-2): the payloads of all data frames are
-//! one stream.
+//! [`handshake`] upgrades the HTTP connection, [`Decoder`] turns received bytes into events without a buffer of its
+//! own, and the writers below frame what is sent. MQTT packets and frames need not align (MQTT-6.0.0-2): the payloads
+//! of all data frames are one stream.
 
 mod decoder;
 pub mod handshake;
