@@ -130,6 +130,21 @@ pub struct DriverConfig {
     pub completion_entries: u32,
 }
 
+impl DriverConfig {
+    /// Small tables and buffers, for tests, tools and probes.
+    #[must_use]
+    pub const fn small() -> Self {
+        Self {
+            connections_max: 1024,
+            receive_buffers: 64,
+            receive_buffer_bytes: 4096,
+            events_max: 256,
+            submission_entries: 64,
+            completion_entries: 1024,
+        }
+    }
+}
+
 /// Plain counters of one driver, read by the thread that owns it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DriverCounters {
@@ -147,6 +162,8 @@ pub struct DriverCounters {
     pub completion_overflows: u64,
     /// Connections promoted to multishot receive.
     pub promotions: u64,
+    /// Connections demoted again after they had been quiet.
+    pub demotions: u64,
     /// Bytes received.
     pub bytes_received: u64,
     /// Bytes accepted by the kernel for sending.

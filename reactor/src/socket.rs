@@ -266,6 +266,12 @@ pub(crate) fn shutdown_write(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
+/// Ends a listening socket for everybody who waits in accept.
+pub(crate) fn shutdown_both(fd: RawFd) {
+    // SAFETY: shutdown takes integers and no memory. An error means that the socket does not listen any more.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

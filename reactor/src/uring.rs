@@ -1,1 +1,0 @@
-//! The [`Driver`](crate::driver::Driver) over io_uring.

@@ -1,0 +1,291 @@
+//! From completions to state, and to at most one event each.
+
+use io_uring::cqueue;
+
+use super::operation::{Kind, Origin};
+use super::{
+    ACCEPT_PAUSE, Completion, HeldAddress, Key, PROMOTE_RECEIVES, Pending, State, UringDriver, id,
+    now,
+};
+use crate::driver::{Event, ListenerId};
+
+impl UringDriver {
+    pub(super) fn complete(&mut self, completion: Completion, events: &mut Vec<Event>) {
+        let origin = Origin::of(completion.user_data);
+        if origin.kind == Kind::Wake {
+            if !completion.more() {
+                self.watch_waker();
+            }
+            return;
+        }
+        // The slot of an operation in flight is not used again, so that this is a second lock on the same door.
+        let Some(key) = self
+            .connections
+            .key_at(origin.slot)
+            .filter(|key| origin.is(*key))
+        else {
+            return;
+        };
+        match origin.kind {
+            Kind::Wake | Kind::Cancel => {}
+            Kind::Accept => self.accepted(key, completion.result, events),
+            Kind::Connect => self.connected(key, completion.result, events),
+            Kind::Poll => self.polled(key, Pending::POLL, completion.result),
+            Kind::Watch => self.polled(key, Pending::WATCH, completion.result),
+            Kind::Receive => self.received_some(key, completion, events),
+            Kind::Send => self.sent(key, completion.result, events),
+            Kind::Fin => self.finished(key, Pending::FIN),
+            Kind::Shutdown => self.finished(key, Pending::SHUTDOWN),
+            Kind::Close => self.closed(key, events),
+        }
+    }
+
+    fn finished(&mut self, key: Key, pending: Pending) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.pending.remove(pending);
+        }
+        self.mark_dirty(key);
+    }
+
+    fn accepted(&mut self, key: Key, result: i32, events: &mut Vec<Event>) {
+        let address = self.addresses.remove(key.slot).map(HeldAddress::release);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let State::Accepting { listener: index } = connection.state else {
+            return;
+        };
+        let listener = &mut self.listeners[usize::from(index)];
+        listener.outstanding -= 1;
+        if result < 0 {
+            self.connections.remove(key);
+            if listener.socket.is_some() && !is_of_one_connection(-result) {
+                self.counters.accept_errors += 1;
+                listener.paused_until = Some(now() + ACCEPT_PAUSE);
+            }
+            return;
+        }
+        let full = self.counters.connections >= u64::from(self.config.connections_max);
+        let Some(peer) = address
+            .and_then(|address| address.address())
+            .filter(|_| !full)
+        else {
+            self.counters.refused += 1;
+            connection.silent = true;
+            connection.state = State::Ending;
+            self.mark_dirty(key);
+            return;
+        };
+        connection.state = State::Open;
+        self.counters.accepted += 1;
+        self.counters.connections += 1;
+        events.push(Event::Accepted {
+            connection: id(key),
+            listener: ListenerId(index),
+            peer,
+        });
+        self.mark_dirty(key);
+    }
+
+    fn connected(&mut self, key: Key, result: i32, events: &mut Vec<Event>) {
+        self.addresses.remove(key.slot).map(HeldAddress::release);
+        self.finished(key, Pending::CONNECT);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.state != State::Connecting {
+            return;
+        }
+        if result < 0 {
+            self.end(key, -result);
+        } else {
+            connection.state = State::Open;
+            events.push(Event::Connected {
+                connection: id(key),
+            });
+        }
+    }
+
+    fn polled(&mut self, key: Key, which: Pending, result: i32) {
+        self.finished(key, which);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if !matches!(
+            connection.state,
+            State::Open | State::Flushing | State::Lingering
+        ) {
+            return;
+        }
+        if result < 0 {
+            self.end(key, -result);
+            return;
+        }
+        let mask = result as i16;
+        if connection.receives() {
+            // Data comes before the error behind it; the receive tells which it is.
+            connection.readable = true;
+        } else if mask & libc::POLLERR != 0 {
+            self.end(key, libc::ECONNRESET);
+        } else if mask & libc::POLLHUP != 0 {
+            self.end(key, 0);
+        } else {
+            connection.readable = true;
+        }
+    }
+
+    fn received_some(&mut self, key: Key, completion: Completion, events: &mut Vec<Event>) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if !completion.more() {
+            connection.pending.remove(Pending::RECEIVE);
+            connection.cancelling = false;
+        }
+        let buffer = cqueue::buffer_select(completion.flags);
+        let open = connection.state == State::Open;
+        let alive = open || matches!(connection.state, State::Flushing | State::Lingering);
+        let length = u32::try_from(completion.result).unwrap_or(0);
+        connection.readable |= cqueue::sock_nonempty(completion.flags) && length > 0;
+        if let Some(index) = buffer {
+            let buffers = self
+                .buffers
+                .as_mut()
+                .expect("buffers are there until the driver is dropped");
+            if open && length > 0 {
+                self.counters.bytes_received += u64::from(length);
+                events.push(Event::Received {
+                    connection: id(key),
+                    buffer: buffers.lend(index, length),
+                });
+                self.warm(key);
+            } else {
+                buffers.give_back(index);
+            }
+        }
+        if completion.more() {
+            return;
+        }
+        self.mark_dirty(key);
+        if !alive || length > 0 {
+            return;
+        }
+        match -completion.result {
+            0 => self.peer_finished(key, open, events),
+            libc::ENOBUFS => {
+                self.counters.receive_buffers_exhausted += 1;
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.starved = true;
+                    self.starved.push_back(key);
+                }
+            }
+            libc::EAGAIN | libc::ECANCELED => {}
+            libc::EINTR => {
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.readable = true;
+                }
+            }
+            error => self.end(key, error),
+        }
+    }
+
+    fn peer_finished(&mut self, key: Key, open: bool, events: &mut Vec<Event>) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.peer_closed = true;
+        if connection.send_broken {
+            self.end(key, 0);
+        } else if open {
+            events.push(Event::PeerClosed {
+                connection: id(key),
+            });
+        }
+    }
+
+    /// Counts a receive, and promotes a connection that has many.
+    fn warm(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.heat_second != self.second {
+            connection.heat_second = self.second;
+            connection.heat = 0;
+        }
+        connection.heat = connection.heat.saturating_add(1);
+        if connection.heat > PROMOTE_RECEIVES && !connection.promoted {
+            connection.promoted = true;
+            self.counters.promotions += 1;
+            self.promoted.push_back(key);
+        }
+    }
+
+    fn sent(&mut self, key: Key, result: i32, events: &mut Vec<Event>) {
+        self.finished(key, Pending::SEND);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Some(sending) = &mut connection.sending else {
+            return;
+        };
+        if let Ok(count) = usize::try_from(result) {
+            self.counters.bytes_sent += count as u64;
+            self.counters.bytes_unsent -= count as u64;
+            sending.advance(count, &mut self.reclaimed);
+        } else if ![-libc::EINTR, -libc::EAGAIN].contains(&result) {
+            connection.send_broken = true;
+            let error = if connection.error == 0 {
+                -result
+            } else {
+                connection.error
+            };
+            if connection.state != State::Ending {
+                connection.error = error;
+            }
+            if !connection.receives() || connection.state != State::Open {
+                self.end(key, error);
+            }
+            return;
+        }
+        if connection.unsent() > 0 {
+            return;
+        }
+        connection.sending = None;
+        if std::mem::take(&mut connection.owes_drained) && connection.state == State::Open {
+            events.push(Event::Drained {
+                connection: id(key),
+            });
+        }
+    }
+
+    fn closed(&mut self, key: Key, events: &mut Vec<Event>) {
+        let Some(connection) = self.connections.remove(key) else {
+            return;
+        };
+        if connection.silent {
+            return;
+        }
+        let unsent = connection.unsent();
+        self.counters.connections -= 1;
+        self.counters.bytes_unsent -= unsent as u64;
+        events.push(Event::Closed {
+            connection: id(key),
+            unsent,
+            error: connection.closed_error(),
+        });
+    }
+}
+
+/// accept(2) hands errors of the connection it would have returned to the caller; the next one may be well.
+fn is_of_one_connection(error: i32) -> bool {
+    [
+        libc::ECONNABORTED,
+        libc::EINTR,
+        libc::EPROTO,
+        libc::ENETDOWN,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::EPERM,
+    ]
+    .contains(&error)
+}

@@ -1,0 +1,465 @@
+//! The driver over io_uring.
+//!
+//! Sockets are direct descriptors whose index is the slot of the connection. An idle connection holds no buffer and one
+//! one-shot poll; when that fires, a receive takes a buffer from the provided-buffer ring, and is repeated while the kernel
+//! says that more waits. A hot connection is promoted to a multishot receive, and demoted when it has been quiet. One send
+//! per connection is in flight; the rest waits and goes out together. Everything a turn produced goes to the kernel with
+//! the one enter that also waits.
+//!
+//! The poll of an idle connection is one-shot, although a multishot poll would save an entry per burst: a multishot poll does
+//! not end when its socket is shut down, and cancelling it searches a table of at most 256 buckets, which at 500,000
+//! connections are 2,000 entries each. A one-shot poll ends with the shutdown.
+//!
+//! Reading order: [`connection`] (states), [`drive`] (state → operations), [`complete`] (completion → state and event).
+
+mod buffer_ring;
+mod check;
+mod complete;
+mod connection;
+mod drive;
+mod operation;
+mod ring;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use buffer_ring::BufferRing;
+use connection::{Connection, Pending, State};
+use ring::{Completion, Ring, Wait};
+
+use crate::driver::{
+    Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
+    ListenOptions, ListenerId, Waker,
+};
+use crate::send_queue::Reclaimed;
+use crate::slab::{Key, Slab, Table};
+use crate::socket::{self, RawAddress};
+
+pub(crate) use check::check;
+
+/// Accepts kept outstanding per listener: a burst of so many connections is taken in one turn.
+const ACCEPTS_MAX: u32 = 64;
+/// Descriptors beside those of connections: outstanding accepts, and connections that are being refused.
+const DESCRIPTOR_SLACK: u32 = 512;
+/// The kernel's own limit of a descriptor table (IORING_MAX_FIXED_FILES).
+const DESCRIPTORS_MAX: u32 = 1 << 20;
+/// How long accepting pauses after an error: files are short, and trying at once again would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Receives within a second after which a connection is promoted.
+const PROMOTE_RECEIVES: u8 = 8;
+/// Seconds without a receive after which a connection is demoted.
+const DEMOTE_AFTER_S: u16 = 2;
+/// Promoted connections looked at per second of the clock.
+const DEMOTE_LOOKS: usize = 1024;
+
+#[derive(Debug)]
+struct Listener {
+    socket: Option<OwnedFd>,
+    outstanding: u32,
+    paused_until: Option<Instant>,
+}
+
+/// An address that the kernel reads or writes while an operation is in flight; at a fixed place until that completed.
+#[derive(Debug)]
+struct HeldAddress(std::ptr::NonNull<RawAddress>);
+
+impl HeldAddress {
+    fn new(address: RawAddress) -> Self {
+        Self(std::ptr::NonNull::from(Box::leak(Box::new(address))))
+    }
+
+    fn release(self) -> RawAddress {
+        // SAFETY: the pointer came from a box, and `self` is its only owner. The caller saw the operation complete.
+        unsafe { *Box::from_raw(self.0.as_ptr()) }
+    }
+}
+
+/// The [`Driver`] over io_uring. It belongs to the thread that made it.
+#[derive(Debug)]
+pub struct UringDriver {
+    ring: Ring,
+    config: DriverConfig,
+    connections: Slab<Connection>,
+    /// Size of the table of direct descriptors.
+    descriptors: u32,
+    /// By slot, for accepts and connects in flight.
+    addresses: Table<HeldAddress>,
+    listeners: Vec<Listener>,
+    /// Connections whose state asks for operations, each at most once.
+    dirty: Vec<Key>,
+    /// Connections that wait for a receive buffer.
+    starved: VecDeque<Key>,
+    /// Promoted connections, in the order in which they are looked at.
+    promoted: VecDeque<Key>,
+    /// Connections a send was started for in this poll.
+    flushed: Vec<Key>,
+    /// When lingering connections are cut off. Entries of connections that ended before are passed over.
+    lingering: BinaryHeap<Reverse<(Instant, Key)>>,
+    /// `None` only after they were leaked.
+    buffers: Option<BufferRing>,
+    reclaimed: Reclaimed,
+    waker: Waker,
+    counters: DriverCounters,
+    completions: Vec<Completion>,
+    started: Instant,
+    /// Seconds since `started`, as of the last completion batch.
+    second: u16,
+}
+
+impl UringDriver {
+    /// Sets up the ring, the descriptor table and the receive buffers for the calling thread.
+    ///
+    /// # Errors
+    /// What [`crate::probe`] explains: EPERM and ENOSYS (not allowed here), EINVAL (kernel too old), ENOMEM (RLIMIT_MEMLOCK).
+    pub fn new(mut config: DriverConfig) -> io::Result<Self> {
+        let ring = Ring::new(config.submission_entries, config.completion_entries)?;
+        let files = u32::try_from(crate::probe::open_files_limit().soft).unwrap_or(u32::MAX);
+        let wanted = config.connections_max.saturating_add(DESCRIPTOR_SLACK);
+        let descriptors = wanted.min(DESCRIPTORS_MAX).min(files);
+        if descriptors < wanted {
+            config.connections_max = descriptors - DESCRIPTOR_SLACK.min(descriptors / 2);
+        }
+        ring.submitter().register_files_sparse(descriptors)?;
+        let buffers = BufferRing::new(&ring.submitter(), &config)?;
+        let mut driver = Self {
+            ring,
+            config,
+            connections: Slab::new(),
+            descriptors,
+            addresses: Table::new(),
+            listeners: Vec::new(),
+            dirty: Vec::new(),
+            starved: VecDeque::new(),
+            promoted: VecDeque::new(),
+            flushed: Vec::new(),
+            lingering: BinaryHeap::new(),
+            buffers: Some(buffers),
+            reclaimed: Reclaimed::default(),
+            waker: Waker::with_eventfd()?,
+            counters: DriverCounters::default(),
+            completions: Vec::new(),
+            started: now(),
+            second: 0,
+        };
+        driver.watch_waker();
+        Ok(driver)
+    }
+
+    /// Connections this driver can hold: `connections_max`, or what RLIMIT_NOFILE leaves of it.
+    #[must_use]
+    pub const fn connections_max(&self) -> u32 {
+        self.config.connections_max
+    }
+
+    fn mark_dirty(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !std::mem::replace(&mut connection.dirty, true)
+        {
+            self.dirty.push(key);
+        }
+    }
+
+    fn wait(&self, deadline: Option<Instant>, sleep: bool) -> Wait {
+        if !sleep {
+            return Wait::No;
+        }
+        let linger = self.lingering.peek().map(|Reverse((at, _))| *at);
+        let paused = self
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.paused_until)
+            .min();
+        let Some(until) = [deadline, linger, paused].into_iter().flatten().min() else {
+            return Wait::Forever;
+        };
+        let span = until.saturating_duration_since(now());
+        if span.is_zero() {
+            Wait::No
+        } else {
+            Wait::For(span)
+        }
+    }
+
+    fn reap(&mut self, limit: usize, events: &mut Vec<Event>) {
+        let mut completions = std::mem::take(&mut self.completions);
+        while events.len() < limit {
+            completions.clear();
+            // A completion makes at most one event.
+            self.ring.take(limit - events.len(), &mut completions);
+            if completions.is_empty() {
+                break;
+            }
+            for completion in &completions {
+                self.complete(*completion, events);
+            }
+        }
+        self.completions = completions;
+    }
+
+    /// Does what time asks for: cuts off what lingered long enough, and demotes what has been quiet.
+    fn tick(&mut self) {
+        let now = now();
+        while let Some(Reverse((at, key))) = self.lingering.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.lingering.pop();
+            self.end(key, 0);
+        }
+        for listener in &mut self.listeners {
+            listener.paused_until = listener.paused_until.filter(|until| *until > now);
+        }
+        let second = now.saturating_duration_since(self.started).as_secs() as u16;
+        if second != self.second {
+            self.second = second;
+            self.demote();
+        }
+    }
+
+    fn demote(&mut self) {
+        for _ in 0..self.promoted.len().min(DEMOTE_LOOKS) {
+            let Some(key) = self.promoted.pop_front() else {
+                return;
+            };
+            let Some(connection) = self.connections.get_mut(key) else {
+                continue;
+            };
+            if !connection.is_usable() {
+                continue;
+            }
+            if self.second.wrapping_sub(connection.heat_second) < DEMOTE_AFTER_S {
+                self.promoted.push_back(key);
+                continue;
+            }
+            connection.promoted = false;
+            self.counters.demotions += 1;
+            self.mark_dirty(key);
+        }
+    }
+
+    /// What is unsent now will be told of when it is sent.
+    fn end_flush(&mut self) {
+        for key in self.flushed.drain(..) {
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.owes_drained |= connection.unsent() > 0;
+            }
+        }
+    }
+
+    fn buffers(&mut self) -> &mut BufferRing {
+        self.buffers
+            .as_mut()
+            .expect("buffers are there until the driver is dropped")
+    }
+}
+
+impl Driver for UringDriver {
+    fn backend(&self) -> Backend {
+        Backend::IoUring
+    }
+
+    fn listen(
+        &mut self,
+        address: SocketAddr,
+        options: ListenOptions,
+    ) -> io::Result<(ListenerId, SocketAddr)> {
+        let (socket, bound) = socket::listen(address, options, false)?;
+        let id = ListenerId(self.listeners.len() as u16);
+        self.listeners.push(Listener {
+            socket: Some(socket),
+            outstanding: 0,
+            paused_until: None,
+        });
+        Ok((id, bound))
+    }
+
+    fn stop_listening(&mut self) {
+        for listener in &mut self.listeners {
+            if let Some(socket) = listener.socket.take() {
+                // Ends the outstanding accepts; they hold the socket until then.
+                socket::shutdown_both(socket.as_raw_fd());
+            }
+            listener.paused_until = None;
+        }
+    }
+
+    fn connect(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<SocketAddr>,
+    ) -> io::Result<ConnectionId> {
+        let full = self.counters.connections >= u64::from(self.config.connections_max);
+        if full || self.connections.len() >= self.descriptors as usize {
+            return Err(io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                "the connection table is full",
+            ));
+        }
+        let socket = socket::to_connect(remote, local, false)?;
+        let key = self.connections.insert(Connection::new(State::Connecting));
+        if let Err(error) = self
+            .ring
+            .submitter()
+            .register_files_update(key.slot, &[socket.as_raw_fd()])
+        {
+            self.connections.remove(key);
+            return Err(error);
+        }
+        self.counters.connections += 1;
+        self.start_connect(key, remote);
+        Ok(id(key))
+    }
+
+    fn poll(&mut self, deadline: Option<Instant>, events: &mut Vec<Event>) -> io::Result<()> {
+        self.buffers().recycle_all();
+        self.feed_starved();
+        let first = events.len();
+        let limit = first + self.config.events_max.max(1);
+        loop {
+            self.drive_dirty();
+            self.arm_accepts();
+            let sleep = !self.ring.has_completions() && self.waker.flag().prepare_sleep();
+            let wait = self.wait(deadline, sleep);
+            self.counters.completion_overflows += u64::from(self.ring.overflowed());
+            self.counters.enters += 1;
+            let entered = self.ring.enter(wait);
+            if self.waker.flag().awake() {
+                events.push(Event::Woken);
+            }
+            entered?;
+            self.reap(limit, events);
+            self.tick();
+            // Completions that the core is not told of (a send, a poll) do not end the wait.
+            if events.len() > first || deadline.is_some_and(|deadline| deadline <= now()) {
+                break;
+            }
+        }
+        self.end_flush();
+        Ok(())
+    }
+
+    fn received(&mut self, buffer: BufferRef) -> &mut [u8] {
+        self.buffers().received(buffer)
+    }
+
+    fn recycle(&mut self, buffer: BufferRef) {
+        self.buffers().recycle(buffer);
+    }
+
+    fn send(&mut self, connection: ConnectionId, bytes: Vec<u8>) {
+        let Some(entry) = self
+            .connections
+            .get_mut(key(connection))
+            .filter(|entry| entry.is_usable())
+        else {
+            return;
+        };
+        if bytes.is_empty() {
+            return;
+        }
+        self.counters.bytes_unsent += bytes.len() as u64;
+        entry.owes_drained |= entry.state == State::Connecting;
+        entry.sending.get_or_insert_default().queue.push(bytes);
+        self.mark_dirty(key(connection));
+    }
+
+    fn reclaim(&mut self) -> Option<Vec<u8>> {
+        self.reclaimed.take()
+    }
+
+    fn unsent(&self, connection: ConnectionId) -> usize {
+        self.connections
+            .get(key(connection))
+            .map_or(0, Connection::unsent)
+    }
+
+    fn pause(&mut self, connection: ConnectionId) {
+        if let Some(entry) = self.connections.get_mut(key(connection)) {
+            entry.paused = true;
+            self.mark_dirty(key(connection));
+        }
+    }
+
+    fn resume(&mut self, connection: ConnectionId) {
+        if let Some(entry) = self.connections.get_mut(key(connection)) {
+            entry.paused = false;
+            self.mark_dirty(key(connection));
+        }
+    }
+
+    fn close(&mut self, connection: ConnectionId, how: Close) {
+        let key = key(connection);
+        let Some(entry) = self.connections.get_mut(key) else {
+            return;
+        };
+        match (entry.state, how) {
+            (State::Open, Close::Graceful { linger_ms }) => {
+                entry.state = State::Flushing;
+                let until = now() + Duration::from_millis(u64::from(linger_ms));
+                self.lingering.push(Reverse((until, key)));
+                self.mark_dirty(key);
+            }
+            (State::Open | State::Flushing | State::Lingering, Close::Abort)
+            | (State::Connecting, _) => {
+                self.end(key, 0);
+            }
+            _ => {}
+        }
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn counters(&self) -> DriverCounters {
+        self.counters
+    }
+}
+
+impl Drop for UringDriver {
+    fn drop(&mut self) {
+        self.stop_listening();
+        if self.ring.shut_down() {
+            let slots: Vec<u32> = self.addresses.iter().map(|(slot, _)| slot).collect();
+            for slot in slots {
+                self.addresses.remove(slot).map(HeldAddress::release);
+            }
+            // Closes the sockets now rather than when the kernel comes round to the ring.
+            let _ = self.ring.submitter().unregister_files();
+        } else {
+            // The kernel may still read or write what operations point to: it stays allocated.
+            std::mem::forget(std::mem::take(&mut self.connections));
+            std::mem::forget(self.buffers.take());
+        }
+        debug_assert!(
+            self.ring.in_flight() == 0,
+            "every operation ends when it is cancelled"
+        );
+    }
+}
+
+const fn key(id: ConnectionId) -> Key {
+    Key {
+        slot: id.slot,
+        generation: id.generation,
+    }
+}
+
+const fn id(key: Key) -> ConnectionId {
+    ConnectionId {
+        slot: key.slot,
+        generation: key.generation,
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "deadlines are instants, and only a clock says how long to wait until one"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
