@@ -102,6 +102,11 @@ impl Config {
                 " for each core",
             ),
             (
+                "queues.partial_bytes_max",
+                limits.partial_bytes_max as u64,
+                " for each core",
+            ),
+            (
                 "queues.total_bytes_max",
                 limits.core_queue_bytes_max as u64,
                 " for each core",

@@ -1,9 +1,12 @@
 //! What the parts of the node take, made from the configuration.
 
+use edge_proto::topic::RootDepths;
 use reactor::driver::{DriverConfig, ListenOptions};
+use reactor::probe::Preference;
 
-use super::{ByteSize, Config, CoreCount, MailboxWhenFull, SlowConsumerPolicy};
-use crate::engine::{MailboxLimits, WhenFull};
+use super::{ByteSize, Config, CoreCount, IoBackend, MailboxWhenFull, SlowConsumerPolicy};
+use crate::engine::thread::ThreadLimits;
+use crate::engine::{Durability, MailboxLimits, WhenFull};
 use crate::limits::{Limits, SlowConsumer};
 
 impl Config {
@@ -18,7 +21,7 @@ impl Config {
     }
 
     /// Bounds of one core. Bounds of the node (`sessions.count_max`, `retained.*`, `queues.pending_bytes_max`,
-    /// `queues.total_bytes_max`) are divided by the number of cores and rounded up, so a core may refuse while another has
+    /// `queues.partial_bytes_max`, `queues.total_bytes_max`) are divided by the number of cores and rounded up, so a core may refuse while another has
     /// room: topics and sessions are spread by hash, and none moves.
     pub fn to_limits(&self) -> Limits {
         let cores = self.core_count() as u64;
@@ -48,6 +51,7 @@ impl Config {
                 SlowConsumerPolicy::Drop => SlowConsumer::Drop,
             },
             unsent_bytes_max: self.queues.unsent_bytes_max.as_usize(),
+            partial_bytes_max: share(self.queues.partial_bytes_max.0),
             pending_bytes_max: share(self.queues.pending_bytes_max.0),
             core_queue_bytes_max: share(self.queues.total_bytes_max.0),
             sessions_max: share(self.sessions.count_max),
@@ -71,12 +75,49 @@ impl Config {
         }
     }
 
+    /// Which backend was asked for.
+    pub fn io_preference(&self) -> Preference {
+        match self.io.backend {
+            IoBackend::Auto => Preference::Auto,
+            IoBackend::IoUring => Preference::IoUring,
+            IoBackend::Epoll => Preference::Epoll,
+        }
+    }
+
     /// Options of every listener: each core has its own socket on each address.
     pub fn listen_options(&self) -> ListenOptions {
         ListenOptions {
             backlog: self.listeners.backlog,
             reuse_port: true,
         }
+    }
+
+    /// When a commit of the engine reaches the disk.
+    pub fn durability(&self) -> Durability {
+        match self.engine.durability {
+            super::Durability::Sync => Durability::Sync,
+            super::Durability::Relaxed => Durability::Relaxed,
+        }
+    }
+
+    /// Bounds of the engine thread.
+    pub fn engine_limits(&self) -> ThreadLimits {
+        ThreadLimits {
+            sync_interval: self.engine.sync_interval,
+            ..ThreadLimits::default()
+        }
+    }
+
+    /// Which levels of a topic make its root.
+    pub fn root_depths(&self) -> RootDepths {
+        let prefixes: Vec<_> = self
+            .topics
+            .root_depth_by_prefix
+            .0
+            .iter()
+            .map(|(prefix, depth)| (prefix.as_str(), *depth))
+            .collect();
+        RootDepths::new(self.topics.root_depth, &prefixes)
     }
 
     /// Bounds of one mailbox.

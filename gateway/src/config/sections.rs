@@ -129,6 +129,9 @@ sections! {
         /// Bytes of publishes of the node that wait for their acknowledgement, divided among the cores; above it
         /// publishers are not read.
         pending_bytes_max: ByteSize = ByteSize::mib(128), ByteSize::kib(64) => ByteSize::gib(1_024);
+        /// Bytes of packets of the node that clients have sent a part of, divided among the cores; above it a connection that
+        /// adds to them is closed with 0x97.
+        partial_bytes_max: ByteSize = ByteSize::mib(128), ByteSize::kib(64) => ByteSize::gib(1_024);
         /// Bytes queued for all connected clients of the node, divided among the cores; above it QoS 0 is dropped, and QoS 1
         /// and 2 follow `slow_consumer`.
         total_bytes_max: ByteSize = ByteSize::mib(512), ByteSize::kib(64) => ByteSize::gib(1_024);
@@ -154,11 +157,12 @@ sections! {
     engine: EngineSection {
         /// Its folder; made when it is not there. One process may have it open.
         path: PathBuf = PathBuf::from("data");
-        /// "sync": acknowledged when the disk has it. "relaxed": when the operating system has it, and a loss of power (not
-        /// of the process) loses up to `relaxed_interval`.
+        /// "sync": acknowledged when the disk has it. "relaxed": at once, and a loss of power or a crash takes away up to
+        /// `sync_interval` of what was acknowledged.
         durability: Durability = Durability::Sync;
-        /// How often the disk is synced under "relaxed".
-        relaxed_interval: Duration = Duration::from_secs(1), Duration::from_millis(10) => Duration::from_secs(10 * MINUTE);
+        /// Longest time that what needs no immediate sync stays unsynced: acknowledgements of clients, and under "relaxed"
+        /// everything.
+        sync_interval: Duration = Duration::from_secs(1), Duration::from_millis(10) => Duration::from_secs(10 * MINUTE);
     }
 
     /// Messages of durable sessions, on disk.

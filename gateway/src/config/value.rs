@@ -25,14 +25,17 @@ pub trait Setting: Sized + PartialOrd {
 /// # Errors
 /// What is wrong and what would be right.
 pub fn parse_in_range<T: Setting>(value: &Value, range: Option<(T, T)>) -> Result<T, String> {
-    let parsed = T::parse(value)?;
-    match range {
-        Some((low, high)) if parsed < low || parsed > high => Err(format!(
-            "out of range; write a value from {} to {}",
-            low.to_value(),
-            high.to_value()
-        )),
-        _ => Ok(parsed),
+    let bounds = |(low, high): &(T, T)| format!("from {} to {}", low.to_value(), high.to_value());
+    let out_of_range = |range| format!("out of range; write a value {}", bounds(range));
+    match (T::parse(value), &range) {
+        (Ok(parsed), Some(range)) if parsed < range.0 || parsed > range.1 => {
+            Err(out_of_range(range))
+        }
+        // A number that the type cannot hold is not in the range either, which says more than the type's limits.
+        (Err(_), Some(range)) if value.is_integer() && range.0.to_value().is_integer() => {
+            Err(out_of_range(range))
+        }
+        (result, _) => result,
     }
 }
 
@@ -433,7 +436,7 @@ choices! {
     Durability {
         /// When the disk has it. Loss of power loses nothing acknowledged.
         Sync = "sync",
-        /// When the operating system has it; the disk follows within the interval. Loss of power loses up to that much.
+        /// At once; the disk follows within the interval. A crash or loss of power takes away up to that much.
         Relaxed = "relaxed",
     }
 

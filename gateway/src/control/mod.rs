@@ -1,12 +1,26 @@
-//! The control side of the node: how its one ordinary thread talks to the cores.
+//! The control side of the node: how its one ordinary thread talks to the cores, and what it tells operators.
+//!
+//! [`Cores`] asks the cores; [`http`] answers operators, [`metrics`] answers Prometheus; [`status`] is what the node
+//! knows about itself apart from its cores; [`log`] sets up the log of the shell. The core itself does not log: it
+//! counts.
+
+mod api;
+pub mod http;
+pub mod log;
+pub mod metrics;
+pub mod status;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::admin::{AdminReply, AdminRequest};
+
+/// How long a core may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Hands a request to one core; `Err` gives it back when the core's inbox is full.
 pub type SendToCore = Box<dyn Fn(u64, AdminRequest) -> Result<(), AdminRequest> + Send + Sync>;
@@ -35,8 +49,16 @@ pub enum AskError {
 
 impl Cores {
     /// Cores reached through these senders; `core_of_client` names the home of a client id.
-    pub fn new(senders: Vec<SendToCore>, core_of_client: Box<dyn Fn(&str) -> usize + Send + Sync>) -> Self {
-        Self { senders, pending: Mutex::default(), next_id: AtomicU64::new(1), core_of_client }
+    pub fn new(
+        senders: Vec<SendToCore>,
+        core_of_client: Box<dyn Fn(&str) -> usize + Send + Sync>,
+    ) -> Self {
+        Self {
+            senders,
+            pending: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            core_of_client,
+        }
     }
 
     /// How many there are.
@@ -49,45 +71,116 @@ impl Cores {
         (self.core_of_client)(client_id)
     }
 
-    /// Asks one core and waits for its answer.
+    /// Asks one core and waits for its answer, for at most ten seconds.
     ///
     /// # Errors
     /// See [`AskError`].
     pub async fn ask(&self, core: usize, request: AdminRequest) -> Result<AdminReply, AskError> {
-        const TIMEOUT_MS: u64 = 10_000;
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = oneshot::channel();
-        self.pending.lock().expect("no panic while held").insert(id, sender);
-        if self.senders[core](id, request).is_err() {
-            self.pending.lock().expect("no panic while held").remove(&id);
-            return Err(AskError::Busy(core));
-        }
-        match tokio::time::timeout(std::time::Duration::from_millis(TIMEOUT_MS), receiver).await {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(_)) => Err(AskError::Gone(core)),
-            Err(_) => {
-                self.pending.lock().expect("no panic while held").remove(&id);
-                Err(AskError::Timeout(core, TIMEOUT_MS))
-            }
-        }
+        self.send(core, request)?
+            .answer_within(ANSWER_TIMEOUT)
+            .await
     }
 
-    /// Asks every core the same; answers in core order.
+    /// Asks every core the same at the same time; answers in core order.
     ///
     /// # Errors
     /// The first failure.
     pub async fn ask_all(&self, request: AdminRequest) -> Result<Vec<AdminReply>, AskError> {
-        let mut replies = Vec::with_capacity(self.count());
-        for core in 0..self.count() {
-            replies.push(self.ask(core, request.clone()).await?);
+        self.ask_each(request, ANSWER_TIMEOUT)
+            .await
+            .into_iter()
+            .collect()
+    }
+
+    /// Asks every core the same at the same time; the answer or the failure of each, in core order. The time counts for
+    /// all of them together.
+    pub async fn ask_each(
+        &self,
+        request: AdminRequest,
+        timeout: Duration,
+    ) -> Vec<Result<AdminReply, AskError>> {
+        let asked: Vec<_> = (0..self.count())
+            .map(|core| self.send(core, request.clone()))
+            .collect();
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut answers = Vec::with_capacity(asked.len());
+        for question in asked {
+            answers.push(match question {
+                Ok(question) => question.answer_until(deadline, timeout).await,
+                Err(error) => Err(error),
+            });
         }
-        Ok(replies)
+        answers
+    }
+
+    fn send(&self, core: usize, request: AdminRequest) -> Result<Question<'_>, AskError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.pending
+            .lock()
+            .expect("no panic while held")
+            .insert(id, sender);
+        let question = Question {
+            cores: self,
+            id,
+            core,
+            receiver,
+        };
+        match self.senders[core](id, request) {
+            Ok(()) => Ok(question),
+            Err(_) => Err(AskError::Busy(core)),
+        }
     }
 
     /// Called by a core's thread with its answer.
     pub fn answer(&self, id: u64, reply: AdminReply) {
-        if let Some(sender) = self.pending.lock().expect("no panic while held").remove(&id) {
+        if let Some(sender) = self
+            .pending
+            .lock()
+            .expect("no panic while held")
+            .remove(&id)
+        {
             let _ = sender.send(reply); // The asker gave up; nobody wants the answer.
         }
+    }
+}
+
+/// A request on its way. Dropping it forgets the request, so that askers that give up leave nothing behind.
+struct Question<'a> {
+    cores: &'a Cores,
+    id: u64,
+    core: usize,
+    receiver: oneshot::Receiver<AdminReply>,
+}
+
+impl Question<'_> {
+    async fn answer_within(self, timeout: Duration) -> Result<AdminReply, AskError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        self.answer_until(deadline, timeout).await
+    }
+
+    async fn answer_until(
+        mut self,
+        deadline: tokio::time::Instant,
+        timeout: Duration,
+    ) -> Result<AdminReply, AskError> {
+        match tokio::time::timeout_at(deadline, &mut self.receiver).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_)) => Err(AskError::Gone(self.core)),
+            Err(_) => Err(AskError::Timeout(
+                self.core,
+                u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            )),
+        }
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        self.cores
+            .pending
+            .lock()
+            .expect("no panic while held")
+            .remove(&self.id);
     }
 }

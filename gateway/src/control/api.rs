@@ -1,0 +1,540 @@
+//! The paths of the admin interface. Every failure is JSON: what went wrong and what to do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use edge_proto::topic::{TopicFilter, TopicName};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::http::{Admin, guard};
+use super::metrics::{CoreSample, exposition};
+use super::status::{EngineReport, VERSION};
+use super::{AskError, Cores};
+use crate::admin::{AdminReply, AdminRequest, SubscriptionInfo};
+
+/// How old the last turn of a healthy core may be.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a scrape waits for a core; shorter than the time Prometheus gives a scrape.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Rows of a listing when the request names no limit, and at most.
+const ROWS: usize = 100;
+const ROWS_MAX: usize = 1_000;
+
+const PATHS: &str = "the paths are /healthz, /readyz, /metrics, /v1/status, /v1/sessions, /v1/sessions/{id}, /v1/publish, \
+                     /v1/subscriptions and /v1/retained";
+
+/// A failure as the asker sees it.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    error: String,
+    remedy: String,
+}
+
+impl ApiError {
+    pub(super) fn new(
+        status: StatusCode,
+        error: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            error: error.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    fn bad(error: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error, remedy)
+    }
+
+    /// A reply of another kind than the request: a bug of the node, which the asker cannot mend.
+    fn mismatch() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "a core gave an answer of the wrong kind",
+            "please report this",
+        )
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (
+            self.status,
+            Json(json!({ "error": self.error, "remedy": self.remedy })),
+        )
+            .into_response()
+    }
+}
+
+impl From<AskError> for ApiError {
+    fn from(error: AskError) -> Self {
+        let remedy = "see /healthz for all cores; try again, and if it stays so, restart the node: nothing stored is lost";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), remedy)
+    }
+}
+
+type ApiResult = Result<Json<Value>, ApiError>;
+
+/// Every path, behind the guard.
+pub(super) fn router(admin: &Arc<Admin>, body_bytes_max: usize) -> Router {
+    let unknown = || async { ApiError::new(StatusCode::NOT_FOUND, "no such path", PATHS) };
+    let method = || async {
+        ApiError::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this path has no such method",
+            PATHS,
+        )
+    };
+    Router::new()
+        .route("/healthz", get(health))
+        .route("/readyz", get(readiness))
+        .route("/metrics", get(metrics))
+        .route("/v1/status", get(node_status))
+        .route("/v1/sessions", get(sessions))
+        .route("/v1/sessions/{id}", get(session).delete(kick))
+        .route("/v1/publish", post(publish))
+        .route("/v1/subscriptions", get(subscriptions))
+        .route("/v1/retained", get(retained).delete(clear_retained))
+        .fallback(unknown)
+        .method_not_allowed_fallback(method)
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(admin),
+            guard,
+        ))
+        .with_state(Arc::clone(admin))
+}
+
+async fn health(State(admin): State<Arc<Admin>>) -> ApiResult {
+    let (_, failures) = admin.samples(HEALTH_TIMEOUT).await;
+    if failures.is_empty() {
+        return Ok(Json(
+            json!({ "healthy": true, "cores": admin.cores.count() }),
+        ));
+    }
+    let stuck: Vec<_> = failures.iter().map(ToString::to_string).collect();
+    let remedy = "if it stays so, restart the node: nothing stored is lost";
+    Err(ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        stuck.join("; "),
+        remedy,
+    ))
+}
+
+/// The engine's failure does not make the node unready: taking it away from its clients would help nobody.
+async fn readiness(State(admin): State<Arc<Admin>>) -> Response {
+    let ready = admin.status.is_ready();
+    let code = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let mut body = json!({ "ready": ready, "engine": engine_json(&admin.status.engine()) });
+    if !ready {
+        body["error"] = "the node is starting or stopping".into();
+        body["remedy"] = "wait; the log says what it does".into();
+    }
+    (code, Json(body)).into_response()
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let (samples, _) = admin.samples(SCRAPE_TIMEOUT).await;
+    let content_type = [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)];
+    (content_type, exposition(&samples, &admin.status)).into_response()
+}
+
+async fn node_status(State(admin): State<Arc<Admin>>) -> ApiResult {
+    let (samples, failures) = admin.samples(SCRAPE_TIMEOUT).await;
+    let status = &admin.status;
+    let mut engine = engine_json(&status.engine());
+    engine["path"] = status.engine_path.as_str().into();
+    engine["durability"] = status.durability.word().into();
+    Ok(Json(json!({
+        "node": status.node,
+        "version": VERSION,
+        "started_at_unix_ms": status.started_at_unix_ms,
+        "uptime_s": status.uptime_s(),
+        "ready": status.is_ready(),
+        "backend": { "name": status.backend, "reason": status.backend_reason },
+        "listeners": status.listeners,
+        "admin": status.admin,
+        "engine": engine,
+        "cores": samples.iter().enumerate().map(|(core, sample)| core_json(core, sample)).collect::<Vec<_>>(),
+        "failures": failures.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })))
+}
+
+fn engine_json(engine: &EngineReport) -> Value {
+    json!({
+        "state": engine.state_word(),
+        "error": engine.current_error(),
+        "disk_bytes": engine.counters.disk_bytes,
+        "commits": engine.counters.commits,
+        "failures": engine.counters.failures,
+    })
+}
+
+fn core_json(core: usize, sample: &CoreSample) -> Value {
+    let CoreSample { snapshot, answered } = sample;
+    json!({
+        "core": core,
+        "answered": answered,
+        "connections": snapshot.connections,
+        "sessions_connected": snapshot.sessions_connected,
+        "sessions": snapshot.sessions,
+        "sessions_offline": snapshot.sessions_offline,
+        "subscriptions": snapshot.subscriptions,
+        "retained_messages": snapshot.retained_messages,
+        "queued_bytes": snapshot.queued_bytes,
+        "publishes_received": snapshot.counters.publishes_received,
+        "deliveries_delivered": snapshot.counters.deliveries_delivered,
+        "deliveries_dropped": snapshot.dropped.iter().sum::<u64>(),
+    })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SessionsQuery {
+    prefix: String,
+    after: String,
+    limit: Option<usize>,
+}
+
+async fn sessions(State(admin): State<Arc<Admin>>, uri: Uri) -> ApiResult {
+    let SessionsQuery {
+        prefix,
+        after,
+        limit,
+    } = query(&uri)?;
+    let limit = rows(limit)?;
+    // One row more than asked for tells whether there are more.
+    let request = AdminRequest::Sessions {
+        prefix,
+        after,
+        limit: limit + 1,
+    };
+    let mut rows = gather(&admin.cores, request, |reply| match reply {
+        AdminReply::Sessions(rows) => Some(rows),
+        _ => None,
+    })
+    .await?;
+    rows.sort_by(|a, b| a.client_id.cmp(&b.client_id));
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows
+        .last()
+        .filter(|_| more)
+        .map(|session| session.client_id.clone());
+    Ok(Json(json!({ "sessions": rows, "next": next })))
+}
+
+fn no_session(client_id: &str) -> ApiError {
+    let remedy = "client identifiers are case-sensitive; `roadstead ctl sessions list --prefix …` lists them";
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        format!("no session \"{client_id}\""),
+        remedy,
+    )
+}
+
+fn session_id(path: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
+    let remedy = "write the client identifier percent-encoded, as UTF-8";
+    path.map(|Path(id)| id)
+        .map_err(|error| ApiError::bad(error.body_text(), remedy))
+}
+
+async fn session(
+    State(admin): State<Arc<Admin>>,
+    path: Result<Path<String>, PathRejection>,
+) -> ApiResult {
+    let client_id = session_id(path)?;
+    let home = admin.cores.core_of_client(&client_id);
+    match admin
+        .cores
+        .ask(
+            home,
+            AdminRequest::Session {
+                client_id: client_id.clone(),
+            },
+        )
+        .await?
+    {
+        AdminReply::Session(Some(session)) => Ok(Json(json!(session))),
+        AdminReply::Session(None) => Err(no_session(&client_id)),
+        _ => Err(ApiError::mismatch()),
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct KickQuery {
+    delete: bool,
+}
+
+async fn kick(
+    State(admin): State<Arc<Admin>>,
+    path: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> ApiResult {
+    let client_id = session_id(path)?;
+    let KickQuery { delete } = query(&uri)?;
+    let home = admin.cores.core_of_client(&client_id);
+    match admin
+        .cores
+        .ask(
+            home,
+            AdminRequest::Kick {
+                client_id: client_id.clone(),
+                delete,
+            },
+        )
+        .await?
+    {
+        AdminReply::Kicked(true) => Ok(Json(json!({ "kicked": client_id, "deleted": delete }))),
+        AdminReply::Kicked(false) => Err(no_session(&client_id)),
+        _ => Err(ApiError::mismatch()),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublishBody {
+    topic: String,
+    payload: Option<String>,
+    payload_base64: Option<String>,
+    #[serde(default)]
+    qos: u8,
+    #[serde(default)]
+    retain: bool,
+}
+
+impl PublishBody {
+    const EXAMPLE: &str = r#"send {"topic": "a/b", "payload": "text", "qos": 1, "retain": false}, or "payload_base64" for bytes"#;
+
+    fn request(self) -> Result<AdminRequest, ApiError> {
+        TopicName::parse(&self.topic).map_err(|error| {
+            ApiError::bad(
+                format!("\"{}\" is not a topic name: {error}", self.topic),
+                "name a topic without + and #",
+            )
+        })?;
+        if self.qos > 2 {
+            return Err(ApiError::bad(
+                format!("qos {} does not exist", self.qos),
+                "write 0, 1 or 2",
+            ));
+        }
+        let payload = match (self.payload, self.payload_base64) {
+            (Some(text), None) => text.into_bytes(),
+            (None, Some(text)) => BASE64.decode(text).map_err(|error| {
+                ApiError::bad(
+                    format!("payload_base64 is not base64: {error}"),
+                    Self::EXAMPLE,
+                )
+            })?,
+            (None, None) => Vec::new(),
+            (Some(_), Some(_)) => return Err(ApiError::bad("two payloads", Self::EXAMPLE)),
+        };
+        Ok(AdminRequest::Publish {
+            topic: self.topic,
+            payload,
+            qos: self.qos,
+            retain: self.retain,
+        })
+    }
+}
+
+async fn publish(
+    State(admin): State<Arc<Admin>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult {
+    // A form of a web page cannot send this type without asking first, and the answer would be no.
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    if content_type
+        .split(';')
+        .next()
+        .is_none_or(|kind| !kind.trim().eq_ignore_ascii_case("application/json"))
+    {
+        let remedy = "send JSON with Content-Type: application/json";
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body is not declared as JSON",
+            remedy,
+        ));
+    }
+    let body = body.map_err(|rejection| {
+        let remedy = "send a smaller body, or raise admin.body_bytes_max";
+        ApiError::new(rejection.status(), rejection.body_text(), remedy)
+    })?;
+    let body: PublishBody = serde_json::from_slice(&body).map_err(|error| {
+        ApiError::bad(
+            format!("the body is not a publish: {error}"),
+            PublishBody::EXAMPLE,
+        )
+    })?;
+    match admin.cores.ask(0, body.request()?).await? {
+        AdminReply::Published(Ok(recipients)) => Ok(Json(json!({ "recipients": recipients }))),
+        AdminReply::Published(Err(reason)) => {
+            let remedy = "see `roadstead ctl status` for the engine and the bounds of the node";
+            Err(ApiError::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!("the publish was refused: {reason}"),
+                remedy,
+            ))
+        }
+        _ => Err(ApiError::mismatch()),
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SubscriptionsQuery {
+    prefix: String,
+    limit: Option<usize>,
+}
+
+async fn subscriptions(State(admin): State<Arc<Admin>>, uri: Uri) -> ApiResult {
+    let SubscriptionsQuery { prefix, limit } = query(&uri)?;
+    let limit = rows(limit)?;
+    let request = AdminRequest::Subscriptions {
+        prefix,
+        limit: limit + 1,
+    };
+    let found = gather(&admin.cores, request, |reply| match reply {
+        AdminReply::Subscriptions(rows) => Some(rows),
+        _ => None,
+    })
+    .await?;
+    // A broad filter is on every core; each tells of its own subscribers.
+    let mut merged = BTreeMap::<String, SubscriptionInfo>::new();
+    for row in found {
+        merged
+            .entry(row.filter.clone())
+            .and_modify(|known| known.subscribers += row.subscribers)
+            .or_insert(row);
+    }
+    let more = merged.len() > limit;
+    let rows: Vec<_> = merged.into_values().take(limit).collect();
+    Ok(Json(json!({ "subscriptions": rows, "more": more })))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RetainedQuery {
+    filter: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn retained(State(admin): State<Arc<Admin>>, uri: Uri) -> ApiResult {
+    let RetainedQuery {
+        filter: text,
+        limit,
+    } = query(&uri)?;
+    let limit = rows(limit)?;
+    let request = AdminRequest::Retained {
+        filter: filter(text.unwrap_or_else(|| "#".into()))?,
+        limit: limit + 1,
+    };
+    let mut rows = gather(&admin.cores, request, |reply| match reply {
+        AdminReply::Retained(rows) => Some(rows),
+        _ => None,
+    })
+    .await?;
+    rows.sort_by(|a, b| a.topic.cmp(&b.topic));
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    Ok(Json(json!({ "retained": rows, "more": more })))
+}
+
+async fn clear_retained(State(admin): State<Arc<Admin>>, uri: Uri) -> ApiResult {
+    let RetainedQuery {
+        filter: text,
+        limit: _,
+    } = query(&uri)?;
+    let Some(text) = text else {
+        return Err(ApiError::bad(
+            "no filter",
+            "say which with ?filter=…; %23 (that is #) clears all",
+        ));
+    };
+    let request = AdminRequest::ClearRetained {
+        filter: filter(text)?,
+    };
+    let mut cleared = 0;
+    for reply in admin.cores.ask_all(request).await? {
+        match reply {
+            AdminReply::Cleared(Ok(count)) => cleared += count,
+            AdminReply::Cleared(Err(reason)) => {
+                let error = format!("cleared {cleared}, then: {reason}");
+                return Err(ApiError::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    error,
+                    "try again; it clears what is left",
+                ));
+            }
+            _ => return Err(ApiError::mismatch()),
+        }
+    }
+    Ok(Json(json!({ "cleared": cleared })))
+}
+
+/// The rows of all cores together.
+async fn gather<T>(
+    cores: &Cores,
+    request: AdminRequest,
+    rows_of: impl Fn(AdminReply) -> Option<Vec<T>>,
+) -> Result<Vec<T>, ApiError> {
+    let mut all = Vec::new();
+    for reply in cores.ask_all(request).await? {
+        all.extend(rows_of(reply).ok_or_else(ApiError::mismatch)?);
+    }
+    Ok(all)
+}
+
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
+    let parsed = Query::try_from_uri(uri).map(|Query(parsed)| parsed);
+    parsed.map_err(|error| {
+        ApiError::bad(
+            error.body_text(),
+            "docs/OPERATIONS.md lists the parameters of each path",
+        )
+    })
+}
+
+fn rows(limit: Option<usize>) -> Result<usize, ApiError> {
+    match limit.unwrap_or(ROWS) {
+        limit @ 1..=ROWS_MAX => Ok(limit),
+        limit => Err(ApiError::bad(
+            format!("limit {limit} is out of range"),
+            format!("write 1 to {ROWS_MAX}, and page"),
+        )),
+    }
+}
+
+fn filter(text: String) -> Result<String, ApiError> {
+    match TopicFilter::parse(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(ApiError::bad(
+            format!("\"{text}\" is not a topic filter: {error}"),
+            "write e.g. sensors/# or +/state",
+        )),
+    }
+}
