@@ -109,12 +109,12 @@ impl<T> TopicTrie<T> {
     ) {
         let filter = key(filter);
         let literal = &filter[..filter.find(['+', '#']).unwrap_or(filter.len())];
-        let mut start = Bound::Included(literal.strip_suffix('\0').unwrap_or(literal).to_owned());
-        if let Some(after) = after.map(key)
-            && after.as_str() >= literal
-        {
-            start = Bound::Excluded(after);
-        }
+        // `a/#` matches `a` too.
+        let first = literal.strip_suffix('\0').unwrap_or(literal);
+        let mut start = match after.map(key) {
+            Some(after) if after.as_str() >= first => Bound::Excluded(after),
+            _ => Bound::Included(first.to_owned()),
+        };
         let mut name = String::new();
         'leap: loop {
             let range = (start.as_ref().map(String::as_str), Bound::Unbounded);
