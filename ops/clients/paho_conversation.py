@@ -6,7 +6,7 @@ import struct
 import sys
 import time
 
-from conversation import Talk, check, converse, equal, parser
+from conversation import Talk, check, converse, equal, parser, shorten
 from paho.mqtt.client import SubscribeOptions
 from paho.mqtt.packettypes import PacketTypes
 from paho_peer import Peer, properties
@@ -133,7 +133,8 @@ def publisher_resumes(talk):
         publisher.cut()
         check(publisher.connect(), "Session Present is 0 after a cut")
         publisher.finish(sent)
-        talk.signal.wait(lambda: len(set(payloads(subscriber.messages))) == 300, "every message at the subscriber")
+        missing = lambda: sorted(set(numbered(300)) - set(payloads(subscriber.messages)), key=int)
+        talk.signal.wait(lambda: not missing(), lambda: f"QoS {qos} messages {shorten(missing())} at the subscriber")
         subscriber.fence()
         got = payloads(subscriber.messages)
         if qos == 1:
@@ -225,7 +226,7 @@ def keep_alive(talk):
         equal(mute.recv(4), b"\x20\x02\x00\x00", "CONNACK")
         equal(mute.recv(1), b"", "what a client that never pings reads after its keep-alive time")
     took = time.monotonic() - start
-    check(1.4 <= took <= 6, f"a client that never pings was closed after {took:.1f} s, not 1.5 times its 1 s")
+    check(1.4 <= took <= 8, f"a client that never pings was closed after {took:.1f} s, not 1.5 times its 1 s")
     patient.nothing_came()
     check(patient.connected, "a client that pings was disconnected")
 
@@ -239,7 +240,7 @@ def empty_payload(talk):
     equal(payloads(peer.take(3)), [b"", b"", b""], "payloads")
 
 
-def utf8_topics(talk):
+def utf_8_topics(talk):
     peer = Peer(talk, "jürgen-工-🚢")
     for text in ("straße/größe", "路/岸", "🚢/⚓", "space in/topic", "ﷺ/\u0301", "\ufeffbom/x"):
         topic = f"{talk.name('t')}/{text}"
@@ -447,7 +448,7 @@ def will_delay(talk):
 BOTH = [
     qos_each_way, wildcards, retained, will_on_cut, no_will_after_disconnect, resume_queued, resume_amid_delivery,
     publisher_resumes, clean_start_forgets, take_over, shared_subscription, large_payload, hundred_clients, keep_alive,
-    empty_payload, utf8_topics, burst_qos_0, burst_qos_1, burst_qos_2,
+    empty_payload, utf_8_topics, burst_qos_0, burst_qos_1, burst_qos_2,
 ]  # fmt: skip
 ONLY_5 = [
     take_over_reason, user_properties, request_response, message_expiry, topic_alias, subscription_identifiers, reason_codes,

@@ -101,10 +101,11 @@ impl Server {
         let folder = empty_folder(project, "mosquitto")?;
         let ([port, _, _], reserved) = free_ports()?;
         let config = folder.join("mosquitto.conf");
+        // With a lower bound of messages in flight it loses QoS 2 messages of a publisher that resumes: not what we look for.
         // Its WebSocket listener ignores the address to bind, and would be open to the network: there is none.
         let text = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 10000\nmax_inflight_messages 100\n\
-             persistence false\nuser root\n"
+            "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 10000\nmax_inflight_messages 1000\n\
+             persistence false\nset_tcp_nodelay true\nuser root\n"
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         let mut command = tools::debian_program(project, "mosquitto", "usr/sbin/mosquitto");
