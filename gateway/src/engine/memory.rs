@@ -70,6 +70,13 @@ impl Memory {
         self.opened_at_unix_ms = unix_ms;
         self.unanswered = None;
         self.fault = None;
+        self.sequence_floor = 1;
+        for stored in self.sessions.values_mut() {
+            stored.next = stored
+                .mailbox
+                .last_key_value()
+                .map_or(1, |(&sequence, _)| sequence + 1);
+        }
         self.retained
             .retain(|_, message| !message.is_expired(unix_ms));
     }
@@ -243,6 +250,9 @@ impl Memory {
         } else {
             stored.next
         };
+        if stored.mailbox.is_empty() {
+            self.sequence_floor = self.sequence_floor.max(sequence);
+        }
         stored.next = sequence + 1;
         stored.mailbox.insert(
             sequence,

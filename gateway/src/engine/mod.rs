@@ -7,11 +7,13 @@
 //!
 //! When a commit fails (disk full, I/O error) nothing is answered: the batch is kept and tried again, cores run into their
 //! bounds and stop reading from the publishers that wait, live traffic goes on, and the state says so. A batch that did
-//! reach the disk although it was reported as failed is not applied twice: the store remembers the number of its last batch.
+//! reach the disk although it was reported as failed is not applied twice: the store knows the number of the batch that
+//! waits, and what it writes may be written again.
 //!
 //! A command that names a session which does not exist has no effect, and is answered like any other: its session was
 //! deleted a moment before. So a core lets others name a new session only after the `Done` of its `PutSession`.
 
+pub mod embedded;
 pub mod memory;
 pub mod status;
 pub mod thread;
@@ -194,7 +196,8 @@ pub enum Command {
 /// One message read from a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailboxEntry {
-    /// Its sequence: rises by one with each append to this mailbox, starts anywhere ≥ 1 when the mailbox was empty.
+    /// Its sequence: rises by one with each append to this mailbox, starts anywhere ≥ 1 when the mailbox was empty. No
+    /// sequence is used twice between two starts of the store; a start goes on behind the last message that is left.
     pub sequence: u64,
     /// The message, or `None` after its PUBREC.
     pub content: Option<(Arc<Message>, Delivery)>,
@@ -334,6 +337,16 @@ pub enum EngineError {
         found: u32,
         /// The newest known format.
         supported: u32,
+    },
+    /// The folder of the store cannot be made, read or written.
+    #[error(
+        "cannot open the store {path}: {source}; check that the folder can exist and that this user may write to it"
+    )]
+    Open {
+        /// The store.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// No space is left; the batch is kept and tried again.
     #[error(

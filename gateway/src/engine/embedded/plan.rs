@@ -1,0 +1,382 @@
+//! What commands do to memory, and which changes and answers follow. Nothing here touches the disk, so nothing can fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::engine::embedded::changes::Changes;
+use crate::engine::embedded::index::{Index, Slot};
+use crate::engine::embedded::records::{self, LogRecord};
+use crate::engine::{
+    Append, Command, Completion, Delivery, MailboxEntry, MailboxLimits, RetainChange, Token,
+};
+use crate::message::{Message, SessionId};
+
+/// Messages from this size on are stored once for all recipients of a publish; below, a copy costs less than the
+/// reference and the second read.
+const SHARED_BYTES_MIN: usize = 256;
+
+/// A message of a page that has to be read from the disk.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    /// Index of the page in the answers.
+    pub(super) answer: usize,
+    /// Index of the entry in the page.
+    pub(super) entry: usize,
+    pub(super) slot: Slot,
+}
+
+/// What the disk holds of a session besides its record and its mailbox.
+#[derive(Debug, Default)]
+pub(super) struct Belongings {
+    pub(super) filters: BTreeSet<Box<str>>,
+    pub(super) received: BTreeSet<u16>,
+}
+
+/// Applies the commands of one batch to memory.
+pub(super) struct Planner<'a> {
+    pub(super) index: &'a mut Index,
+    pub(super) changes: &'a mut Changes,
+    pub(super) limits: MailboxLimits,
+    /// Of the sessions that the batch deletes, as the disk has them.
+    pub(super) belongings: BTreeMap<SessionId, Belongings>,
+    pub(super) answers: Vec<(u16, Completion)>,
+    pub(super) fetches: Vec<Fetch>,
+    /// True exactly when something was done whose answer promises that it is durable.
+    pub(super) promises: bool,
+}
+
+impl Planner<'_> {
+    pub(super) fn apply(&mut self, core: u16, command: &Command) {
+        self.promises |= !matches!(command, Command::Ack { .. } | Command::ReadMailbox { .. });
+        match command {
+            Command::PutSession {
+                token,
+                session,
+                record,
+            } => {
+                self.index.sessions.entry(*session).or_default();
+                self.changes
+                    .put_session(*session, Some(records::session(record)));
+                self.done(core, *token);
+            }
+            Command::DeleteSession { token, session } => self.delete(core, *token, *session),
+            Command::Subscribe {
+                token,
+                session,
+                filter,
+                record,
+            } => {
+                if self.index.sessions.contains_key(session) {
+                    let stored = Some(records::subscription(*record));
+                    self.changes
+                        .subscriptions
+                        .insert((session.0, filter.clone()), stored);
+                }
+                self.done(core, *token);
+            }
+            Command::Unsubscribe {
+                token,
+                session,
+                filter,
+            } => {
+                if self.index.sessions.contains_key(session) {
+                    self.changes
+                        .subscriptions
+                        .insert((session.0, filter.clone()), None);
+                }
+                self.done(core, *token);
+            }
+            Command::Publish {
+                token,
+                message,
+                appends,
+                received,
+                retain,
+            } => {
+                let rejected = self.append_all(message, appends);
+                if let Some((session, packet_id)) = received
+                    && self.index.sessions.contains_key(session)
+                {
+                    self.changes
+                        .received
+                        .insert((session.0, *packet_id), Some(()));
+                }
+                self.retain(message, *retain);
+                self.answers.push((
+                    core,
+                    Completion::Published {
+                        token: *token,
+                        rejected,
+                    },
+                ));
+            }
+            Command::Release {
+                token,
+                session,
+                packet_id,
+            } => {
+                if self.index.sessions.contains_key(session) {
+                    self.changes.received.insert((session.0, *packet_id), None);
+                }
+                self.done(core, *token);
+            }
+            Command::Ack { session, sequence } => self.remove(*session, *sequence),
+            Command::PubRec {
+                token,
+                session,
+                sequence,
+            } => {
+                if let Some((slot, body_is_free)) = self.index.release(*session, *sequence) {
+                    self.changes
+                        .put_log(slot.position, records::released(*session, *sequence));
+                    if body_is_free {
+                        self.changes.remove_log(slot.body_position());
+                    }
+                }
+                self.done(core, *token);
+            }
+            Command::ReadMailbox {
+                token,
+                session,
+                from,
+                messages_max,
+                bytes_max,
+            } => {
+                self.read(core, *token, *session, *from, (*messages_max, *bytes_max));
+            }
+        }
+    }
+
+    fn done(&mut self, core: u16, token: Token) {
+        self.answers.push((core, Completion::Done { token }));
+    }
+
+    /// Returns how many mailboxes refused the message.
+    fn append_all(&mut self, message: &Arc<Message>, appends: &[Append]) -> u32 {
+        let is_shared = appends.len() > 1 && message.queued_bytes() >= SHARED_BYTES_MIN;
+        let body = is_shared.then(|| {
+            let position = self.index.claim_position();
+            self.changes.put_log(position, records::body(message));
+            // One mailbox may be a recipient twice, and the second time push out the first.
+            self.index.hold(position);
+            position
+        });
+        let rejected = appends
+            .iter()
+            .filter(|append| !self.append(message, append, body))
+            .count();
+        if let Some(body) = body
+            && self.index.let_go(body)
+        {
+            self.changes.remove_log(body);
+        }
+        rejected as u32
+    }
+
+    /// False when the mailbox refuses the message.
+    fn append(&mut self, message: &Arc<Message>, append: &Append, body: Option<u64>) -> bool {
+        let Append {
+            session,
+            home,
+            delivery,
+        } = append;
+        if !self.index.sessions.contains_key(session) {
+            return true;
+        }
+        let bytes =
+            u32::try_from(message.queued_bytes()).expect("an MQTT packet has at most 256 MiB");
+        let evicted = match self.index.mailbox(*session) {
+            Some(mailbox) => mailbox.room_for(bytes, self.limits),
+            None => (self.limits.messages_max > 0 && u64::from(bytes) <= self.limits.bytes_max)
+                .then(Vec::new),
+        };
+        let Some(evicted) = evicted else {
+            self.answers
+                .push((*home, Completion::Rejected { session: *session }));
+            return false;
+        };
+        // Before the eviction, which may empty the mailbox: the numbers go on.
+        let sequence = self.index.next_sequence(*session);
+        for old in &evicted {
+            self.remove(*session, *old);
+        }
+        let position = self.index.claim_position();
+        let (record, body_distance) = match body {
+            Some(body) => {
+                let distance =
+                    u32::try_from(position - body).expect("a batch has fewer recipients");
+                (
+                    records::reference(*session, sequence, delivery, distance),
+                    distance,
+                )
+            }
+            None => (records::inline(*session, sequence, delivery, message), 0),
+        };
+        self.changes.put_log(position, record);
+        let slot = Slot {
+            sequence,
+            position,
+            bytes,
+            body_distance,
+        };
+        assert!(
+            self.index.push(*session, slot),
+            "the sequence is the next one of its mailbox"
+        );
+        let appended = Completion::Appended {
+            session: *session,
+            sequence,
+            message: Arc::clone(message),
+            delivery: delivery.clone(),
+            evicted,
+        };
+        self.answers.push((*home, appended));
+        true
+    }
+
+    fn retain(&mut self, message: &Message, change: RetainChange) {
+        match change {
+            RetainChange::None => {}
+            RetainChange::Set => {
+                let mut stored = Vec::new();
+                message.encode(&mut stored);
+                self.changes.put_retained(message.topic(), Some(stored));
+            }
+            RetainChange::Clear => self.changes.put_retained(message.topic(), None),
+        }
+    }
+
+    fn remove(&mut self, session: SessionId, sequence: u64) {
+        if let Some((slot, body_is_free)) = self.index.remove(session, sequence) {
+            self.remove_records(slot, body_is_free);
+        }
+    }
+
+    fn remove_records(&mut self, slot: Slot, body_is_free: bool) {
+        self.changes.remove_log(slot.position);
+        if body_is_free {
+            self.changes.remove_log(slot.body_position());
+        }
+    }
+
+    fn delete(&mut self, core: u16, token: Token, session: SessionId) {
+        let mut filters = Vec::new();
+        let mut dropped = 0;
+        if let Some(slots) = self.index.delete(session) {
+            dropped = slots.len() as u64;
+            for (slot, body_is_free) in slots {
+                self.remove_records(slot, body_is_free);
+            }
+            self.changes.put_session(session, None);
+            let mut belongings = self.belongings.remove(&session).unwrap_or_default();
+            belongings.add(session, self.changes);
+            for packet_id in belongings.received {
+                self.changes.received.insert((session.0, packet_id), None);
+            }
+            for filter in &belongings.filters {
+                self.changes
+                    .subscriptions
+                    .insert((session.0, filter.clone()), None);
+            }
+            filters = belongings.filters.into_iter().collect();
+        }
+        self.answers.push((
+            core,
+            Completion::SessionDeleted {
+                token,
+                session,
+                filters,
+                dropped,
+            },
+        ));
+    }
+
+    fn read(
+        &mut self,
+        core: u16,
+        token: Token,
+        session: SessionId,
+        from: u64,
+        (messages, bytes): (u32, u32),
+    ) {
+        let mut entries = Vec::new();
+        let mut bytes_read = 0;
+        let mut end = true;
+        let slots = self
+            .index
+            .mailbox(session)
+            .map(|mailbox| mailbox.slots_from(from));
+        for &slot in slots.into_iter().flatten() {
+            bytes_read += u64::from(slot.bytes);
+            let is_over = entries.len() >= messages as usize || bytes_read > u64::from(bytes);
+            if is_over && !entries.is_empty() {
+                end = false;
+                break;
+            }
+            let content = content(slot, |position| self.changes.log(position));
+            if slot.bytes > 0 && content.is_none() {
+                self.fetches.push(Fetch {
+                    answer: self.answers.len(),
+                    entry: entries.len(),
+                    slot,
+                });
+            }
+            entries.push(MailboxEntry {
+                sequence: slot.sequence,
+                content,
+            });
+        }
+        self.answers.push((
+            core,
+            Completion::MailboxPage {
+                token,
+                session,
+                entries,
+                end,
+            },
+        ));
+    }
+}
+
+impl Belongings {
+    /// Brings what the disk has up to date with what it does not have yet.
+    fn add(&mut self, session: SessionId, changes: &Changes) {
+        let texts = (session.0, Box::from(""))..(session.0 + 1, Box::from(""));
+        for ((_, filter), change) in changes.subscriptions.range(texts) {
+            if change.is_some() {
+                self.filters.insert(filter.clone());
+            } else {
+                self.filters.remove(filter);
+            }
+        }
+        for ((_, packet_id), change) in changes
+            .received
+            .range((session.0, 0)..=(session.0, u16::MAX))
+        {
+            if change.is_some() {
+                self.received.insert(*packet_id);
+            } else {
+                self.received.remove(packet_id);
+            }
+        }
+    }
+}
+
+/// The message of a slot and how to deliver it, read through `log`; `None` when it is not there or not valid.
+pub(super) fn content<'a>(
+    slot: Slot,
+    log: impl Fn(u64) -> Option<&'a [u8]>,
+) -> Option<(Arc<Message>, Delivery)> {
+    match records::log_record(log(slot.position)?)? {
+        LogRecord::Inline {
+            delivery, message, ..
+        } => Some((message.decode()?, delivery)),
+        LogRecord::Reference { delivery, .. } => {
+            match records::log_record(log(slot.body_position())?)? {
+                LogRecord::Body(message) => Some((message.decode()?, delivery)),
+                _ => None,
+            }
+        }
+        LogRecord::Body(_) | LogRecord::Released { .. } => None,
+    }
+}
