@@ -189,7 +189,7 @@ fn a_3_1_1_session_that_is_kept_has_a_client_identifier() {
 #[test]
 fn connect_properties_are_in_range_and_of_connect() {
     let refused = |properties: &[u8], reason, clause| {
-        connect_refused(&connect(5, 2, properties, &[]), reason, clause)
+        connect_refused(&connect(5, 2, properties, &[]), reason, clause);
     };
     refused(&[0x21, 0, 0], Protocol, "MQTT5 §3.1.2.11.3");
     refused(&[0x27, 0, 0, 0, 0], Protocol, "MQTT5 §3.1.2.11.4");

@@ -4,6 +4,9 @@ use core::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+/// How many topics a page looks at for each that it may find, so that a filter without matches does not hold up a core.
+const LOOKS_PER_MATCH: usize = 16;
+
 /// A map from topic names to values, asked by topic filter: the retained messages.
 ///
 /// The names stand in one ordered map in which `/` sorts before any other character, so that a topic is followed by all
@@ -61,15 +64,13 @@ impl<T> TopicTrie<T> {
 
     /// Calls `visit` with each topic that a filter matches, in the order of the map.
     pub fn matching<'t>(&'t self, filter: &str, mut visit: impl FnMut(&str, &'t T)) {
-        self.walk(filter, None, |topic, value| {
-            visit(topic, value);
-            true
-        });
+        self.matching_page(filter, None, usize::MAX, &mut visit);
     }
 
     /// Calls `visit` with the next topics that a filter matches, behind `after` in the order of the map (from the start
-    /// with `None`), at most `count_max` of them. Returns the last topic visited when there may be more: give it as
-    /// `after` of the next page. Topics that come or go between two pages are seen or not; all others are seen once.
+    /// with `None`), at most `count_max` of them, and looks at a bounded number of others. Returns where it stopped when
+    /// there may be more, whether or not it found any: give it as `after` of the next page. Topics that come or go
+    /// between two pages are seen or not; all others are seen once.
     pub fn matching_page<'t>(
         &'t self,
         filter: &str,
@@ -77,35 +78,41 @@ impl<T> TopicTrie<T> {
         count_max: usize,
         mut visit: impl FnMut(&str, &'t T),
     ) -> Option<String> {
-        let mut left = count_max;
-        let mut last = None;
-        self.walk(filter, after, |topic, value| {
-            if left == 0 {
-                return false;
+        let (mut matches_left, mut looks_left) =
+            (count_max, count_max.saturating_mul(LOOKS_PER_MATCH));
+        let mut stopped_at = None;
+        let mut topic = String::new();
+        self.walk(filter, after, |key, matching| {
+            if let Some(value) = matching {
+                set_topic(&mut topic, key);
+                visit(&topic, value);
+                matches_left = matches_left.saturating_sub(1);
             }
-            visit(topic, value);
-            left -= 1;
-            if left == 0 {
-                last = Some(topic.to_owned());
+            looks_left = looks_left.saturating_sub(1);
+            let goes_on = matches_left > 0 && looks_left > 0;
+            if !goes_on {
+                stopped_at = Some(key.replace('\0', "/"));
             }
-            left > 0
+            goes_on
         });
-        last
+        stopped_at
     }
 
     /// Calls `visit` with every topic and its value, in the order of the map.
     pub fn for_each<'t>(&'t self, mut visit: impl FnMut(&str, &'t T)) {
+        let mut topic = String::new();
         for (key, value) in &self.topics {
-            visit(&key.replace('\0', "/"), value);
+            set_topic(&mut topic, key);
+            visit(&topic, value);
         }
     }
 
-    /// Visits the matching topics in order until `visit` returns false.
+    /// Looks at the keys in order, with the value of those that match, until `look` returns false.
     fn walk<'t>(
         &'t self,
         filter: &str,
         after: Option<&str>,
-        mut visit: impl FnMut(&str, &'t T) -> bool,
+        mut look: impl FnMut(&str, Option<&'t T>) -> bool,
     ) {
         let filter = key(filter);
         let literal = &filter[..filter.find(['+', '#']).unwrap_or(filter.len())];
@@ -115,32 +122,30 @@ impl<T> TopicTrie<T> {
             Some(after) if after.as_str() >= first => Bound::Excluded(after),
             _ => Bound::Included(first.to_owned()),
         };
-        let mut name = String::new();
         'leap: loop {
             let range = (start.as_ref().map(String::as_str), Bound::Unbounded);
             for (key, value) in self.topics.range::<str, _>(range) {
-                match fit(&filter, key) {
-                    Fit::Match => {
-                        name.clear();
-                        name.extend(
-                            key.chars()
-                                .map(|character| if character == '\0' { '/' } else { character }),
-                        );
-                        if !visit(&name, value) {
-                            return;
-                        }
-                    }
-                    Fit::Next => {}
-                    Fit::Leap(to) => {
-                        start = Bound::Included(to);
-                        continue 'leap;
-                    }
-                    Fit::End => return,
+                let fit = fit(&filter, key);
+                if matches!(fit, Fit::End) || !look(key, matches!(fit, Fit::Match).then_some(value))
+                {
+                    return;
+                }
+                if let Fit::Leap(to) = fit {
+                    start = Bound::Included(to);
+                    continue 'leap;
                 }
             }
             return;
         }
     }
+}
+
+fn set_topic(topic: &mut String, key: &str) {
+    topic.clear();
+    topic.extend(
+        key.chars()
+            .map(|character| if character == '\0' { '/' } else { character }),
+    );
 }
 
 /// A topic or filter as a key.
