@@ -345,7 +345,8 @@ impl Driver for EpollDriver {
         let timeout = self.timeout(deadline, sleep);
         self.counters.enters += 1;
         let count = self.poller.wait(timeout);
-        if self.waker.flag().awake() {
+        // With no room left for the event, the flag keeps the wake for the next poll.
+        if events.len() < limit && self.waker.flag().awake() {
             events.push(Event::Woken);
         }
         self.dispatch(count?);

@@ -400,10 +400,15 @@ impl Driver for FakeDriver {
         let Some(entry) = self.connections.get_mut(key(connection)) else {
             return;
         };
-        if bytes.is_empty() || !matches!(entry.state, State::Open | State::Connecting) {
+        let usable = matches!(
+            entry.state,
+            State::Open | State::Connecting | State::Refused(_)
+        );
+        if bytes.is_empty() || !usable {
             return;
         }
         self.counters.bytes_unsent += bytes.len() as u64;
+        entry.owes_drained |= matches!(entry.state, State::Connecting);
         entry.queue.push(bytes);
         self.ready(connection);
     }

@@ -122,6 +122,9 @@ impl Net {
             self.notify(from);
             return bytes.len();
         }
+        if side.fin {
+            return 0;
+        }
         let count = bytes
             .len()
             .min(side.window.saturating_sub(side.inbound.len()));

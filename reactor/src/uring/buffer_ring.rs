@@ -84,6 +84,10 @@ impl BufferRing {
         Ok(buffers)
     }
 
+    pub(super) fn count(&self) -> usize {
+        usize::from(self.count)
+    }
+
     /// Notes that the kernel filled a buffer, and lends it to the caller.
     pub(super) fn lend(&mut self, index: u16, length: u32) -> BufferRef {
         assert!(

@@ -175,6 +175,10 @@ impl UringDriver {
             libc::ENOBUFS => {
                 self.counters.receive_buffers_exhausted += 1;
                 if let Some(connection) = self.connections.get_mut(key) {
+                    // A multishot receive takes every buffer there is: when they are short, one at a time for everybody.
+                    self.counters.demotions += u64::from(connection.promoted);
+                    connection.promoted = false;
+                    connection.heat = 0;
                     connection.starved = true;
                     self.starved.push_back(key);
                 }
@@ -216,7 +220,9 @@ impl UringDriver {
         if connection.heat > PROMOTE_RECEIVES && !connection.promoted {
             connection.promoted = true;
             self.counters.promotions += 1;
-            self.promoted.push_back(key);
+            if !std::mem::replace(&mut connection.listed, true) {
+                self.promoted.push_back(key);
+            }
         }
     }
 

@@ -89,6 +89,8 @@ pub(super) struct Connection {
     pub(super) owes_drained: bool,
     /// Receives many per operation.
     pub(super) promoted: bool,
+    /// In the driver's list of promoted connections, if only because it was.
+    pub(super) listed: bool,
     /// The multishot receive is being cancelled.
     pub(super) cancelling: bool,
     pub(super) shutdown_sent: bool,
@@ -146,6 +148,7 @@ impl Connection {
             send_broken: false,
             owes_drained: false,
             promoted: false,
+            listed: false,
             cancelling: false,
             shutdown_sent: false,
             silent: false,

@@ -170,13 +170,17 @@ impl UringDriver {
         self.mark_dirty(key);
     }
 
-    /// Connections that found no buffer try again, as buffers came back.
+    /// Connections that found no buffer try again, as buffers came back: the longest waiting first, ahead of everybody
+    /// who has not waited, and no more than there are buffers.
     pub(super) fn feed_starved(&mut self) {
-        for key in std::mem::take(&mut self.starved) {
+        for _ in 0..self.starved.len().min(self.buffers().count()) {
+            let Some(key) = self.starved.pop_front() else {
+                return;
+            };
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.starved = false;
                 connection.readable = true;
-                self.mark_dirty(key);
+                self.drive(key);
             }
         }
     }

@@ -228,7 +228,8 @@ impl UringDriver {
             let Some(connection) = self.connections.get_mut(key) else {
                 continue;
             };
-            if !connection.is_usable() {
+            if !connection.is_usable() || !connection.promoted {
+                connection.listed = false;
                 continue;
             }
             if self.second.wrapping_sub(connection.heat_second) < DEMOTE_AFTER_S {
@@ -236,6 +237,7 @@ impl UringDriver {
                 continue;
             }
             connection.promoted = false;
+            connection.listed = false;
             self.counters.demotions += 1;
             self.mark_dirty(key);
         }

@@ -1,0 +1,88 @@
+//! One suite over the three drivers: what a core may rely on whichever of them it runs on.
+//!
+//! Each case is a generic function over [`world::Setup`]; the real drivers are driven against `std::net` peers on 127.0.0.1,
+//! the fake against its own. No case sleeps: it polls until a condition holds.
+
+mod closing;
+mod connecting;
+mod limits;
+mod random;
+mod receiving;
+mod sending;
+mod setups;
+mod waking;
+mod world;
+
+macro_rules! suite {
+    ($($module:ident: $($case:ident),+;)+) => {
+        suite!(@driver io_uring, Uring, $($module: $($case),+;)+);
+        suite!(@driver epoll, Epoll, $($module: $($case),+;)+);
+        suite!(@driver fake, Fake, $($module: $($case),+;)+);
+    };
+    (@driver $driver:ident, $setup:ident, $($module:ident: $($case:ident),+;)+) => {
+        mod $driver {
+            $($(
+                #[test]
+                fn $case() {
+                    if <$crate::setups::$setup as $crate::world::Setup>::available() {
+                        $crate::$module::$case::<$crate::setups::$setup>();
+                    }
+                }
+            )+)+
+        }
+    };
+}
+
+suite! {
+    receiving:
+        accepted_connections_name_their_peer,
+        single_bytes_arrive_in_order,
+        a_large_stream_arrives_unchanged,
+        few_buffers_serve_many_senders,
+        a_paused_connection_closes_its_window,
+        received_bytes_can_be_changed_and_buffers_recycled,
+        busy_connections_leave_room_for_others;
+    sending:
+        small_sends_need_no_drained_event,
+        a_slow_reader_gets_everything_and_one_drained_event,
+        many_small_sends_go_out_in_order,
+        a_peer_that_ended_its_side_still_gets_bytes,
+        sent_vectors_come_back_empty;
+    closing:
+        a_graceful_close_delivers_everything_before_fin,
+        a_graceful_close_gives_up_after_its_linger_time,
+        an_abort_drops_what_is_queued,
+        a_reset_ends_a_connection_with_an_error,
+        a_reset_ends_a_send_in_flight,
+        sending_to_a_closed_peer_ends_the_connection,
+        both_sides_may_close_at_once,
+        closing_twice_ends_once,
+        a_paused_connection_can_be_closed,
+        a_stale_id_does_nothing,
+        a_dropped_driver_closes_everything;
+    connecting:
+        a_connection_that_was_opened_carries_bytes_both_ways,
+        a_local_address_is_used,
+        bytes_queued_before_connected_arrive,
+        a_refused_connect_ends_with_its_error,
+        a_connect_can_be_closed_at_once,
+        a_stopped_listener_refuses_and_connections_stay;
+    limits:
+        connections_above_the_maximum_are_refused,
+        connects_above_the_maximum_are_refused,
+        polls_return_no_more_events_than_asked_for,
+        thousands_of_events_survive_a_tiny_completion_queue;
+    waking:
+        many_wakes_make_one_event,
+        no_wake_is_lost,
+        a_deadline_ends_a_poll;
+    random:
+        random_traffic_ends_with_everything_accounted_for;
+}
+
+#[test]
+fn hot_connections_are_promoted_and_quiet_ones_demoted() {
+    if <setups::Uring as world::Setup>::available() {
+        receiving::hot_connections_are_promoted_and_quiet_ones_demoted();
+    }
+}
