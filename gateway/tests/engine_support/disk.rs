@@ -129,6 +129,16 @@ impl FaultyDisk {
         *armed = None;
     }
 
+    /// Reading shows again what is on the disk or on its way there, and not what a failed sync has lost.
+    pub fn forget_lost_pages(&self) {
+        let mut state = self.state();
+        let mut shown = state.durable.clone();
+        for change in &state.unsynced {
+            change.apply(&mut shown);
+        }
+        state.shown = shown;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0
             .lock()

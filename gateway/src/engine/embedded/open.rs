@@ -89,6 +89,7 @@ impl Embedded {
             }
             other => other.map_err(unusable)?,
         };
+        forget_lost_pages(&file);
         let backend =
             FileBackend::new(file).map_err(|error| engine_error(&path, error.into(), None))?;
         let mut store = Self::open_on(Arc::new(backend), &path, options, unix_ms)?;
@@ -196,6 +197,13 @@ fn read_write(path: &Path) -> io::Result<File> {
         ));
     }
     Ok(file)
+}
+
+/// After a failed `fsync` of an earlier process, reading may show pages that never got to the disk. They count as clean: this
+/// lets go of them, so that what is checked next is what is on the disk. Pages on their way there stay.
+fn forget_lost_pages(file: &File) {
+    // Advice: a file system without a page cache may refuse it, and then there is nothing to let go of.
+    let _ = rustix::fs::fadvise(file, 0, 0, rustix::fs::Advice::DontNeed);
 }
 
 /// Makes a store under another name and renames it when it is complete.
