@@ -373,7 +373,7 @@ proptest! {
             rest = behind;
         }
         pieces.push(rest);
-        prop_assert_eq!(decode_pieces(Decoder::server(), &pieces), whole.clone());
+        prop_assert_eq!(&decode_pieces(Decoder::server(), &pieces), &whole);
         let single: Vec<_> = bytes.chunks(1).collect();
         prop_assert_eq!(decode_pieces(Decoder::server(), &single), whole);
     }

@@ -40,13 +40,13 @@ const fn protocol(clause: &'static str, detail: &'static str) -> FrameError {
 /// The state of one direction of a connection between two reads.
 ///
 /// ```text
-/// First ─▶ Second ─▶ Length (0, 2 or 8 bytes) ─▶ Mask (0 or 4 bytes) ─▶ Payload ─▶ First
+/// First ─▶ Second ─▶ Length16 or Length64 if any ─▶ Mask if any ─▶ Payload ─▶ First
 ///                                                                         close frame ─▶ Closed
 ///                                          an error in any state ─▶ Closed
 /// ```
 #[derive(Debug)]
 pub struct Decoder {
-    /// Payload bytes of the frame that are still to come. In `Length`: the length as far as it is read.
+    /// Payload bytes of the frame that are still to come; in the length states the length as far as it is read.
     remaining: u64,
     /// The part of a control frame's payload that came already, when it came in pieces.
     partial: Option<Box<Partial>>,
@@ -71,7 +71,8 @@ const _: () = assert!(size_of::<Decoder>() <= 32);
 enum State {
     First,
     Second,
-    Length,
+    Length16,
+    Length64,
     Mask,
     Payload,
     Closed,
@@ -164,7 +165,7 @@ impl Decoder {
         match self.state {
             State::First => self.first(byte)?,
             State::Second => self.second(byte)?,
-            State::Length => {
+            State::Length16 | State::Length64 => {
                 self.remaining = self.remaining << 8 | u64::from(byte);
                 self.missing -= 1;
                 if self.missing == 0 {
@@ -237,23 +238,24 @@ impl Decoder {
                 "a control frame has more than 125 bytes",
             ));
         }
-        self.state = State::Length;
         self.remaining = 0;
         match length {
-            126 => self.missing = 2,
-            127 => self.missing = 8,
+            126 => (self.state, self.missing) = (State::Length16, 2),
+            127 => (self.state, self.missing) = (State::Length64, 8),
             length => {
                 self.remaining = u64::from(length);
                 self.header_complete();
             }
         }
-        // Remember which form it is: the minimum follows from it.
-        self.mask[0] = length;
         Ok(())
     }
 
     fn length_complete(&mut self) -> Result<(), FrameError> {
-        let minimum = if self.mask[0] == 126 { 126 } else { 0x1_0000 };
+        let minimum = if self.state == State::Length16 {
+            126
+        } else {
+            0x1_0000
+        };
         if self.remaining < minimum {
             return Err(protocol(
                 "RFC 6455 §5.2",

@@ -120,7 +120,9 @@ impl Parts {
             connect.request_response_information = self.bit(36);
             connect.request_problem_information = self.bit(37);
             connect.authentication_method = self.text(3);
-            connect.authentication_data = connect.authentication_method.and(self.data(1));
+            connect.authentication_data = self
+                .data(1)
+                .filter(|_| connect.authentication_method.is_some());
             connect.user_properties = self.users();
             if let Some(will) = &mut connect.will {
                 will.delay_s = self.numbers[2];
