@@ -20,7 +20,7 @@ impl Config {
                     text,
                     "{} = {value} # {}",
                     key.name,
-                    self.origin(&key.path())
+                    one_line(&self.origin(&key.path()).to_string())
                 );
             }
         }
@@ -36,6 +36,11 @@ impl Config {
         }
         sections
     }
+}
+
+/// An origin inside a comment: a file may have any name, a comment no line break.
+fn one_line(origin: &str) -> String {
+    origin.replace(char::is_control, "?")
 }
 
 /// The example file: every key with its help, range and default, commented out.

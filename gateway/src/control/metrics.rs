@@ -18,6 +18,8 @@ use crate::metrics::{CoreSnapshot, Counters, DropReason};
 
 /// Roots that are named in one scrape.
 const HOTTEST_ROOTS: usize = 10;
+/// Characters of a root in a label. Clients choose topics, so a root may be 64 KB long.
+const ROOT_CHARACTERS: usize = 128;
 
 /// One core at a scrape: its numbers, and whether it answered (else they are those of its last answer).
 #[derive(Clone, Debug, Default)]
@@ -233,19 +235,20 @@ fn core_families(samples: &[CoreSample]) -> Vec<MetricFamily> {
 /// The hottest roots of all cores. A root is one core's work, so the same root on two cores is an edge case of a changed
 /// depth: then its publishes add up.
 fn hottest_roots(samples: &[CoreSample]) -> MetricFamily {
-    let mut publishes = BTreeMap::<&str, u64>::new();
+    let mut publishes = BTreeMap::<String, u64>::new();
     for (root, count) in samples
         .iter()
         .flat_map(|sample| &sample.snapshot.hottest_roots)
     {
-        *publishes.entry(root).or_default() += count;
+        let shown = root.chars().take(ROOT_CHARACTERS).collect();
+        *publishes.entry(shown).or_default() += count;
     }
     let mut hottest: Vec<_> = publishes.into_iter().collect();
     hottest.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     hottest.truncate(HOTTEST_ROOTS);
     let series = hottest
         .into_iter()
-        .map(|(root, count)| (label("root", root), count as f64));
+        .map(|(root, count)| (label("root", &root), count as f64));
     gauges(
         "root_publishes",
         "Recent publishes of the hottest roots, decaying. A root is the work of one core.",

@@ -159,7 +159,7 @@ pub fn banner(status: &NodeStatus) -> String {
     }
     let _ = writeln!(
         text,
-        "  I/O:       {} ({})",
+        "  I/O:       {}, since {}",
         status.backend, status.backend_reason
     );
     let _ = writeln!(

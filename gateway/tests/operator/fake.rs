@@ -1,0 +1,255 @@
+//! A node whose cores are functions.
+
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::thread::JoinHandle;
+
+use gateway::admin::{AdminReply, AdminRequest, RetainedInfo, SessionInfo, SubscriptionInfo};
+use gateway::config::Config;
+use gateway::control::status::{EngineReport, Listener, NodeStatus, Opened};
+use gateway::control::{Cores, SendToCore, http};
+use gateway::engine::status::{EngineCounters, EngineState};
+use gateway::metrics::CoreSnapshot;
+use tokio::sync::oneshot;
+
+/// What a fake core does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// Answers at once.
+    Answers,
+    /// Takes requests and never answers.
+    Stuck,
+    /// Takes no requests.
+    Full,
+}
+
+/// What the requests did, for the tests to look at.
+pub type Requests = Arc<Mutex<Vec<(usize, AdminRequest)>>>;
+
+/// Cores in these moods, and the requests they saw.
+pub fn cores(moods: Arc<Mutex<Vec<Mood>>>) -> (Arc<Cores>, Requests) {
+    let requests = Requests::default();
+    let this = Arc::new(OnceLock::<Weak<Cores>>::new());
+    let count = moods.lock().expect("no panic").len();
+    let sender = |core: usize| -> SendToCore {
+        let (this, moods, requests) =
+            (Arc::clone(&this), Arc::clone(&moods), Arc::clone(&requests));
+        Box::new(move |id, request| {
+            let mood = moods.lock().expect("no panic")[core];
+            if mood == Mood::Full {
+                return Err(request);
+            }
+            requests
+                .lock()
+                .expect("no panic")
+                .push((core, request.clone()));
+            if mood == Mood::Answers {
+                let cores = this
+                    .get()
+                    .and_then(Weak::upgrade)
+                    .expect("requests come while the cores live");
+                cores.answer(id, answer(core, request));
+            }
+            Ok(())
+        })
+    };
+    let senders = (0..count).map(sender).collect();
+    let cores = Arc::new(Cores::new(
+        senders,
+        Box::new(move |client_id| client_id.len() % count),
+    ));
+    this.set(Arc::downgrade(&cores)).expect("set once");
+    (cores, requests)
+}
+
+fn answer(core: usize, request: AdminRequest) -> AdminReply {
+    match request {
+        AdminRequest::Snapshot => AdminReply::Snapshot(Box::new(snapshot(core))),
+        AdminRequest::Sessions {
+            prefix,
+            after,
+            limit,
+        } => {
+            let ids = (0..6)
+                .filter(|id| id % 2 == core)
+                .map(|id| format!("device-{id}"));
+            let wanted = ids
+                .filter(|id| id.starts_with(&prefix) && *id > after)
+                .take(limit);
+            AdminReply::Sessions(wanted.map(|id| session(core, id)).collect())
+        }
+        AdminRequest::Session { client_id } => {
+            let known = client_id.starts_with("device-");
+            AdminReply::Session(known.then(|| Box::new(session(core, client_id))))
+        }
+        AdminRequest::Kick { client_id, .. } => {
+            AdminReply::Kicked(client_id.starts_with("device-"))
+        }
+        AdminRequest::Publish { topic, .. } if topic == "refused" => {
+            AdminReply::Published(Err("the engine is full".into()))
+        }
+        AdminRequest::Publish { .. } => AdminReply::Published(Ok(3)),
+        AdminRequest::Subscriptions { prefix, limit } => {
+            let rows = [("#", true), (["a/b", "c/d"][core % 2], false)];
+            let rows = rows
+                .into_iter()
+                .filter(|(filter, _)| filter.starts_with(&prefix))
+                .take(limit);
+            let info = |(filter, broad): (&str, bool)| SubscriptionInfo {
+                filter: filter.into(),
+                subscribers: 2,
+                broad,
+            };
+            AdminReply::Subscriptions(rows.map(info).collect())
+        }
+        AdminRequest::Retained { limit, .. } => {
+            let rows = [RetainedInfo {
+                topic: format!("r/{core}"),
+                qos: 1,
+                payload_bytes: 5,
+                expires_at_unix_ms: None,
+            }];
+            AdminReply::Retained(rows.into_iter().take(limit).collect())
+        }
+        AdminRequest::ClearRetained { .. } => AdminReply::Cleared(Ok(2)),
+    }
+}
+
+fn session(core: usize, client_id: String) -> SessionInfo {
+    let core = u16::try_from(core).expect("few cores");
+    SessionInfo {
+        client_id,
+        connected: core == 0,
+        edge_core: (core == 0).then_some(core),
+        home_core: core,
+        peer: (core == 0).then(|| "127.0.0.1:50000".into()),
+        expiry_s: 3_600,
+        durable: true,
+        mailbox_messages: 7,
+        mailbox_bytes: 2_048,
+        disconnected_at_unix_ms: (core != 0).then_some(1_750_000_000_000),
+    }
+}
+
+/// Numbers that conserve deliveries.
+pub fn snapshot(core: usize) -> CoreSnapshot {
+    let mut snapshot = CoreSnapshot::default();
+    snapshot.counters.publishes_received = 100 + core as u64;
+    snapshot.counters.deliveries_accepted = 50;
+    snapshot.counters.deliveries_delivered = 40;
+    snapshot.counters.deliveries_expired = 1;
+    snapshot.counters.turns = 1_000 * (core as u64 + 1);
+    snapshot.dropped[0] = 4;
+    snapshot.deliveries_queued = 5;
+    snapshot.connections = 10;
+    snapshot.sessions_connected = 9;
+    snapshot.sessions = 12;
+    snapshot.hottest_roots = (0..8)
+        .map(|root| (format!("core{core}/root{root}"), 100 - 10 * root))
+        .collect();
+    snapshot
+}
+
+/// A node's facts, its engine in this state.
+pub fn status(engine: EngineState) -> NodeStatus {
+    let mut config = Config::default();
+    config.node.cores = gateway::config::CoreCount::Exactly(2);
+    let report = move || EngineReport {
+        state: engine,
+        last_error: (engine != EngineState::Working)
+            .then(|| "no space left for the store data".into()),
+        counters: EngineCounters {
+            commits: 3,
+            commit_latency_us_sum: 1_500,
+            disk_bytes: 4_096,
+            ..EngineCounters::default()
+        },
+    };
+    let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    let opened = Opened {
+        backend: "io_uring",
+        backend_reason: "io_uring works (kernel \"6.18\")".into(),
+        listeners: vec![Listener {
+            kind: "tcp",
+            address: address("127.0.0.1:1883"),
+        }],
+        admin: Some(address("127.0.0.1:9883")),
+        engine: Box::new(report),
+    };
+    let status = NodeStatus::new(
+        &config,
+        opened,
+        tokio::time::Instant::now().into_std(),
+        1_750_000_000_000,
+    );
+    status.set_ready(true);
+    status
+}
+
+/// A node that serves until it is dropped.
+pub struct Node {
+    pub address: SocketAddr,
+    pub moods: Arc<Mutex<Vec<Mood>>>,
+    pub requests: Requests,
+    pub status: Arc<NodeStatus>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    pub fn start() -> Self {
+        Self::with(&Config::default(), EngineState::Working)
+    }
+
+    pub fn with(config: &Config, engine: EngineState) -> Self {
+        let moods = Arc::new(Mutex::new(vec![Mood::Answers; 2]));
+        let (cores, requests) = cores(Arc::clone(&moods));
+        let status = Arc::new(status(engine));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (settings, served) = (config.admin.clone(), Arc::clone(&status));
+        let thread = std::thread::spawn(move || {
+            run(async {
+                let shutdown = async { drop(stopped.await) };
+                http::serve(listener, cores, served, settings, shutdown)
+                    .await
+                    .expect("the listener is good");
+            });
+        });
+        Self {
+            address,
+            moods,
+            requests,
+            status,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    pub fn set_mood(&self, core: usize, mood: Mood) {
+        self.moods.lock().expect("no panic")[core] = mood;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            assert!(
+                thread.join().is_ok() || std::thread::panicking(),
+                "the server ends without a panic"
+            );
+        }
+    }
+}
+
+/// Runs a future on a runtime like that of the control thread.
+pub fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
