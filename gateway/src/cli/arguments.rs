@@ -39,8 +39,10 @@ impl Cli {
 pub(super) enum Command {
     /// Run a node (the default).
     Run(Settings),
-    /// Say whether a node would start on this machine, which I/O backend it would use and why, and how many sessions the
-    /// limits of the system allow. Exit code 1 when it would not start.
+    /// Say whether a node would start on this machine.
+    ///
+    /// Tells which I/O backend it would use and why, and how many sessions the limits of the system allow. Exit code 1 when
+    /// it would not start.
     Check {
         #[command(flatten)]
         settings: Settings,

@@ -7,6 +7,8 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::arguments::{Ctl, CtlCommand, Publish, RetainedCommand, SessionsCommand};
 use super::client::{Client, segment};
@@ -185,7 +187,7 @@ fn retained(client: &Client, command: RetainedCommand) -> Result<(Value, String)
                 ("TOPIC", "topic"),
                 ("QOS", "qos"),
                 ("BYTES", "payload_bytes"),
-                ("EXPIRES (UNIX MS)", "expires_at_unix_ms"),
+                ("EXPIRES", "expires_at_unix_ms"),
             ];
             let text = listing(&answer, "retained", &head, answer["more"] == true);
             Ok((answer, text))
@@ -228,12 +230,7 @@ fn listing(answer: &Value, name: &str, columns: &[(&str, &str)], more: bool) -> 
         .as_array()
         .into_iter()
         .flatten()
-        .map(|row| {
-            columns
-                .iter()
-                .map(|(_, field)| plain(&row[*field]))
-                .collect()
-        })
+        .map(|row| columns.iter().map(|(_, field)| cell(row, field)).collect())
         .collect();
     if rows.is_empty() {
         return "none\n".into();
@@ -276,7 +273,7 @@ fn status_text(answer: &Value) -> String {
         (
             "I/O",
             format!(
-                "{} ({})",
+                "{}, since {}",
                 plain(&answer["backend"]["name"]),
                 plain(&answer["backend"]["reason"])
             ),
@@ -321,7 +318,7 @@ fn session_text(answer: &Value) -> String {
         ("peer", plain(&answer["peer"])),
         ("edge", on_core(&answer["edge_core"])),
         ("home", on_core(&answer["home_core"])),
-        ("expiry", seconds(answer["expiry_s"].as_u64().unwrap_or(0))),
+        ("expiry", expiry(&answer["expiry_s"])),
         ("durable", yes_no(&answer["durable"]).into()),
         (
             "waiting",
@@ -331,8 +328,35 @@ fn session_text(answer: &Value) -> String {
                 bytes(answer["mailbox_bytes"].as_u64().unwrap_or(0))
             ),
         ),
-        ("disconnected at", plain(&answer["disconnected_at_unix_ms"])),
+        ("disconnected at", time(&answer["disconnected_at_unix_ms"])),
     ])
+}
+
+/// A session expiry interval; the largest one means never.
+fn expiry(value: &Value) -> String {
+    match value.as_u64() {
+        Some(count) if count == u64::from(u32::MAX) => "never".into(),
+        count => seconds(count.unwrap_or(0)),
+    }
+}
+
+/// Milliseconds of Unix time as a date and time.
+fn time(value: &Value) -> String {
+    let seconds = value
+        .as_i64()
+        .map(|milliseconds| milliseconds.div_euclid(1_000));
+    let date = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    date.and_then(|date| date.format(&Rfc3339).ok())
+        .unwrap_or_else(|| plain(value))
+}
+
+/// A cell of a listing.
+fn cell(row: &Value, field: &str) -> String {
+    if field.ends_with("_unix_ms") {
+        time(&row[field])
+    } else {
+        plain(&row[field])
+    }
 }
 
 /// A value without the marks of JSON.
