@@ -110,10 +110,10 @@ impl EpollDriver {
     }
 
     fn make_ready(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(key(id)) {
-            if !std::mem::replace(&mut connection.queued, true) {
-                self.ready.push_back(id);
-            }
+        if let Some(connection) = self.connections.get_mut(key(id))
+            && !std::mem::replace(&mut connection.queued, true)
+        {
+            self.ready.push_back(id);
         }
     }
 
@@ -179,7 +179,7 @@ impl EpollDriver {
                 }
                 match socket::accept(socket.as_raw_fd()) {
                     Ok((socket, peer)) => {
-                        self.accepted(socket, peer, ListenerId(index as u16), events)
+                        self.accepted(socket, peer, ListenerId(index as u16), events);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) if is_of_one_connection(&error) => {}

@@ -329,7 +329,7 @@ impl Driver for FakeDriver {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         };
-        let mut from = local.unwrap_or(SocketAddr::new(unspecified, 0));
+        let mut from = local.unwrap_or_else(|| SocketAddr::new(unspecified, 0));
         if from.port() == 0 {
             from.set_port(net.port());
         }

@@ -82,7 +82,7 @@ mod tests {
         let (sender, mut inbox) = inbox(1, waker.clone());
         assert_eq!(sender.send(1), Ok(()));
         assert!(waker.flag().awake());
-        assert_eq!(sender.clone().send(2), Err(2));
+        assert_eq!(sender.send(2), Err(2));
         assert!(inbox.has_pending());
         assert_eq!(inbox.drain(10, |number| assert_eq!(number, 1)), 1);
         assert!(!inbox.has_pending());

@@ -208,8 +208,8 @@ mod tests {
     fn drain_is_fair_over_senders() {
         let mut ports = mesh::<u32>(4, CAPACITY);
         for number in 0..16 {
-            for from in 1..4 {
-                assert_eq!(ports[from].send(0, Lane::Data, number), Ok(()));
+            for port in &mut ports[1..] {
+                assert_eq!(port.send(0, Lane::Data, number), Ok(()));
             }
         }
         let mut by_sender = [0; 4];

@@ -62,13 +62,9 @@ impl BufferRing {
         // SAFETY: `entries` is page-aligned memory for `count` entries; it lives as long as the driver, which unmaps it
         // only after the ring has no operation in flight and is closed, or leaks it.
         unsafe {
-            submitter.register_buf_ring_with_flags(
-                entries.start.as_ptr() as u64,
-                count,
-                GROUP,
-                0,
-            )?
-        };
+            let start = entries.start.as_ptr() as u64;
+            submitter.register_buf_ring_with_flags(start, count, GROUP, 0)?;
+        }
         let mut buffers = Self {
             entries,
             memory,

@@ -89,7 +89,7 @@ impl UringDriver {
                 self.push_plain(&operation::fin(key));
             }
             State::Lingering if connection.peer_closed && !connection.pending.has(Pending::FIN) => {
-                self.end(key, 0)
+                self.end(key, 0);
             }
             _ => {}
         }

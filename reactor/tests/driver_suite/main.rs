@@ -3,6 +3,11 @@
 //! Each case is a generic function over [`world::Setup`]; the real drivers are driven against `std::net` peers on 127.0.0.1,
 //! the fake against its own. No case sleeps: it polls until a condition holds.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the real drivers run in real time"
+)]
+
 mod closing;
 mod connecting;
 mod limits;

@@ -276,19 +276,16 @@ impl<S: Setup> World<S> {
         address: SocketAddr,
         narrow: bool,
     ) -> (S::Peer, ConnectionId) {
+        // Ports are used again: only what is accepted from here on counts.
+        let before = self.seen.len();
         let peer = self
             .setup
             .open(address, narrow)
             .expect("the driver listens");
-        let connection = self.accepted(&peer);
-        (peer, connection)
-    }
-
-    pub(crate) fn accepted(&mut self, peer: &S::Peer) -> ConnectionId {
         let wanted = peer.address();
         let mut found = None;
         self.until("the connection is accepted", |world| {
-            found = world.seen.iter().rev().find_map(|seen| match seen {
+            found = world.seen[before..].iter().find_map(|seen| match seen {
                 Seen::Accepted {
                     connection, peer, ..
                 } if *peer == wanted => Some(*connection),
@@ -296,7 +293,7 @@ impl<S: Setup> World<S> {
             });
             found.is_some()
         });
-        found.expect("found")
+        (peer, found.expect("found"))
     }
 
     pub(crate) fn send(&mut self, connection: ConnectionId, bytes: &[u8]) {
