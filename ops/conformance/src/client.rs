@@ -2,16 +2,16 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::parse::{self, Body, Message, Packet, Properties};
 use crate::websocket::WebSocket;
-use crate::wire::{Connect, Props, Publish, Version, Will, ack, disconnect_with, first, frame, prop, subscribe, unsubscribe};
+use crate::wire::{Props, Publish, Version, ack, first, frame, subscribe, unsubscribe};
 use crate::{Outcome, Stop, ensure, fail};
 
 /// The longest that an answer may take: an upper bound, never a pause.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// The byte stream under MQTT.
 pub(crate) enum Stream {
@@ -27,7 +27,7 @@ enum Read {
 }
 
 /// What a wait brought.
-enum Arrival {
+pub(crate) enum Arrival {
     Packet(Packet),
     Closed,
     TimedOut,
@@ -35,8 +35,8 @@ enum Arrival {
 
 /// One network connection to the server.
 pub struct Client {
-    stream: Stream,
-    version: Version,
+    pub(crate) stream: Stream,
+    pub(crate) version: Version,
     pending: Vec<u8>,
     /// Packets that came while the end of a QoS 2 flow was awaited.
     waiting: VecDeque<Packet>,
@@ -50,10 +50,13 @@ pub struct Client {
 impl Client {
     /// Opens the network connection and sends nothing.
     pub fn open(address: SocketAddr, version: Version) -> Outcome<Self> {
-        let stream = TcpStream::connect_timeout(&address, ANSWER_MAX)
-            .map_err(|error| Stop::Failed(format!("cannot open a connection to the server: {error}")))?;
+        let stream = TcpStream::connect_timeout(&address, ANSWER_MAX).map_err(|error| {
+            Stop::Failed(format!("cannot open a connection to the server: {error}"))
+        })?;
         // Without this a two-packet exchange waits for the delayed acknowledgement of TCP.
-        stream.set_nodelay(true).map_err(|error| Stop::Failed(error.to_string()))?;
+        stream
+            .set_nodelay(true)
+            .map_err(|error| Stop::Failed(error.to_string()))?;
         Ok(Self::over(Stream::Tcp(stream), version))
     }
 
@@ -98,7 +101,7 @@ impl Client {
         self.send(publish.encode(self.version));
     }
 
-    fn arrival(&mut self, within: Duration) -> Outcome<Arrival> {
+    pub(crate) fn arrival(&mut self, within: Duration) -> Outcome<Arrival> {
         match self.waiting.pop_front() {
             Some(packet) => Ok(Arrival::Packet(packet)),
             None => self.new_arrival(within),
@@ -108,7 +111,9 @@ impl Client {
     fn new_arrival(&mut self, within: Duration) -> Outcome<Arrival> {
         let deadline = Instant::now() + within;
         loop {
-            if let Some((packet, used)) = parse::packet(self.version, &self.pending).map_err(Stop::Failed)? {
+            if let Some((packet, used)) =
+                parse::packet(self.version, &self.pending).map_err(Stop::Failed)?
+            {
                 self.pending.drain(..used);
                 return Ok(Arrival::Packet(packet));
             }
@@ -130,7 +135,12 @@ impl Client {
         };
         Ok(match read {
             Ok(0) => Read::Closed,
-            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) =>
+            {
                 Read::Closed
             }
             _ => Read::Some,
@@ -142,14 +152,20 @@ impl Client {
         match self.arrival(ANSWER_MAX)? {
             Arrival::Packet(packet) => Ok(packet),
             Arrival::Closed => fail!("expected {expected}, but the server closed the connection"),
-            Arrival::TimedOut => fail!("expected {expected}, but nothing came for {} s", ANSWER_MAX.as_secs()),
+            Arrival::TimedOut => fail!(
+                "expected {expected}, but nothing came for {} s",
+                ANSWER_MAX.as_secs()
+            ),
         }
     }
 
     /// The next packet, which must be a PUBLISH. Nothing is acknowledged.
     pub fn message(&mut self, expected: &str) -> Outcome<Message> {
         match self.receive(expected)? {
-            Packet { body: Body::Publish(message), .. } => Ok(message),
+            Packet {
+                body: Body::Publish(message),
+                ..
+            } => Ok(message),
             other => fail!("expected {expected}, got {}", describe(&other)),
         }
     }
@@ -179,12 +195,23 @@ impl Client {
     fn pubrel(&mut self, id: u16) -> Outcome {
         loop {
             match self.new_arrival(ANSWER_MAX)? {
-                Arrival::Packet(Packet { first: first::PUBREL, body: Body::Ack { id: found, .. }, .. }) if found == id => {
+                Arrival::Packet(Packet {
+                    first: first::PUBREL,
+                    body: Body::Ack { id: found, .. },
+                    ..
+                }) if found == id => {
                     return Ok(());
                 }
-                Arrival::Packet(packet @ Packet { body: Body::Publish(_), .. }) => self.waiting.push_back(packet),
+                Arrival::Packet(
+                    packet @ Packet {
+                        body: Body::Publish(_),
+                        ..
+                    },
+                ) => self.waiting.push_back(packet),
                 Arrival::Packet(packet) => fail!("expected PUBREL {id}, got {}", describe(&packet)),
-                Arrival::Closed => fail!("expected PUBREL {id}, but the server closed the connection"),
+                Arrival::Closed => {
+                    fail!("expected PUBREL {id}, but the server closed the connection")
+                }
                 Arrival::TimedOut => fail!("expected PUBREL {id}, but nothing came"),
             }
         }
@@ -195,7 +222,9 @@ impl Client {
         let expected = format!("{} {id}", name(kind));
         let packet = self.receive(&expected)?;
         match packet.body {
-            Body::Ack { id: found, code, .. } if packet.first == kind && found == id => Ok(code),
+            Body::Ack {
+                id: found, code, ..
+            } if packet.first == kind && found == id => Ok(code),
             _ => fail!("expected {expected}, got {}", describe(&packet)),
         }
     }
@@ -205,7 +234,9 @@ impl Client {
         let expected = format!("{} {id}", name(kind));
         let packet = self.receive(&expected)?;
         match packet.body {
-            Body::SubAck { id: found, codes, .. } if packet.first == kind && found == id => Ok(codes),
+            Body::SubAck {
+                id: found, codes, ..
+            } if packet.first == kind && found == id => Ok(codes),
             _ => fail!("expected {expected}, got {}", describe(&packet)),
         }
     }
@@ -215,14 +246,23 @@ impl Client {
         let id = self.fresh_id();
         self.send(subscribe(self.version, id, filters, props));
         let codes = self.suback(first::SUBACK, id)?;
-        ensure!(codes.len() == filters.len(), "{} codes for {} filters", codes.len(), filters.len());
+        ensure!(
+            codes.len() == filters.len(),
+            "{} codes for {} filters",
+            codes.len(),
+            filters.len()
+        );
         Ok(codes)
     }
 
     /// Subscribes to one filter, which must be granted this QoS.
     pub fn subscribe(&mut self, filter: &str, qos: u8) -> Outcome {
         let codes = self.subscribe_all(&[(filter, qos)], &Props::new())?;
-        ensure!(codes == [qos & 3], "SUBACK {codes:02x?} for {filter} at QoS {}", qos & 3);
+        ensure!(
+            codes == [qos & 3],
+            "SUBACK {codes:02x?} for {filter} at QoS {}",
+            qos & 3
+        );
         Ok(())
     }
 
@@ -265,7 +305,10 @@ impl Client {
         let mut before = Vec::new();
         loop {
             match self.receive("PINGRESP")? {
-                Packet { body: Body::PingResp, .. } => return Ok(before),
+                Packet {
+                    body: Body::PingResp,
+                    ..
+                } => return Ok(before),
                 other => before.push(other),
             }
         }
@@ -283,40 +326,10 @@ impl Client {
     pub fn quiet(&mut self, time: Duration, when: &str) -> Outcome {
         match self.arrival(time)? {
             Arrival::TimedOut => Ok(()),
-            Arrival::Closed => fail!("expected nothing {when}, but the server closed the connection"),
+            Arrival::Closed => {
+                fail!("expected nothing {when}, but the server closed the connection")
+            }
             Arrival::Packet(packet) => fail!("expected nothing {when}, got {}", describe(&packet)),
-        }
-    }
-
-    /// The server closes the connection; at most a DISCONNECT (5.0) comes before. Its reason code.
-    pub fn closed(&mut self, why: &str) -> Outcome<Option<u8>> {
-        self.closed_within(ANSWER_MAX, why)
-    }
-
-    /// As [`Self::closed`], within this time.
-    pub fn closed_within(&mut self, time: Duration, why: &str) -> Outcome<Option<u8>> {
-        let mut reason = None;
-        loop {
-            match self.arrival(time)? {
-                Arrival::Closed => return Ok(reason),
-                Arrival::TimedOut => fail!("the server did not close the connection {why}"),
-                Arrival::Packet(Packet { first: first::DISCONNECT, body: Body::Reason { code, .. }, .. })
-                    if reason.is_none() =>
-                {
-                    reason = Some(code);
-                }
-                Arrival::Packet(packet) => fail!("expected the connection to close {why}, got {}", describe(&packet)),
-            }
-        }
-    }
-
-    /// The server closes the connection; if it says why (5.0), the reason code is one of these.
-    pub fn closed_with(&mut self, codes: &[u8], why: &str) -> Outcome {
-        match self.closed(why)? {
-            Some(code) if !codes.contains(&code) => {
-                fail!("DISCONNECT {why} has reason code {code:#04x} instead of {codes:02x?}")
-            }
-            _ => Ok(()),
         }
     }
 
@@ -347,7 +360,9 @@ impl Client {
 
     /// The raw bytes that come until the server closes, for answers whose version is open.
     pub fn bytes_until_closed(&mut self, why: &str) -> Outcome<Vec<u8>> {
-        let Stream::Tcp(stream) = &mut self.stream else { fail!("the suite asked a WebSocket for raw bytes") };
+        let Stream::Tcp(stream) = &mut self.stream else {
+            fail!("the suite asked a WebSocket for raw bytes")
+        };
         let mut bytes = std::mem::take(&mut self.pending);
         let deadline = Instant::now() + ANSWER_MAX;
         loop {
@@ -358,70 +373,20 @@ impl Client {
             match read_some(stream, left, &mut bytes) {
                 Ok(0) => return Ok(bytes),
                 Ok(_) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(_) => return Ok(bytes),
-            }
-        }
-    }
-
-    /// The server refuses the CONNECT: it closes, and at most a CONNACK with a code other than 0 and Session Present 0
-    /// comes before. The code.
-    pub fn refused(&mut self, why: &str) -> Outcome<Option<u8>> {
-        match self.arrival(ANSWER_MAX)? {
-            Arrival::Closed => Ok(None),
-            Arrival::TimedOut => fail!("the server neither answered nor closed {why}"),
-            Arrival::Packet(Packet { body: Body::ConnAck { session_present, code, .. }, .. }) => {
-                ensure!(code != 0, "the server accepted the CONNECT {why}");
-                ensure!(!session_present, "CONNACK {code:#04x} with Session Present 1");
-                match self.arrival(ANSWER_MAX)? {
-                    Arrival::Closed => Ok(Some(code)),
-                    Arrival::TimedOut => fail!("the connection stays open after CONNACK {code:#04x}"),
-                    Arrival::Packet(packet) => fail!("{} after CONNACK {code:#04x}", describe(&packet)),
-                }
-            }
-            Arrival::Packet(packet) => fail!("expected a refusal {why}, got {}", describe(&packet)),
-        }
-    }
-
-    /// The server refuses the CONNECT as malformed: 3.1.1 without CONNACK [MQTT-3.1.4-1], 5.0 with one of these codes
-    /// or without CONNACK.
-    pub fn refused_as_malformed(&mut self, why: &str) -> Outcome {
-        match (self.version, self.refused(why)?) {
-            (_, None) | (Version::V5, Some(0x80..=0x82)) => Ok(()),
-            (Version::V5, Some(code)) => fail!("CONNACK {code:#04x} instead of 0x81 or 0x82 {why}"),
-            (Version::V311, Some(code)) => fail!("CONNACK {code:#04x} {why}, where 3.1.1 closes without one"),
-        }
-    }
-
-    /// Sends DISCONNECT and waits until the server has closed, which is when it has dealt with it.
-    pub fn disconnect(mut self) -> Outcome {
-        self.send(frame(first::DISCONNECT, &[]));
-        self.closed("after DISCONNECT").map(drop)
-    }
-
-    /// Sends DISCONNECT with a reason code and properties (5.0) and waits until the server has closed.
-    pub fn disconnect_with(mut self, code: u8, props: &Props) -> Outcome {
-        self.send(disconnect_with(code, props));
-        self.closed("after DISCONNECT").map(drop)
-    }
-
-    /// Ends the network connection without DISCONNECT and waits until the server has closed its side.
-    pub fn cut(mut self) -> Outcome {
-        if let Stream::Tcp(stream) = &self.stream {
-            let _ = stream.shutdown(Shutdown::Write);
-        }
-        loop {
-            match self.arrival(ANSWER_MAX)? {
-                Arrival::Closed => return Ok(()),
-                Arrival::Packet(_) => {}
-                Arrival::TimedOut => fail!("the server keeps a connection whose peer has closed"),
             }
         }
     }
 }
 
 /// Reads what is there, waiting for `left` at most.
-pub(crate) fn read_some(stream: &mut TcpStream, left: Duration, into: &mut Vec<u8>) -> std::io::Result<usize> {
+pub(crate) fn read_some(
+    stream: &mut TcpStream,
+    left: Duration,
+    into: &mut Vec<u8>,
+) -> std::io::Result<usize> {
     stream.set_read_timeout(Some(left))?;
     let mut chunk = [0; 16 * 1024];
     let count = stream.read(&mut chunk)?;
@@ -429,89 +394,25 @@ pub(crate) fn read_some(stream: &mut TcpStream, left: Duration, into: &mut Vec<u
     Ok(count)
 }
 
-/// A CONNECT in preparation.
-pub struct Dial {
-    address: SocketAddr,
-    version: Version,
-    /// The packet to be sent.
-    pub connect: Connect,
-}
-
-impl Dial {
-    pub(crate) fn new(address: SocketAddr, version: Version, client_id: &str) -> Self {
-        Self { address, version, connect: Connect::new(version, client_id) }
-    }
-
-    /// With these properties (5.0).
-    pub fn props(mut self, props: Props) -> Self {
-        self.connect.props.0.extend_from_slice(&props.0);
-        self
-    }
-
-    /// Clean Start 0 and, in 5.0, a session that outlives the connection by 100 s.
-    pub fn resume(self) -> Self {
-        self.resume_for(100)
-    }
-
-    /// Clean Start 0 and, in 5.0, this Session Expiry Interval.
-    pub fn resume_for(mut self, expiry_s: u32) -> Self {
-        self.connect.clean = false;
-        if self.version == Version::V5 {
-            self.connect.props = self.connect.props.u32(prop::SESSION_EXPIRY, expiry_s);
-        }
-        self
-    }
-
-    /// With this Keep Alive.
-    pub const fn keep_alive(mut self, seconds: u16) -> Self {
-        self.connect.keep_alive_s = seconds;
-        self
-    }
-
-    /// With a will.
-    pub fn will(mut self, topic: &str, payload: &str, qos: u8) -> Self {
-        let will = Will { topic: topic.into(), payload: payload.into(), qos, ..Will::default() };
-        self.connect.will = Some(will);
-        self
-    }
-
-    /// With Will Properties; call it after [`Self::will`].
-    pub fn will_props(mut self, props: Props) -> Self {
-        self.connect.will.get_or_insert_default().props = props;
-        self
-    }
-
-    /// Opens a connection and sends the CONNECT.
-    pub fn send(&self) -> Outcome<Client> {
-        let mut client = Client::open(self.address, self.version)?;
-        client.send(self.connect.encode());
-        Ok(client)
-    }
-
-    /// Connects; the server must accept.
-    pub fn open(&self) -> Outcome<Client> {
-        let client = self.send()?;
-        accepted(client)
-    }
-}
-
-/// Waits for a CONNACK 0 and keeps what it says.
-pub fn accepted(mut client: Client) -> Outcome<Client> {
-    match client.receive("CONNACK")? {
-        Packet { body: Body::ConnAck { session_present, code: 0, props }, .. } => {
-            client.session_present = session_present;
-            client.connack = props;
-            Ok(client)
-        }
-        other => fail!("expected CONNACK 0, got {}", describe(&other)),
-    }
-}
-
 /// The name of a packet type.
 pub fn name(head: u8) -> &'static str {
     const NAMES: [&str; 16] = [
-        "packet type 0", "CONNECT", "CONNACK", "PUBLISH", "PUBACK", "PUBREC", "PUBREL", "PUBCOMP", "SUBSCRIBE", "SUBACK",
-        "UNSUBSCRIBE", "UNSUBACK", "PINGREQ", "PINGRESP", "DISCONNECT", "AUTH",
+        "packet type 0",
+        "CONNECT",
+        "CONNACK",
+        "PUBLISH",
+        "PUBACK",
+        "PUBREC",
+        "PUBREL",
+        "PUBCOMP",
+        "SUBSCRIBE",
+        "SUBACK",
+        "UNSUBSCRIBE",
+        "UNSUBACK",
+        "PINGREQ",
+        "PINGRESP",
+        "DISCONNECT",
+        "AUTH",
     ];
     NAMES[usize::from(head >> 4)]
 }
@@ -520,11 +421,18 @@ pub fn name(head: u8) -> &'static str {
 pub fn describe(packet: &Packet) -> String {
     let name = name(packet.first);
     match &packet.body {
-        Body::ConnAck { session_present, code, .. } => format!("{name} {code:#04x}, Session Present {session_present}"),
+        Body::ConnAck {
+            session_present,
+            code,
+            ..
+        } => format!("{name} {code:#04x}, Session Present {session_present}"),
         Body::Publish(message) => {
             let flags = if message.dup { " DUP" } else { "" };
             let text: String = message.text().chars().take(30).collect();
-            format!("{name} QoS {}{flags} id {} on {:?}: {text:?}", message.qos, message.id, message.topic)
+            format!(
+                "{name} QoS {}{flags} id {} on {:?}: {text:?}",
+                message.qos, message.id, message.topic
+            )
         }
         Body::Ack { id, code, .. } => format!("{name} {id} with code {code:#04x}"),
         Body::SubAck { id, codes, .. } => format!("{name} {id} with codes {codes:02x?}"),

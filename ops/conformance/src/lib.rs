@@ -3,12 +3,18 @@
 //! Owns the list of normative statements ([`statements`]), the cases that show them ([`cases`]), and the page that says
 //! which hold ([`report`]). It sees a server only through its sockets and must never use `edge-proto`: its own
 //! [`wire`] and [`parse`] keep one misreading from hiding in both.
-#![allow(clippy::disallowed_methods, reason = "a black-box client of a real server lives in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a black-box client of a real server lives in real time"
+)]
 
 pub mod cases;
 pub mod client;
+pub mod dial;
+mod ending;
 pub mod parse;
 pub mod report;
+mod rules;
 pub mod runner;
 pub mod statements;
 pub mod target;

@@ -1,5 +1,8 @@
 //! `conformance run`: starts a server, runs the cases, says what holds.
-#![allow(clippy::disallowed_methods, reason = "a black-box client of a real server lives in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a black-box client of a real server lives in real time"
+)]
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -57,7 +60,9 @@ fn arguments() -> Result<Arguments, String> {
             parsed.json = true;
             continue;
         }
-        let value = given.next().ok_or_else(|| format!("{option} needs a value"))?;
+        let value = given
+            .next()
+            .ok_or_else(|| format!("{option} needs a value"))?;
         match option.as_str() {
             "--target" => parsed.targets.push(match value.as_str() {
                 "roadstead" => Which::Roadstead(None),
@@ -65,7 +70,9 @@ fn arguments() -> Result<Arguments, String> {
                 other => return Err(format!("no target {other:?}")),
             }),
             "--binary" => match parsed.targets.last_mut() {
-                Some(Which::Roadstead(binary) | Which::Mosquitto(binary)) => *binary = Some(value.into()),
+                Some(Which::Roadstead(binary) | Which::Mosquitto(binary)) => {
+                    *binary = Some(value.into());
+                }
                 _ => return Err("--binary comes after --target".into()),
             },
             "--address" => parsed.targets.push(Which::Address(value)),
@@ -93,23 +100,44 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         let results = runner::run(&target, &arguments.filter);
         if !arguments.json {
             print_table(which.name(), &target.release, &results);
-            println!("{} cases in {:.1} s\n", results.len(), started.elapsed().as_secs_f64());
+            println!(
+                "{} cases in {:.1} s\n",
+                results.len(),
+                started.elapsed().as_secs_f64()
+            );
         }
         let release = target.release.clone();
-        columns.push(Column { name: which.name(), release, results: Some(results) });
+        columns.push(Column {
+            name: which.name(),
+            release,
+            results: Some(results),
+        });
     }
     if arguments.json {
         println!("{}", as_json(&columns));
     }
-    let failed = columns[0].results.iter().flatten().any(|(_, verdict)| matches!(verdict, Verdict::Failed(_)));
+    let failed = columns[0]
+        .results
+        .iter()
+        .flatten()
+        .any(|(_, verdict)| matches!(verdict, Verdict::Failed(_)));
     let mut right = !failed;
     // The page always has both columns, in this order.
     for name in ["Roadstead", "Mosquitto"] {
         if !columns.iter().any(|column| column.name == name) {
-            columns.push(Column { name, release: "not run".into(), results: None });
+            columns.push(Column {
+                name,
+                release: "not run".into(),
+                results: None,
+            });
         }
     }
-    columns.sort_by_key(|column| ["Roadstead", "Mosquitto"].iter().position(|name| *name == column.name).unwrap_or(2));
+    columns.sort_by_key(|column| {
+        ["Roadstead", "Mosquitto"]
+            .iter()
+            .position(|name| *name == column.name)
+            .unwrap_or(2)
+    });
     let page = report::page(&columns);
     if let Some(path) = &arguments.report {
         std::fs::write(path, &page).map_err(|error| format!("{path}: {error}"))?;
@@ -133,8 +161,18 @@ fn print_table(name: &str, release: &str, results: &Results) {
         };
         println!("  {:4} {:5} {case}{more}", verdict.word(), version.name());
     }
-    let count = |word| results.values().filter(|verdict| verdict.word() == word).count();
-    println!("{name}: {} pass, {} fail, {} not applicable", count("pass"), count("FAIL"), count("n/a"));
+    let count = |word| {
+        results
+            .values()
+            .filter(|verdict| verdict.word() == word)
+            .count()
+    };
+    println!(
+        "{name}: {} pass, {} fail, {} not applicable",
+        count("pass"),
+        count("FAIL"),
+        count("n/a")
+    );
 }
 
 fn as_json(columns: &[Column]) -> serde_json::Value {

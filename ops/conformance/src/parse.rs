@@ -1,6 +1,7 @@
 //! The suite's own parser for what a server sends. It is strict: a byte that the specification does not allow from a
 //! server is an error, so every case checks the form of every packet that it receives.
 
+use crate::rules::{allowed, codes_are_listed};
 use crate::wire::{Version, first, prop};
 
 /// A packet from the server.
@@ -103,22 +104,43 @@ pub struct Properties(pub Vec<(u8, Value)>);
 impl Properties {
     /// The first value of this property.
     pub fn find(&self, id: u8) -> Option<&Value> {
-        self.0.iter().find(|(found, _)| *found == id).map(|(_, value)| value)
+        self.0
+            .iter()
+            .find(|(found, _)| *found == id)
+            .map(|(_, value)| value)
     }
 
     /// A numeric property.
     pub fn number(&self, id: u8) -> Option<u32> {
-        self.find(id).and_then(|value| if let Value::Number(number) = value { Some(*number) } else { None })
+        self.find(id).and_then(|value| {
+            if let Value::Number(number) = value {
+                Some(*number)
+            } else {
+                None
+            }
+        })
     }
 
     /// A string property.
     pub fn text(&self, id: u8) -> Option<&str> {
-        self.find(id).and_then(|value| if let Value::Text(text) = value { Some(text.as_str()) } else { None })
+        self.find(id).and_then(|value| {
+            if let Value::Text(text) = value {
+                Some(text.as_str())
+            } else {
+                None
+            }
+        })
     }
 
     /// A binary property.
     pub fn data(&self, id: u8) -> Option<&[u8]> {
-        self.find(id).and_then(|value| if let Value::Data(data) = value { Some(data.as_slice()) } else { None })
+        self.find(id).and_then(|value| {
+            if let Value::Data(data) = value {
+                Some(data.as_slice())
+            } else {
+                None
+            }
+        })
     }
 
     /// User properties in order.
@@ -150,16 +172,31 @@ pub type Wrong = String;
 
 /// Takes one packet off the front of `bytes`; `None` when it is not complete yet.
 pub fn packet(version: Version, bytes: &[u8]) -> Result<Option<(Packet, usize)>, Wrong> {
-    let Some(&head) = bytes.first() else { return Ok(None) };
-    let Some((length, used)) = variable(&bytes[1..])? else { return Ok(None) };
+    let Some(&head) = bytes.first() else {
+        return Ok(None);
+    };
+    let Some((length, used)) = variable(&bytes[1..])? else {
+        return Ok(None);
+    };
     let total = 1 + used + length;
     if bytes.len() < total {
         return Ok(None);
     }
     let body = body(version, head, &bytes[1 + used..total]).map_err(|wrong| {
-        format!("the server sent a packet that is not MQTT {}: {wrong} in {:02x?}", version.name(), &bytes[..total.min(64)])
+        format!(
+            "the server sent a packet that is not MQTT {}: {wrong} in {:02x?}",
+            version.name(),
+            &bytes[..total.min(64)]
+        )
     })?;
-    Ok(Some((Packet { first: head, length: total, body }, total)))
+    Ok(Some((
+        Packet {
+            first: head,
+            length: total,
+            body,
+        },
+        total,
+    )))
 }
 
 /// A Variable Byte Integer and its length; an overlong one is an error [MQTT-1.5.5-1].
@@ -175,7 +212,11 @@ fn variable(bytes: &[u8]) -> Result<Option<(usize, usize)>, Wrong> {
             };
         }
     }
-    if bytes.len() >= 4 { Err("a variable byte integer of more than four bytes".into()) } else { Ok(None) }
+    if bytes.len() >= 4 {
+        Err("a variable byte integer of more than four bytes".into())
+    } else {
+        Ok(None)
+    }
 }
 
 fn body(version: Version, head: u8, bytes: &[u8]) -> Result<Body, Wrong> {
@@ -187,23 +228,38 @@ fn body(version: Version, head: u8, bytes: &[u8]) -> Result<Body, Wrong> {
                 return Err(format!("reserved CONNACK flags {flags:#04x}"));
             }
             let code = reader.u8()?;
-            Body::ConnAck { session_present: flags == 1, code, props: reader.props(head)? }
+            Body::ConnAck {
+                session_present: flags == 1,
+                code,
+                props: reader.props(head)?,
+            }
         }
         _ if head >> 4 == first::PUBLISH >> 4 => Body::Publish(reader.publish(head)?),
         first::PUBACK | first::PUBREC | first::PUBREL | first::PUBCOMP => {
             let id = reader.id()?;
             let code = reader.optional_code()?;
-            Body::Ack { id, code, props: reader.optional_props(head)? }
+            Body::Ack {
+                id,
+                code,
+                props: reader.optional_props(head)?,
+            }
         }
         first::SUBACK | first::UNSUBACK => {
             let id = reader.id()?;
             let props = reader.props(head)?;
-            Body::SubAck { id, codes: reader.rest(), props }
+            Body::SubAck {
+                id,
+                codes: reader.rest(),
+                props,
+            }
         }
         first::PINGRESP => Body::PingResp,
         first::DISCONNECT | first::AUTH if version == Version::V5 => {
             let code = reader.optional_code()?;
-            Body::Reason { code, props: reader.optional_props(head)? }
+            Body::Reason {
+                code,
+                props: reader.optional_props(head)?,
+            }
         }
         _ => return Err(format!("a first byte {head:#04x} that no server sends")),
     };
@@ -212,70 +268,6 @@ fn body(version: Version, head: u8, bytes: &[u8]) -> Result<Body, Wrong> {
     }
     codes_are_listed(version, head, &body)?;
     Ok(body)
-}
-
-/// The reason codes that the specification lists for each packet of a server.
-fn codes_are_listed(version: Version, head: u8, body: &Body) -> Result<(), Wrong> {
-    const CONNACK: &[u8] = &[
-        0x00, 0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C, 0x90, 0x95, 0x97, 0x99, 0x9A, 0x9B,
-        0x9C, 0x9D, 0x9F,
-    ];
-    // Those of Table 3-10 that a server may send.
-    const DISCONNECT: &[u8] = &[
-        0x00, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99,
-        0x9A, 0x9B, 0x9C, 0x9D, 0x9E, 0x9F, 0xA0, 0xA1, 0xA2,
-    ];
-    const RECEIVED: &[u8] = &[0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99];
-    let (codes, listed): (&[u8], &[u8]) = match (body, version) {
-        (Body::ConnAck { code, .. }, Version::V5) => (&[*code], CONNACK),
-        (Body::ConnAck { code, .. }, Version::V311) => (&[*code], &[0, 1, 2, 3, 4, 5]),
-        (Body::Ack { code, .. }, _) if matches!(head, first::PUBACK | first::PUBREC) => (&[*code], RECEIVED),
-        (Body::Ack { code, .. }, _) => (&[*code], &[0x00, 0x92]),
-        (Body::SubAck { codes, .. }, Version::V311) if head == first::SUBACK => (codes, &[0, 1, 2, 0x80]),
-        (Body::SubAck { codes, .. }, Version::V311) => (codes, &[]),
-        (Body::SubAck { codes, .. }, Version::V5) if head == first::SUBACK => {
-            (codes, &[0, 1, 2, 0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2])
-        }
-        (Body::SubAck { codes, .. }, Version::V5) => (codes, &[0x00, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91]),
-        (Body::Reason { code, .. }, _) if head == first::DISCONNECT => (&[*code], DISCONNECT),
-        (Body::Reason { code, .. }, _) => (&[*code], &[0x00, 0x18]),
-        (Body::Publish(_) | Body::PingResp, _) => (&[], &[]),
-    };
-    match codes.iter().find(|code| !listed.contains(code)) {
-        Some(code) => Err(format!("reason code {code:#04x}, which is not listed for this packet")),
-        None => Ok(()),
-    }
-}
-
-/// Which packets of a server may carry a property (§2.2.2.2).
-fn allowed(head: u8, id: u8) -> bool {
-    match id {
-        prop::REASON_STRING => !matches!(head >> 4, 3),
-        prop::USER => true,
-        prop::PAYLOAD_FORMAT
-        | prop::MESSAGE_EXPIRY
-        | prop::CONTENT_TYPE
-        | prop::RESPONSE_TOPIC
-        | prop::CORRELATION_DATA
-        | prop::SUBSCRIPTION_ID
-        | prop::TOPIC_ALIAS => head >> 4 == 3,
-        prop::AUTH_METHOD | prop::AUTH_DATA => matches!(head, first::CONNACK | first::AUTH),
-        prop::SERVER_REFERENCE => matches!(head, first::CONNACK | first::DISCONNECT),
-        // SESSION_EXPIRY on a DISCONNECT is for clients only [MQTT-3.14.2-2].
-        prop::SESSION_EXPIRY
-        | prop::ASSIGNED_CLIENT_ID
-        | prop::SERVER_KEEP_ALIVE
-        | prop::RESPONSE_INFO
-        | prop::RECEIVE_MAXIMUM
-        | prop::TOPIC_ALIAS_MAXIMUM
-        | prop::MAXIMUM_QOS
-        | prop::RETAIN_AVAILABLE
-        | prop::MAXIMUM_PACKET_SIZE
-        | prop::WILDCARD_AVAILABLE
-        | prop::SUBSCRIPTION_IDS_AVAILABLE
-        | prop::SHARED_AVAILABLE => head == first::CONNACK,
-        _ => false,
-    }
 }
 
 struct Reader<'a> {
@@ -307,7 +299,8 @@ impl Reader<'_> {
     }
 
     fn variable(&mut self) -> Result<usize, Wrong> {
-        let (value, used) = variable(self.bytes)?.ok_or("a variable byte integer beyond the end")?;
+        let (value, used) =
+            variable(self.bytes)?.ok_or("a variable byte integer beyond the end")?;
         self.take(used)?;
         Ok(value)
     }
@@ -319,7 +312,11 @@ impl Reader<'_> {
 
     fn text(&mut self) -> Result<String, Wrong> {
         let text = String::from_utf8(self.data()?).map_err(|_| "a string that is not UTF-8")?;
-        if text.contains('\0') { Err("a string with U+0000".into()) } else { Ok(text) }
+        if text.contains('\0') {
+            Err("a string with U+0000".into())
+        } else {
+            Ok(text)
+        }
     }
 
     fn id(&mut self) -> Result<u16, Wrong> {
@@ -334,11 +331,19 @@ impl Reader<'_> {
     }
 
     fn optional_code(&mut self) -> Result<u8, Wrong> {
-        if self.version == Version::V5 && !self.bytes.is_empty() { self.u8() } else { Ok(0) }
+        if self.version == Version::V5 && !self.bytes.is_empty() {
+            self.u8()
+        } else {
+            Ok(0)
+        }
     }
 
     fn optional_props(&mut self, head: u8) -> Result<Properties, Wrong> {
-        if self.bytes.is_empty() { Ok(Properties::default()) } else { self.props(head) }
+        if self.bytes.is_empty() {
+            Ok(Properties::default())
+        } else {
+            self.props(head)
+        }
     }
 
     fn props(&mut self, head: u8) -> Result<Properties, Wrong> {
@@ -347,7 +352,11 @@ impl Reader<'_> {
             return Ok(found);
         }
         let length = self.variable()?;
-        let end = self.bytes.len().checked_sub(length).ok_or("properties beyond the end of the packet")?;
+        let end = self
+            .bytes
+            .len()
+            .checked_sub(length)
+            .ok_or("properties beyond the end of the packet")?;
         while self.bytes.len() > end {
             let id = self.u8()?;
             if !allowed(head, id) {
@@ -359,7 +368,11 @@ impl Reader<'_> {
             }
             found.0.push((id, self.value(id)?));
         }
-        if self.bytes.len() == end { Ok(found) } else { Err("a property beyond the property length".into()) }
+        if self.bytes.len() == end {
+            Ok(found)
+        } else {
+            Err("a property beyond the property length".into())
+        }
     }
 
     fn value(&mut self, id: u8) -> Result<Value, Wrong> {
@@ -375,11 +388,16 @@ impl Reader<'_> {
             },
             prop::MESSAGE_EXPIRY | prop::SESSION_EXPIRY => Value::Number(self.u32()?),
             prop::MAXIMUM_PACKET_SIZE => Value::Number(nonzero(id, self.u32()?)?),
-            prop::RECEIVE_MAXIMUM | prop::TOPIC_ALIAS => Value::Number(nonzero(id, self.u16()?.into())?),
-            prop::SERVER_KEEP_ALIVE | prop::TOPIC_ALIAS_MAXIMUM => Value::Number(self.u16()?.into()),
-            prop::SUBSCRIPTION_ID => {
-                Value::Number(nonzero(id, u32::try_from(self.variable()?).map_err(|wrong| wrong.to_string())?)?)
+            prop::RECEIVE_MAXIMUM | prop::TOPIC_ALIAS => {
+                Value::Number(nonzero(id, self.u16()?.into())?)
             }
+            prop::SERVER_KEEP_ALIVE | prop::TOPIC_ALIAS_MAXIMUM => {
+                Value::Number(self.u16()?.into())
+            }
+            prop::SUBSCRIPTION_ID => Value::Number(nonzero(
+                id,
+                u32::try_from(self.variable()?).map_err(|wrong| wrong.to_string())?,
+            )?),
             prop::CORRELATION_DATA | prop::AUTH_DATA => Value::Data(self.data()?),
             prop::USER => Value::Pair(self.text()?, self.text()?),
             _ => Value::Text(self.text()?),
@@ -400,12 +418,24 @@ impl Reader<'_> {
         if topic.is_empty() && props.find(prop::TOPIC_ALIAS).is_none() {
             return Err("an empty topic name".into());
         }
-        Ok(Message { dup, qos, retain, topic, id, props, payload: self.rest() })
+        Ok(Message {
+            dup,
+            qos,
+            retain,
+            topic,
+            id,
+            props,
+            payload: self.rest(),
+        })
     }
 }
 
 fn nonzero(id: u8, value: u32) -> Result<u32, Wrong> {
-    if value == 0 { Err(format!("value 0 in property {id:#04x}")) } else { Ok(value) }
+    if value == 0 {
+        Err(format!("value 0 in property {id:#04x}"))
+    } else {
+        Ok(value)
+    }
 }
 
 #[cfg(test)]
@@ -414,17 +444,32 @@ mod tests {
     use crate::wire::{Bytes, Props, Publish, ack_with, frame};
 
     fn parsed(version: Version, bytes: &[u8]) -> Body {
-        let (packet, used) = packet(version, bytes).expect("well-formed").expect("complete");
+        let (packet, used) = packet(version, bytes)
+            .expect("well-formed")
+            .expect("complete");
         assert_eq!(used, bytes.len());
         packet.body
     }
 
     #[test]
     fn a_publish_comes_back_as_it_was_built() {
-        let props = Props::new().var(prop::SUBSCRIPTION_ID, 300).user("n", "v").u16(prop::TOPIC_ALIAS, 7);
-        let bytes = Publish::new("a/b", "payload").qos(2, 9).retained().dup().props(props).encode(Version::V5);
-        let Body::Publish(message) = parsed(Version::V5, &bytes) else { panic!("not a PUBLISH") };
-        assert_eq!((message.qos, message.id, message.dup, message.retain), (2, 9, true, true));
+        let props = Props::new()
+            .var(prop::SUBSCRIPTION_ID, 300)
+            .user("n", "v")
+            .u16(prop::TOPIC_ALIAS, 7);
+        let bytes = Publish::new("a/b", "payload")
+            .qos(2, 9)
+            .retained()
+            .dup()
+            .props(props)
+            .encode(Version::V5);
+        let Body::Publish(message) = parsed(Version::V5, &bytes) else {
+            panic!("not a PUBLISH")
+        };
+        assert_eq!(
+            (message.qos, message.id, message.dup, message.retain),
+            (2, 9, true, true)
+        );
         assert_eq!(message.props.subscription_ids(), [300]);
         assert_eq!(message.props.pairs(), [("n", "v")]);
         assert_eq!(message.text(), "payload");
@@ -432,7 +477,9 @@ mod tests {
 
     #[test]
     fn every_prefix_of_a_packet_is_incomplete() {
-        let bytes = Publish::new("a/b", vec![1; 300]).qos(1, 1).encode(Version::V5);
+        let bytes = Publish::new("a/b", vec![1; 300])
+            .qos(1, 1)
+            .encode(Version::V5);
         for cut in 0..bytes.len() {
             assert_eq!(packet(Version::V5, &bytes[..cut]), Ok(None));
         }
@@ -446,7 +493,9 @@ mod tests {
 
     #[test]
     fn what_only_a_client_may_send_is_refused() {
-        let expiry = Bytes::new().u8(0).props(Version::V5, &Props::new().u32(prop::SESSION_EXPIRY, 1));
+        let expiry = Bytes::new()
+            .u8(0)
+            .props(Version::V5, &Props::new().u32(prop::SESSION_EXPIRY, 1));
         assert!(packet(Version::V5, &expiry.frame(first::DISCONNECT)).is_err());
         assert!(packet(Version::V5, &frame(first::PINGREQ, &[])).is_err());
         assert!(packet(Version::V5, &ack_with(first::PUBACK, 1, 0x92)).is_err());
@@ -458,9 +507,22 @@ mod tests {
 
     #[test]
     fn short_acknowledgements_mean_success() {
-        let expected = Body::Ack { id: 5, code: 0, props: Properties::default() };
-        assert_eq!(parsed(Version::V5, &frame(first::PUBACK, &[0, 5])), expected);
-        assert_eq!(parsed(Version::V5, &frame(first::PUBACK, &[0, 5, 0])), expected);
-        assert_eq!(parsed(Version::V5, &frame(first::PUBACK, &[0, 5, 0, 0])), expected);
+        let expected = Body::Ack {
+            id: 5,
+            code: 0,
+            props: Properties::default(),
+        };
+        assert_eq!(
+            parsed(Version::V5, &frame(first::PUBACK, &[0, 5])),
+            expected
+        );
+        assert_eq!(
+            parsed(Version::V5, &frame(first::PUBACK, &[0, 5, 0])),
+            expected
+        );
+        assert_eq!(
+            parsed(Version::V5, &frame(first::PUBACK, &[0, 5, 0, 0])),
+            expected
+        );
     }
 }

@@ -68,15 +68,25 @@ pub fn page(columns: &[Column]) -> String {
 }
 
 fn shown_by(version: Version, id: &str) -> Vec<&'static str> {
-    let names = cases::all().filter(|case| case.shows(version).any(|shown| shown == id)).map(|case| case.name);
+    let names = cases::all()
+        .filter(|case| case.shows(version).any(|shown| shown == id))
+        .map(|case| case.name);
     names.collect()
 }
 
 /// Fails if one case fails; passes if one passes and none fails.
 fn status(version: Version, id: &str, column: &Column) -> Status {
-    let Some(results) = &column.results else { return Status::NotRun };
-    let verdicts: Vec<_> = shown_by(version, id).iter().filter_map(|name| results.get(&(*name, version))).collect();
-    if verdicts.iter().any(|verdict| matches!(verdict, Verdict::Failed(_))) {
+    let Some(results) = &column.results else {
+        return Status::NotRun;
+    };
+    let verdicts: Vec<_> = shown_by(version, id)
+        .iter()
+        .filter_map(|name| results.get(&(*name, version)))
+        .collect();
+    if verdicts
+        .iter()
+        .any(|verdict| matches!(verdict, Verdict::Failed(_)))
+    {
         Status::Fail
     } else if verdicts.contains(&&Verdict::Passed) {
         Status::Pass
@@ -90,13 +100,17 @@ fn status(version: Version, id: &str, column: &Column) -> Status {
 /// The statements of a version that bind a server and have a case.
 fn in_table(version: Version) -> impl Iterator<Item = Statement> {
     let told = statements::reasons();
-    statements::all(version).into_iter().filter(move |statement| {
-        statement.binds != Binds::Client && !told.contains_key(&(version, statement.id))
-    })
+    statements::all(version)
+        .into_iter()
+        .filter(move |statement| {
+            statement.binds != Binds::Client && !told.contains_key(&(version, statement.id))
+        })
 }
 
 fn counts(out: &mut String, columns: &[Column]) {
-    out.push_str("| | statements | bind the client only | shown by cases | without a case, with a reason |");
+    out.push_str(
+        "| | statements | bind the client only | shown by cases | without a case, with a reason |",
+    );
     for column in columns {
         let _ = write!(out, " {} pass | n/a | fail |", column.name);
     }
@@ -105,11 +119,24 @@ fn counts(out: &mut String, columns: &[Column]) {
     out.push('\n');
     for version in VERSIONS {
         let all = statements::all(version);
-        let client = all.iter().filter(|statement| statement.binds == Binds::Client).count();
+        let client = all
+            .iter()
+            .filter(|statement| statement.binds == Binds::Client)
+            .count();
         let shown = in_table(version).count();
-        let _ = write!(out, "| MQTT {} | {} | {client} | {shown} | {} |", version.name(), all.len(), all.len() - client - shown);
+        let _ = write!(
+            out,
+            "| MQTT {} | {} | {client} | {shown} | {} |",
+            version.name(),
+            all.len(),
+            all.len() - client - shown
+        );
         for column in columns {
-            let count = |wanted| in_table(version).filter(|row| status(version, row.id, column) == wanted).count();
+            let count = |wanted| {
+                in_table(version)
+                    .filter(|row| status(version, row.id, column) == wanted)
+                    .count()
+            };
             let _ = write!(
                 out,
                 " {} | {} | {} |",
@@ -121,14 +148,26 @@ fn counts(out: &mut String, columns: &[Column]) {
         out.push('\n');
     }
     let executions: usize = cases::all()
-        .map(|case| VERSIONS.iter().filter(|&&version| case.shows(version).next().is_some()).count())
+        .map(|case| {
+            VERSIONS
+                .iter()
+                .filter(|&&version| case.shows(version).next().is_some())
+                .count()
+        })
         .sum();
-    let _ = writeln!(out, "\n{} cases, {executions} executions (a case runs once per protocol version).", cases::all().count());
+    let _ = writeln!(
+        out,
+        "\n{} cases, {executions} executions (a case runs once per protocol version).",
+        cases::all().count()
+    );
 }
 
 fn differences(out: &mut String, columns: &[Column]) {
     out.push_str("\n## Where they differ, and who is right\n\n");
-    let known: BTreeMap<_, _> = statements::differences().into_iter().map(|known| (known.case, known)).collect();
+    let known: BTreeMap<_, _> = statements::differences()
+        .into_iter()
+        .map(|known| (known.case, known))
+        .collect();
     let mut rows = Vec::new();
     for case in cases::all() {
         for version in VERSIONS {
@@ -151,18 +190,39 @@ fn differences(out: &mut String, columns: &[Column]) {
         let _ = write!(out, " {} |", column.name);
     }
     out.push_str(" who is right, and why |\n|---|---|---|");
-    out.push_str(&"---|".repeat(1 + columns.iter().filter(|column| column.results.is_some()).count()));
+    out.push_str(
+        &"---|".repeat(
+            1 + columns
+                .iter()
+                .filter(|column| column.results.is_some())
+                .count(),
+        ),
+    );
     out.push('\n');
     for (case, version, words) in rows {
         let ids: Vec<_> = case.shows(version).collect();
         let told = known.get(case.name);
-        let why = told.map_or_else(|| "**open**".to_owned(), |known| format!("{}. {}", known.right, known.why));
-        let _ = writeln!(out, "| {} | {} | {} | {} | {why} |", case.name, version.name(), ids.join(", "), words.join(" | "));
+        let why = told.map_or_else(
+            || "**open**".to_owned(),
+            |known| format!("{}. {}", known.right, known.why),
+        );
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {why} |",
+            case.name,
+            version.name(),
+            ids.join(", "),
+            words.join(" | ")
+        );
     }
 }
 
 fn table(out: &mut String, version: Version, columns: &[Column]) {
-    let _ = write!(out, "\n## MQTT {}\n\n| statement | what it demands | cases |", version.name());
+    let _ = write!(
+        out,
+        "\n## MQTT {}\n\n| statement | what it demands | cases |",
+        version.name()
+    );
     for column in columns {
         let _ = write!(out, " {} |", column.name);
     }
@@ -170,7 +230,13 @@ fn table(out: &mut String, version: Version, columns: &[Column]) {
     out.push_str(&"---|".repeat(columns.len()));
     out.push('\n');
     for row in in_table(version) {
-        let _ = write!(out, "| MQTT-{} | {} | {} |", row.id, row.demands, shown_by(version, row.id).join("<br>"));
+        let _ = write!(
+            out,
+            "| MQTT-{} | {} | {} |",
+            row.id,
+            row.demands,
+            shown_by(version, row.id).join("<br>")
+        );
         for column in columns {
             let _ = write!(out, " {} |", status(version, row.id, column).word());
         }
@@ -180,12 +246,20 @@ fn table(out: &mut String, version: Version, columns: &[Column]) {
 
 fn reasons(out: &mut String) {
     out.push_str("\n## Without a case\n\nWhat cannot be seen from outside a server, and what speaks for it instead.\n\n");
-    out.push_str("| MQTT | statement | what it demands | why there is no case |\n|---|---|---|---|\n");
+    out.push_str(
+        "| MQTT | statement | what it demands | why there is no case |\n|---|---|---|---|\n",
+    );
     let told = statements::reasons();
     for version in VERSIONS {
         for row in statements::all(version) {
             if let Some(reason) = told.get(&(version, row.id)) {
-                let _ = writeln!(out, "| {} | MQTT-{} | {} | {reason} |", version.name(), row.id, row.demands);
+                let _ = writeln!(
+                    out,
+                    "| {} | MQTT-{} | {} | {reason} |",
+                    version.name(),
+                    row.id,
+                    row.demands
+                );
             }
         }
     }
@@ -199,7 +273,16 @@ fn client_only(out: &mut String, version: Version) {
          | statement | what it demands | cases |\n|---|---|---|",
         version.name()
     );
-    for row in statements::all(version).iter().filter(|row| row.binds == Binds::Client) {
-        let _ = writeln!(out, "| MQTT-{} | {} | {} |", row.id, row.demands, shown_by(version, row.id).join("<br>"));
+    for row in statements::all(version)
+        .iter()
+        .filter(|row| row.binds == Binds::Client)
+    {
+        let _ = writeln!(
+            out,
+            "| MQTT-{} | {} | {} |",
+            row.id,
+            row.demands,
+            shown_by(version, row.id).join("<br>")
+        );
     }
 }

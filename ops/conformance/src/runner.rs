@@ -53,16 +53,30 @@ pub fn run(target: &Target, filter: &str) -> Results {
         for _ in 0..THREADS.min(jobs.len()) {
             scope.spawn(|| {
                 while let Some(&(case, version)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let number = jobs.iter().position(|job| job.0.name == case.name).unwrap_or(0);
-                    let unique = format!("{nonce}x{number}v{}", if version == Version::V5 { 5 } else { 3 });
+                    let number = jobs
+                        .iter()
+                        .position(|job| job.0.name == case.name)
+                        .unwrap_or(0);
+                    let unique = format!(
+                        "{nonce}x{number}v{}",
+                        if version == Version::V5 { 5 } else { 3 }
+                    );
                     let address = target.address;
-                    let test = Test { address, websocket: target.websocket, version, unique };
+                    let test = Test {
+                        address,
+                        websocket: target.websocket,
+                        version,
+                        unique,
+                    };
                     let verdict = match (case.run)(&test) {
                         Ok(()) => Verdict::Passed,
                         Err(Stop::Failed(text)) => Verdict::Failed(text),
                         Err(Stop::NotApplicable(text)) => Verdict::NotApplicable(text),
                     };
-                    results.lock().expect("no case panics").insert((case.name, version), verdict);
+                    results
+                        .lock()
+                        .expect("no case panics")
+                        .insert((case.name, version), verdict);
                 }
             });
         }
@@ -72,7 +86,9 @@ pub fn run(target: &Target, filter: &str) -> Results {
 
 /// Letters and digits that differ between runs, so that a run finds nothing that an earlier one left.
 fn nonce() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let mut left = since.as_millis() / 100;
     let mut out = String::new();
     for _ in 0..6 {

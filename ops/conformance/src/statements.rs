@@ -80,10 +80,16 @@ fn version_named(name: &str) -> Version {
 
 /// Lines of `N` fields between bars; `#` begins a comment line.
 fn rows<const N: usize>(text: &'static str) -> impl Iterator<Item = [&'static str; N]> {
-    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(|line| {
-        let mut fields = line.splitn(N, " | ").map(str::trim);
-        std::array::from_fn(|_| fields.next().unwrap_or_else(|| panic!("{N} fields between bars in {line:?}")))
-    })
+    text.lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            let mut fields = line.splitn(N, " | ").map(str::trim);
+            std::array::from_fn(|_| {
+                fields
+                    .next()
+                    .unwrap_or_else(|| panic!("{N} fields between bars in {line:?}"))
+            })
+        })
 }
 
 #[cfg(test)]
@@ -99,13 +105,23 @@ mod tests {
     #[test]
     fn the_lists_are_complete() {
         let chapters = |version, chapter: &str| {
-            all(version).iter().filter(|statement| statement.id.starts_with(chapter)).count()
+            all(version)
+                .iter()
+                .filter(|statement| statement.id.starts_with(chapter))
+                .count()
         };
         for (chapter, count) in [("1.", 5), ("2.", 7), ("3.", 175), ("4.", 60), ("6.", 4)] {
             assert_eq!(chapters(Version::V5, chapter), count, "chapter {chapter}");
         }
         assert_eq!(all(Version::V5).len(), 251);
-        for (chapter, count) in [("1.", 3), ("2.", 9), ("3.", 95), ("4.", 26), ("6.", 4), ("7.", 4)] {
+        for (chapter, count) in [
+            ("1.", 3),
+            ("2.", 9),
+            ("3.", 95),
+            ("4.", 26),
+            ("6.", 4),
+            ("7.", 4),
+        ] {
             assert_eq!(chapters(Version::V311, chapter), count, "chapter {chapter}");
         }
         assert_eq!(all(Version::V311).len(), 141);
@@ -126,9 +142,19 @@ mod tests {
             let shown: BTreeSet<_> = cases::all().flat_map(|case| case.shows(version)).collect();
             for statement in all(version) {
                 let told = reasons.contains_key(&(version, statement.id));
-                let open = statement.binds != Binds::Client && !shown.contains(statement.id) && !told;
-                assert!(!open, "MQTT {} [{}] has neither case nor reason", version.name(), statement.id);
-                assert!(!(told && shown.contains(statement.id)), "[{}] has a case and a reason", statement.id);
+                let open =
+                    statement.binds != Binds::Client && !shown.contains(statement.id) && !told;
+                assert!(
+                    !open,
+                    "MQTT {} [{}] has neither case nor reason",
+                    version.name(),
+                    statement.id
+                );
+                assert!(
+                    !(told && shown.contains(statement.id)),
+                    "[{}] has a case and a reason",
+                    statement.id
+                );
             }
         }
     }
@@ -139,11 +165,20 @@ mod tests {
             let known: BTreeSet<_> = all(version).iter().map(|statement| statement.id).collect();
             for case in cases::all() {
                 for id in case.shows(version) {
-                    assert!(known.contains(id), "{} shows [{id}], which MQTT {} has not", case.name, version.name());
+                    assert!(
+                        known.contains(id),
+                        "{} shows [{id}], which MQTT {} has not",
+                        case.name,
+                        version.name()
+                    );
                 }
             }
             for (_, id) in reasons().keys().filter(|(of, _)| *of == version) {
-                assert!(known.contains(id), "a reason for [{id}], which MQTT {} has not", version.name());
+                assert!(
+                    known.contains(id),
+                    "a reason for [{id}], which MQTT {} has not",
+                    version.name()
+                );
             }
         }
     }
@@ -153,7 +188,11 @@ mod tests {
         let names: Vec<_> = cases::all().map(|case| case.name).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
         for difference in differences() {
-            assert!(names.contains(&difference.case), "{} is no case", difference.case);
+            assert!(
+                names.contains(&difference.case),
+                "{} is no case",
+                difference.case
+            );
         }
     }
 }

@@ -66,7 +66,12 @@ impl Target {
                     .ok()
                     .and_then(|mut found| found.next())
                     .ok_or_else(|| format!("{text:?} is not host:port"))?;
-                Ok(Self { address, websocket: None, release: text.clone(), process: None })
+                Ok(Self {
+                    address,
+                    websocket: None,
+                    release: text.clone(),
+                    process: None,
+                })
             }
         }
     }
@@ -78,7 +83,11 @@ impl Target {
 }
 
 fn mosquitto(binary: Option<&Path>) -> Result<Target, String> {
-    let found = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/usr/bin/mosquitto"];
+    let found = [
+        "/usr/sbin/mosquitto",
+        "/usr/local/sbin/mosquitto",
+        "/usr/bin/mosquitto",
+    ];
     let binary = binary
         .or_else(|| found.iter().map(Path::new).find(|path| path.exists()))
         .ok_or("no mosquitto binary: install the Debian package mosquitto, or give --binary")?;
@@ -91,16 +100,32 @@ fn mosquitto(binary: Option<&Path>) -> Result<Target, String> {
         directory.display()
     );
     let release = release(Command::new(binary).arg("-h"));
-    let mut target = start(binary, "-c", &directory, "mosquitto.conf", &config, port, None)?;
+    let mut target = start(
+        binary,
+        "-c",
+        &directory,
+        "mosquitto.conf",
+        &config,
+        port,
+        None,
+    )?;
     target.release = release;
     Ok(target)
 }
 
 fn roadstead(binary: Option<&Path>) -> Result<Target, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let built = [root.join("target/release/roadstead"), root.join("target/debug/roadstead")];
+    let built = [
+        root.join("target/release/roadstead"),
+        root.join("target/debug/roadstead"),
+    ];
     let binary = binary
-        .or_else(|| built.iter().map(PathBuf::as_path).find(|path| path.exists()))
+        .or_else(|| {
+            built
+                .iter()
+                .map(PathBuf::as_path)
+                .find(|path| path.exists())
+        })
         .ok_or("no roadstead binary: run `cargo build --release`, or give --binary")?;
     let [port, websocket, admin] = free_ports()?;
     let directory = directory("roadstead")?;
@@ -110,7 +135,15 @@ fn roadstead(binary: Option<&Path>) -> Result<Target, String> {
         .replace("{admin}", &admin.to_string())
         .replace("{directory}", &directory.display().to_string());
     let release = release(Command::new(binary).arg("--version"));
-    let mut target = start(binary, "--config", &directory, "roadstead.toml", &config, port, Some(websocket))?;
+    let mut target = start(
+        binary,
+        "--config",
+        &directory,
+        "roadstead.toml",
+        &config,
+        port,
+        Some(websocket),
+    )?;
     target.release = release;
     Ok(target)
 }
@@ -137,27 +170,47 @@ fn start(
         .stderr(log)
         .spawn()
         .map_err(|error| format!("{}: {error}", binary.display()))?;
-    let mut process = Process { child, directory: directory.to_owned() };
+    let mut process = Process {
+        child,
+        directory: directory.to_owned(),
+    };
     let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let deadline = Instant::now() + Duration::from_secs(10);
     for port in [Some(port), websocket].into_iter().flatten() {
         while TcpStream::connect_timeout(&local(port), Duration::from_secs(1)).is_err() {
-            let ended = process.child.try_wait().map_err(|error| error.to_string())?;
+            let ended = process
+                .child
+                .try_wait()
+                .map_err(|error| error.to_string())?;
             if ended.is_some() || Instant::now() > deadline {
                 let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
-                let state = ended.map_or_else(|| "still runs".to_owned(), |status| status.to_string());
-                return Err(format!("{} does not listen on {port} ({state}): {log}", binary.display()));
+                let state =
+                    ended.map_or_else(|| "still runs".to_owned(), |status| status.to_string());
+                return Err(format!(
+                    "{} does not listen on {port} ({state}): {log}",
+                    binary.display()
+                ));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
     let process = Some(process);
-    Ok(Target { address: local(port), websocket: websocket.map(local), release: String::new(), process })
+    Ok(Target {
+        address: local(port),
+        websocket: websocket.map(local),
+        release: String::new(),
+        process,
+    })
 }
 
 /// The first line that a command prints.
 fn release(command: &mut Command) -> String {
-    let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn() else {
+    let Ok(mut child) = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+    else {
         return "unknown".into();
     };
     let mut text = String::new();
@@ -178,7 +231,11 @@ fn directory(server: &str) -> Result<PathBuf, String> {
 /// Ports below the ephemeral range, where no outgoing connection can take them between the check and the start.
 fn free_ports<const N: usize>() -> Result<[u16; N], String> {
     let start = 2_000 + u16::try_from(std::process::id() % 6_000).unwrap_or(0);
-    let mut found = (start..9_990).chain(2_000..start).filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    let mut found = (start..9_990)
+        .chain(2_000..start)
+        .filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
     let ports: Vec<u16> = found.by_ref().take(N).collect();
-    ports.try_into().map_err(|_| "no free ports below 10,000".to_owned())
+    ports
+        .try_into()
+        .map_err(|_| "no free ports below 10,000".to_owned())
 }

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::client::{Client, Dial, Stream};
+use crate::client::{Client, Stream};
+use crate::dial::Dial;
 use crate::websocket::WebSocket;
 use crate::wire::Version;
 use crate::{Outcome, skip};
@@ -29,7 +30,10 @@ impl Test {
     /// A client identifier of this execution: letters and digits, at most 23 bytes.
     pub fn id(&self, role: &str) -> String {
         let id = format!("{}{role}", self.unique);
-        assert!(id.len() <= 23 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{id} is a plain client identifier");
+        assert!(
+            id.len() <= 23 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+            "{id} is a plain client identifier"
+        );
         id
     }
 
@@ -55,8 +59,13 @@ impl Test {
 
     /// A WebSocket connection that offers these subprotocols.
     pub fn websocket(&self, offer: &str) -> Outcome<Client> {
-        let Some(address) = self.websocket else { skip!("no WebSocket listener in this run") };
-        Ok(Client::over(Stream::WebSocket(WebSocket::open(address, offer)?), self.version))
+        let Some(address) = self.websocket else {
+            skip!("no WebSocket listener in this run")
+        };
+        Ok(Client::over(
+            Stream::WebSocket(WebSocket::open(address, offer)?),
+            self.version,
+        ))
     }
 
     /// Lets time pass, in cases whose subject is an interval of the protocol.

@@ -50,11 +50,21 @@ impl WebSocket {
         };
         let head: Vec<u8> = pending.drain(..end).collect();
         let head = String::from_utf8_lossy(&head).into_owned();
-        if !head.starts_with("HTTP/1.1 101") || header(&head, "sec-websocket-accept") != Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") {
-            fail!("the server refused the WebSocket handshake: {:?}", head.lines().next().unwrap_or_default());
+        if !head.starts_with("HTTP/1.1 101")
+            || header(&head, "sec-websocket-accept") != Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+        {
+            fail!(
+                "the server refused the WebSocket handshake: {:?}",
+                head.lines().next().unwrap_or_default()
+            );
         }
         let subprotocol = header(&head, "sec-websocket-protocol").map(str::to_owned);
-        Ok(Self { stream, pending, subprotocol, wrong_frames: 0 })
+        Ok(Self {
+            stream,
+            pending,
+            subprotocol,
+            wrong_frames: 0,
+        })
     }
 
     /// Sends one data frame.
@@ -94,16 +104,25 @@ impl WebSocket {
                 _ => {}
             }
         }
-        if into.len() > before { Ok(Ok(into.len() - before)) } else { Ok(Err(ErrorKind::WouldBlock.into())) }
+        if into.len() > before {
+            Ok(Ok(into.len() - before))
+        } else {
+            Ok(Err(ErrorKind::WouldBlock.into()))
+        }
     }
 
     fn frame(&mut self) -> Outcome<Option<(u8, Vec<u8>)>> {
-        let [first, second, ..] = self.pending[..] else { return Ok(None) };
+        let [first, second, ..] = self.pending[..] else {
+            return Ok(None);
+        };
         if second & 0x80 != 0 {
             fail!("the server masks its WebSocket frames");
         }
         let (start, length) = match second {
-            126 if self.pending.len() >= 4 => (4, usize::from(u16::from_be_bytes([self.pending[2], self.pending[3]]))),
+            126 if self.pending.len() >= 4 => (
+                4,
+                usize::from(u16::from_be_bytes([self.pending[2], self.pending[3]])),
+            ),
             126 => return Ok(None),
             127 => fail!("a WebSocket frame of more than 65,535 bytes"),
             length => (2, usize::from(length)),

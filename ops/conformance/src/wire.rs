@@ -301,7 +301,10 @@ impl Connect {
 
     /// The Connect Flags that follow from the fields.
     pub fn natural_flags(&self) -> u8 {
-        let will = self.will.as_ref().map_or(0, |will| 0x04 | will.qos << 3 | u8::from(will.retain) << 5);
+        let will = self
+            .will
+            .as_ref()
+            .map_or(0, |will| 0x04 | will.qos << 3 | u8::from(will.retain) << 5);
         u8::from(self.username.is_some()) << 7
             | u8::from(self.password.is_some()) << 6
             | will
@@ -310,7 +313,11 @@ impl Connect {
 
     /// The packet.
     pub fn encode(&self) -> Vec<u8> {
-        let version = if self.level == 5 { Version::V5 } else { Version::V311 };
+        let version = if self.level == 5 {
+            Version::V5
+        } else {
+            Version::V311
+        };
         let mut body = Bytes::new()
             .data(&self.name)
             .u8(self.level)
@@ -319,7 +326,10 @@ impl Connect {
             .props(version, &self.props)
             .data(&self.client_id);
         if let Some(will) = &self.will {
-            body = body.props(version, &will.props).data(&will.topic).data(&will.payload);
+            body = body
+                .props(version, &will.props)
+                .data(&will.topic)
+                .data(&will.payload);
         }
         for field in [&self.username, &self.password].into_iter().flatten() {
             body = body.data(field);
@@ -350,7 +360,11 @@ pub struct Publish {
 impl Publish {
     /// A QoS 0 PUBLISH.
     pub fn new(topic: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> Self {
-        Self { topic: topic.as_ref().to_vec(), payload: payload.as_ref().to_vec(), ..Self::default() }
+        Self {
+            topic: topic.as_ref().to_vec(),
+            payload: payload.as_ref().to_vec(),
+            ..Self::default()
+        }
     }
 
     /// With this QoS and packet identifier.
@@ -385,20 +399,30 @@ impl Publish {
             body = body.u16(self.id);
         }
         let flags = u8::from(self.dup) << 3 | self.qos << 1 | u8::from(self.retain);
-        body.props(version, &self.props).raw(&self.payload).frame(first::PUBLISH | flags)
+        body.props(version, &self.props)
+            .raw(&self.payload)
+            .frame(first::PUBLISH | flags)
     }
 }
 
 /// SUBSCRIBE with one options byte per filter.
 pub fn subscribe(version: Version, id: u16, filters: &[(&str, u8)], props: &Props) -> Vec<u8> {
     let start = Bytes::new().u16(id).props(version, props);
-    filters.iter().fold(start, |body, (filter, options)| body.data(filter).u8(*options)).frame(first::SUBSCRIBE)
+    filters
+        .iter()
+        .fold(start, |body, (filter, options)| {
+            body.data(filter).u8(*options)
+        })
+        .frame(first::SUBSCRIBE)
 }
 
 /// UNSUBSCRIBE.
 pub fn unsubscribe(version: Version, id: u16, filters: &[&str]) -> Vec<u8> {
     let start = Bytes::new().u16(id).props(version, &Props::new());
-    filters.iter().fold(start, |body, filter| body.data(filter)).frame(first::UNSUBSCRIBE)
+    filters
+        .iter()
+        .fold(start, |body, filter| body.data(filter))
+        .frame(first::UNSUBSCRIBE)
 }
 
 /// PUBACK, PUBREC, PUBREL or PUBCOMP without reason code.
@@ -413,7 +437,10 @@ pub fn ack_with(first: u8, id: u16, code: u8) -> Vec<u8> {
 
 /// DISCONNECT with a reason code and properties (5.0).
 pub fn disconnect_with(code: u8, props: &Props) -> Vec<u8> {
-    Bytes::new().u8(code).props(Version::V5, props).frame(first::DISCONNECT)
+    Bytes::new()
+        .u8(code)
+        .props(Version::V5, props)
+        .frame(first::DISCONNECT)
 }
 
 #[cfg(test)]
@@ -441,7 +468,8 @@ mod tests {
         connect.props = Props::new().u32(prop::SESSION_EXPIRY, 10);
         connect.username = Some(b"u".to_vec());
         let expected = [
-            0x10, 22, 0, 4, b'M', b'Q', b'T', b'T', 5, 0x82, 0, 10, 5, 0x11, 0, 0, 0, 10, 0, 1, b'a', 0, 1, b'u',
+            0x10, 22, 0, 4, b'M', b'Q', b'T', b'T', 5, 0x82, 0, 10, 5, 0x11, 0, 0, 0, 10, 0, 1,
+            b'a', 0, 1, b'u',
         ];
         assert_eq!(connect.encode(), expected);
     }
@@ -452,7 +480,10 @@ mod tests {
             Publish::new("a/b", "x").qos(1, 10).encode(Version::V311),
             [0x32, 8, 0, 3, b'a', b'/', b'b', 0, 10, b'x']
         );
-        assert_eq!(Publish::new("a", "x").retained().encode(Version::V5), [0x31, 5, 0, 1, b'a', 0, b'x']);
+        assert_eq!(
+            Publish::new("a", "x").retained().encode(Version::V5),
+            [0x31, 5, 0, 1, b'a', 0, b'x']
+        );
     }
 
     #[test]

@@ -24,7 +24,11 @@ fn aliased(topic: &str, payload: &str, alias: u16) -> Publish {
 }
 
 fn alias_maximum(client: &Client) -> Outcome<u16> {
-    match client.connack.number(prop::TOPIC_ALIAS_MAXIMUM).unwrap_or(0) {
+    match client
+        .connack
+        .number(prop::TOPIC_ALIAS_MAXIMUM)
+        .unwrap_or(0)
+    {
         0 => skip!("the server's Topic Alias Maximum is 0"),
         maximum => Ok(u16::try_from(maximum).unwrap_or(u16::MAX)),
     }
@@ -35,7 +39,9 @@ fn the_server_takes_every_alias_it_allows(t: &Test) -> Outcome {
     sub.subscribe(&t.topic("+"), 1)?;
     let mut publisher = t.connect("p")?;
     let maximum = alias_maximum(&publisher)?;
-    let aliases: Vec<u16> = (1..=maximum.min(20)).chain([maximum / 2 + 1, maximum]).collect();
+    let aliases: Vec<u16> = (1..=maximum.min(20))
+        .chain([maximum / 2 + 1, maximum])
+        .collect();
     for &alias in &aliases {
         publisher.publish(aliased(&t.topic(&format!("t{alias}")), "set", alias))?;
         sub.take("the message that sets the alias")?;
@@ -44,7 +50,11 @@ fn the_server_takes_every_alias_it_allows(t: &Test) -> Outcome {
         for &alias in &aliases {
             publisher.publish(aliased("", "used", alias).qos(qos, 0))?;
             let message = sub.take("the message with the alias alone")?;
-            ensure!(message.topic == t.topic(&format!("t{alias}")), "alias {alias} gave {:?}", message.topic);
+            ensure!(
+                message.topic == t.topic(&format!("t{alias}")),
+                "alias {alias} gave {:?}",
+                message.topic
+            );
         }
     }
     Ok(())
@@ -55,11 +65,26 @@ fn an_alias_can_be_given_another_topic(t: &Test) -> Outcome {
     sub.subscribe(&t.topic("+"), 1)?;
     let mut publisher = t.connect("p")?;
     alias_maximum(&publisher)?;
-    for (sent, expected) in [("a", "a"), ("", "a"), ("b", "b"), ("", "b"), ("a", "a"), ("", "a")] {
-        let topic = if sent.is_empty() { String::new() } else { t.topic(sent) };
+    for (sent, expected) in [
+        ("a", "a"),
+        ("", "a"),
+        ("b", "b"),
+        ("", "b"),
+        ("a", "a"),
+        ("", "a"),
+    ] {
+        let topic = if sent.is_empty() {
+            String::new()
+        } else {
+            t.topic(sent)
+        };
         publisher.publish(aliased(&topic, "x", 1))?;
         let message = sub.take("the message")?;
-        ensure!(message.topic == t.topic(expected), "{:?} instead of {expected}", message.topic);
+        ensure!(
+            message.topic == t.topic(expected),
+            "{:?} instead of {expected}",
+            message.topic
+        );
     }
     Ok(())
 }
@@ -71,7 +96,10 @@ fn aliases_end_with_the_connection(t: &Test) -> Outcome {
     publisher.disconnect()?;
     let mut publisher = t.client("p").resume().open()?;
     publisher.send_publish(&aliased("", "x", 1));
-    publisher.closed_with(&[0x82, 0x81, 0x94], "after an alias of an earlier connection")
+    publisher.closed_with(
+        &[0x82, 0x81, 0x94],
+        "after an alias of an earlier connection",
+    )
 }
 
 fn alias_0_closes(t: &Test) -> Outcome {
@@ -82,8 +110,13 @@ fn alias_0_closes(t: &Test) -> Outcome {
 
 fn an_alias_above_the_maximum_closes(t: &Test) -> Outcome {
     let mut client = t.connect("c")?;
-    let maximum = client.connack.number(prop::TOPIC_ALIAS_MAXIMUM).unwrap_or(0);
-    let Ok(above) = u16::try_from(maximum + 1) else { skip!("the server's Topic Alias Maximum is 65,535") };
+    let maximum = client
+        .connack
+        .number(prop::TOPIC_ALIAS_MAXIMUM)
+        .unwrap_or(0);
+    let Ok(above) = u16::try_from(maximum + 1) else {
+        skip!("the server's Topic Alias Maximum is 65,535")
+    };
     client.send_publish(&aliased(&t.topic("a"), "x", above));
     client.closed_with(&[0x94, 0x82], &format!("after Topic Alias {above}"))
 }
@@ -102,14 +135,20 @@ fn no_alias_for_a_client_that_takes_none(t: &Test) -> Outcome {
         for _ in 0..4 {
             publisher.publish_text(&t.topic("a"), "x", 1)?;
             let message = sub.take("a message")?;
-            ensure!(message.props.find(prop::TOPIC_ALIAS).is_none(), "a Topic Alias that the client did not allow");
+            ensure!(
+                message.props.find(prop::TOPIC_ALIAS).is_none(),
+                "a Topic Alias that the client did not allow"
+            );
         }
     }
     Ok(())
 }
 
 fn the_server_keeps_to_the_alias_maximum(t: &Test) -> Outcome {
-    let mut sub = t.client("s").props(Props::new().u16(prop::TOPIC_ALIAS_MAXIMUM, 2)).open()?;
+    let mut sub = t
+        .client("s")
+        .props(Props::new().u16(prop::TOPIC_ALIAS_MAXIMUM, 2))
+        .open()?;
     sub.subscribe(&t.topic("+"), 1)?;
     let mut publisher = t.connect("p")?;
     let mut known = HashMap::new();
@@ -118,7 +157,10 @@ fn the_server_keeps_to_the_alias_maximum(t: &Test) -> Outcome {
             publisher.publish_text(&t.topic(rest), "x", round % 2)?;
             let message = sub.take("a message")?;
             let alias = message.props.number(prop::TOPIC_ALIAS);
-            ensure!(alias.is_none_or(|alias| (1..=2).contains(&alias)), "Topic Alias {alias:?} above the maximum of 2");
+            ensure!(
+                alias.is_none_or(|alias| (1..=2).contains(&alias)),
+                "Topic Alias {alias:?} above the maximum of 2"
+            );
             let topic = match alias {
                 Some(alias) if message.topic.is_empty() => match known.get(&alias) {
                     Some(topic) => String::clone(topic),
@@ -130,7 +172,11 @@ fn the_server_keeps_to_the_alias_maximum(t: &Test) -> Outcome {
                 }
                 None => message.topic,
             };
-            ensure!(topic == t.topic(rest), "topic {topic:?} instead of {:?}", t.topic(rest));
+            ensure!(
+                topic == t.topic(rest),
+                "topic {topic:?} instead of {:?}",
+                t.topic(rest)
+            );
         }
     }
     Ok(())
@@ -144,6 +190,9 @@ fn an_alias_of_the_publisher_is_not_forwarded(t: &Test) -> Outcome {
     publisher.publish(aliased(&t.topic("a"), "x", 1))?;
     let message = sub.take("the message")?;
     ensure!(message.topic == t.topic("a"), "topic {:?}", message.topic);
-    ensure!(message.props.find(prop::TOPIC_ALIAS).is_none(), "the publisher's Topic Alias was forwarded");
+    ensure!(
+        message.props.find(prop::TOPIC_ALIAS).is_none(),
+        "the publisher's Topic Alias was forwarded"
+    );
     Ok(())
 }

@@ -14,24 +14,41 @@ cases! {
 }
 
 fn an_unknown_authentication_method_is_refused(t: &Test) -> Outcome {
-    let props = Props::new().data(prop::AUTH_METHOD, "no such method").data(prop::AUTH_DATA, [1, 2, 3]);
-    let code = t.client("c").props(props).send()?.refused("with an unknown Authentication Method")?;
-    ensure!(matches!(code, None | Some(0x8C | 0x87)), "CONNACK {code:02x?} instead of 0x8c or 0x87");
+    let props = Props::new()
+        .data(prop::AUTH_METHOD, "no such method")
+        .data(prop::AUTH_DATA, [1, 2, 3]);
+    let code = t
+        .client("c")
+        .props(props)
+        .send()?
+        .refused("with an unknown Authentication Method")?;
+    ensure!(
+        matches!(code, None | Some(0x8C | 0x87)),
+        "CONNACK {code:02x?} instead of 0x8c or 0x87"
+    );
     Ok(())
 }
 
 fn without_a_method_the_server_sends_none(t: &Test) -> Outcome {
     let mut client = t.connect("c")?;
-    ensure!(client.connack.find(prop::AUTH_METHOD).is_none(), "an Authentication Method in CONNACK");
+    ensure!(
+        client.connack.find(prop::AUTH_METHOD).is_none(),
+        "an Authentication Method in CONNACK"
+    );
     client.silent("that is an AUTH")
 }
 
 fn auth_without_a_method_closes(t: &Test) -> Outcome {
     for code in [0x18, 0x19] {
-        let auth = Bytes::new().u8(code).props(t.version, &Props::new().data(prop::AUTH_METHOD, "x"));
+        let auth = Bytes::new()
+            .u8(code)
+            .props(t.version, &Props::new().data(prop::AUTH_METHOD, "x"));
         let mut client = t.connect("c")?;
         client.send(auth.frame(first::AUTH));
-        client.closed_with(&[0x82, 0x8C, 0x87], "after AUTH without a method in CONNECT")?;
+        client.closed_with(
+            &[0x82, 0x8C, 0x87],
+            "after AUTH without a method in CONNECT",
+        )?;
     }
     Ok(())
 }

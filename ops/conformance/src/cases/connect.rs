@@ -1,7 +1,7 @@
 //! CONNECT (§3.1): who is let in, and as whom.
 
 use super::cases;
-use crate::client::accepted;
+use crate::dial::accepted;
 use crate::wire::{Bytes, Props, Publish, Version, first, frame, prop, subscribe};
 use crate::{Outcome, Test, ensure, fail};
 
@@ -37,7 +37,10 @@ fn the_first_packet_must_be_connect(t: &Test) -> Outcome {
         ("PINGREQ", frame(first::PINGREQ, &[])),
         ("DISCONNECT", frame(first::DISCONNECT, &[])),
         ("PUBLISH", Publish::new(t.topic("a"), "x").encode(t.version)),
-        ("SUBSCRIBE", subscribe(t.version, 1, &[(&t.topic("a"), 0)], &Props::new())),
+        (
+            "SUBSCRIBE",
+            subscribe(t.version, 1, &[(&t.topic("a"), 0)], &Props::new()),
+        ),
     ] {
         let mut client = t.raw()?;
         client.send(packet);
@@ -59,8 +62,14 @@ fn a_wrong_protocol_name_is_refused(t: &Test) -> Outcome {
     for name in ["MQTX", "mqtt", "MQT", ""] {
         let mut dial = t.client("c");
         dial.connect.name = name.into();
-        match (t.version, dial.send()?.refused(&format!("with protocol name {name:?}"))?) {
-            (Version::V5, Some(code)) if !matches!(code, 0x80..=0x84) => fail!("CONNACK {code:#04x} instead of 0x84"),
+        match (
+            t.version,
+            dial.send()?
+                .refused(&format!("with protocol name {name:?}"))?,
+        ) {
+            (Version::V5, Some(code)) if !matches!(code, 0x80..=0x84) => {
+                fail!("CONNACK {code:#04x} instead of 0x84")
+            }
             _ => {}
         }
     }
@@ -87,29 +96,40 @@ fn an_unknown_protocol_level_is_refused(t: &Test) -> Outcome {
 fn the_reserved_connect_flag_is_checked(t: &Test) -> Outcome {
     let mut dial = t.client("c");
     dial.connect.flags = Some(dial.connect.natural_flags() | 1);
-    dial.send()?.refused_as_malformed("with the reserved flag set")
+    dial.send()?
+        .refused_as_malformed("with the reserved flag set")
 }
 
 fn will_bits_without_will_flag_are_refused(t: &Test) -> Outcome {
-    for (what, bits) in [("Will QoS 1", 0x08), ("Will QoS 2", 0x10), ("Will Retain", 0x20)] {
+    for (what, bits) in [
+        ("Will QoS 1", 0x08),
+        ("Will QoS 2", 0x10),
+        ("Will Retain", 0x20),
+    ] {
         let mut dial = t.client("c");
         dial.connect.flags = Some(0x02 | bits);
-        dial.send()?.refused_as_malformed(&format!("with {what} and no Will Flag"))?;
+        dial.send()?
+            .refused_as_malformed(&format!("with {what} and no Will Flag"))?;
     }
     Ok(())
 }
 
 fn will_qos_3_is_refused(t: &Test) -> Outcome {
-    t.client("c").will(&t.topic("w"), "x", 3).send()?.refused_as_malformed("with Will QoS 3")
+    t.client("c")
+        .will(&t.topic("w"), "x", 3)
+        .send()?
+        .refused_as_malformed("with Will QoS 3")
 }
 
 fn will_fields_must_match_the_will_flag(t: &Test) -> Outcome {
     let mut dial = t.client("c");
     dial.connect.flags = Some(0x06);
-    dial.send()?.refused_as_malformed("with a Will Flag and no will")?;
+    dial.send()?
+        .refused_as_malformed("with a Will Flag and no will")?;
     let mut dial = t.client("c").will(&t.topic("w"), "x", 0);
     dial.connect.flags = Some(0x02);
-    dial.send()?.refused_as_malformed("with a will and no Will Flag")
+    dial.send()?
+        .refused_as_malformed("with a will and no Will Flag")
 }
 
 fn user_name_and_password_must_match_their_flags(t: &Test) -> Outcome {
@@ -131,7 +151,8 @@ fn user_name_and_password_must_match_their_flags(t: &Test) -> Outcome {
 fn a_password_needs_a_user_name(t: &Test) -> Outcome {
     let mut dial = t.client("c");
     dial.connect.password = Some(b"p".to_vec());
-    dial.send()?.refused_as_malformed("with a password and no user name")
+    dial.send()?
+        .refused_as_malformed("with a password and no user name")
 }
 
 fn a_password_without_user_name_is_well_formed(t: &Test) -> Outcome {
@@ -140,7 +161,10 @@ fn a_password_without_user_name_is_well_formed(t: &Test) -> Outcome {
     match dial.open() {
         Err(_) => {
             let code = dial.send()?.refused("with a password and no user name")?;
-            ensure!(matches!(code, Some(0x86 | 0x87)), "refused with {code:?} as if it were malformed");
+            ensure!(
+                matches!(code, Some(0x86 | 0x87)),
+                "refused with {code:?} as if it were malformed"
+            );
             Ok(())
         }
         Ok(_) => Ok(()),
@@ -156,12 +180,21 @@ fn payload_fields_are_read_in_order(t: &Test) -> Outcome {
     dial.connect.password = Some(b"password".to_vec());
     dial.open()?.cut()?;
     let will = sub.take("the will")?;
-    ensure!(will.text() == "last words", "will payload {:?}", will.text());
+    ensure!(
+        will.text() == "last words",
+        "will payload {:?}",
+        will.text()
+    );
     Ok(())
 }
 
 fn a_connect_without_client_identifier_is_refused(t: &Test) -> Outcome {
-    let body = Bytes::new().data("MQTT").u8(if t.v5() { 5 } else { 4 }).u8(2).u16(60).props(t.version, &Props::new());
+    let body = Bytes::new()
+        .data("MQTT")
+        .u8(if t.v5() { 5 } else { 4 })
+        .u8(2)
+        .u16(60)
+        .props(t.version, &Props::new());
     let mut client = t.raw()?;
     client.send(body.frame(first::CONNECT));
     client.refused_as_malformed("without a client identifier")
@@ -171,9 +204,15 @@ fn plain_client_identifiers_are_allowed(t: &Test) -> Outcome {
     let mut dial = t.client("c");
     let digit = if t.v5() { "5" } else { "4" };
     let last = t.unique.chars().next_back().unwrap_or('a');
-    for id in [digit.to_string(), format!("{:a<23}", t.id("")), format!("{digit}Zz9{last:A<19}"), t.id("x")] {
+    for id in [
+        digit.to_string(),
+        format!("{:a<23}", t.id("")),
+        format!("{digit}Zz9{last:A<19}"),
+        t.id("x"),
+    ] {
         dial.connect.client_id = id.clone().into();
-        dial.open().map_err(|_| crate::Stop::Failed(format!("client identifier {id:?} is refused")))?;
+        dial.open()
+            .map_err(|_| crate::Stop::Failed(format!("client identifier {id:?} is refused")))?;
     }
     Ok(())
 }
@@ -188,23 +227,36 @@ fn an_empty_client_identifier_gets_a_unique_one(t: &Test) -> Outcome {
     }
     let dial = dial.props(Props::new().u32(prop::SESSION_EXPIRY, 100));
     let (one, mut two) = (dial.open()?, dial.open()?);
-    let assigned = |client: &crate::client::Client| client.connack.text(prop::ASSIGNED_CLIENT_ID).map(str::to_owned);
+    let assigned = |client: &crate::client::Client| {
+        client
+            .connack
+            .text(prop::ASSIGNED_CLIENT_ID)
+            .map(str::to_owned)
+    };
     let (Some(first), Some(second)) = (assigned(&one), assigned(&two)) else {
         fail!("no Assigned Client Identifier in CONNACK")
     };
-    ensure!(!first.is_empty() && first != second, "assigned {first:?} and {second:?}");
+    ensure!(
+        !first.is_empty() && first != second,
+        "assigned {first:?} and {second:?}"
+    );
     two.silent("as the identifiers differ")?;
     one.disconnect()?;
     let mut again = t.client("c").resume();
     again.connect.client_id = first.into();
-    ensure!(again.open()?.session_present, "the session of the assigned identifier cannot be resumed");
+    ensure!(
+        again.open()?.session_present,
+        "the session of the assigned identifier cannot be resumed"
+    );
     Ok(())
 }
 
 fn an_empty_client_identifier_needs_a_clean_session(t: &Test) -> Outcome {
     let mut dial = t.client("c").resume();
     dial.connect.client_id.clear();
-    let code = dial.send()?.refused("with an empty client identifier and Clean Session 0")?;
+    let code = dial
+        .send()?
+        .refused("with an empty client identifier and Clean Session 0")?;
     ensure!(code == Some(2), "return code {code:?} instead of 0x02");
     Ok(())
 }
@@ -215,14 +267,21 @@ fn a_long_client_identifier_is_taken_or_refused_properly(t: &Test) -> Outcome {
     if let Ok(client) = accepted(dial.send()?) {
         return client.disconnect();
     }
-    match (t.version, dial.send()?.refused("with a client identifier of 1,000 bytes")?) {
+    match (
+        t.version,
+        dial.send()?
+            .refused("with a client identifier of 1,000 bytes")?,
+    ) {
         (Version::V311, Some(2)) | (Version::V5, None | Some(0x85)) => Ok(()),
         (_, code) => fail!("a client identifier of 1,000 bytes is refused with {code:?}"),
     }
 }
 
 fn every_cut_off_connect_is_refused(t: &Test) -> Outcome {
-    let mut dial = t.client("c").will("w", "x", 1).will_props(Props::new().user("n", "v"));
+    let mut dial = t
+        .client("c")
+        .will("w", "x", 1)
+        .will_props(Props::new().user("n", "v"));
     dial.connect.username = Some(b"u".to_vec());
     dial.connect.password = Some(b"p".to_vec());
     let packet = dial.connect.encode();
@@ -231,8 +290,12 @@ fn every_cut_off_connect_is_refused(t: &Test) -> Outcome {
         client.send(frame(first::CONNECT, &packet[2..2 + length]));
         // Before the level byte the server cannot know the version.
         if length < 7 {
-            let answer = client.bytes_until_closed(&format!("after the first {length} bytes of a CONNECT"))?;
-            ensure!(answer.get(3) != Some(&0), "CONNACK 0 after the first {length} bytes of a CONNECT");
+            let answer = client
+                .bytes_until_closed(&format!("after the first {length} bytes of a CONNECT"))?;
+            ensure!(
+                answer.get(3) != Some(&0),
+                "CONNACK 0 after the first {length} bytes of a CONNECT"
+            );
         } else {
             client.refused_as_malformed(&format!("cut off after {length} bytes"))?;
         }
@@ -254,9 +317,15 @@ fn a_later_connection_takes_over(t: &Test) -> Outcome {
     let mut older = t.client("c").resume().open()?;
     older.subscribe(&topic, 1)?;
     let mut newer = t.client("c").resume().open()?;
-    ensure!(newer.session_present, "the session is gone after a take-over");
+    ensure!(
+        newer.session_present,
+        "the session is gone after a take-over"
+    );
     let code = older.closed("that was taken over")?;
-    ensure!(!t.v5() || code == Some(0x8E), "DISCONNECT {code:02x?} instead of 0x8e");
+    ensure!(
+        !t.v5() || code == Some(0x8E),
+        "DISCONNECT {code:02x?} instead of 0x8e"
+    );
     t.connect("p")?.publish_text(&topic, "x", 1)?;
     newer.take("a message for the session")?;
     Ok(())
@@ -281,7 +350,10 @@ fn nothing_after_a_rejected_connect_is_processed(t: &Test) -> Outcome {
     client.refused("that the server cannot accept")?;
     t.connect("p")?.publish_text(&topic, "accepted", 1)?;
     let message = sub.take("the message of the accepted client")?;
-    ensure!(message.text() == "accepted", "a message of the rejected client was delivered");
+    ensure!(
+        message.text() == "accepted",
+        "a message of the rejected client was delivered"
+    );
     Ok(())
 }
 
@@ -292,20 +364,31 @@ fn connack_comes_first_and_once(t: &Test) -> Outcome {
     sub.disconnect()?;
     t.connect("p")?.publish_text(&topic, "queued", 1)?;
     let mut sub = t.client("s").resume().open()?;
-    ensure!(sub.take("the queued message")?.text() == "queued", "another message");
+    ensure!(
+        sub.take("the queued message")?.text() == "queued",
+        "another message"
+    );
     sub.silent("after CONNACK and the queued message")
 }
 
 fn packets_sent_before_connack_are_answered_after_it(t: &Test) -> Outcome {
     let mut bytes = t.client("c").connect.encode();
-    bytes.extend(subscribe(t.version, 1, &[(&t.topic("a"), 0)], &Props::new()));
+    bytes.extend(subscribe(
+        t.version,
+        1,
+        &[(&t.topic("a"), 0)],
+        &Props::new(),
+    ));
     bytes.extend(frame(first::PINGREQ, &[]));
     let mut client = t.raw()?;
     client.send(bytes);
     let mut client = accepted(client)?;
     client.suback(first::SUBACK, 1)?;
     let packet = client.receive("PINGRESP")?;
-    ensure!(packet.first == first::PINGRESP, "got {}", crate::client::describe(&packet));
+    ensure!(
+        packet.first == first::PINGRESP,
+        "got {}",
+        crate::client::describe(&packet)
+    );
     Ok(())
 }
-

@@ -30,7 +30,8 @@ fn reserved_bits_of_disconnect_are_checked(t: &Test) -> Outcome {
     client.send(frame(first::DISCONNECT | 2, &[]));
     client.closed_with(&[0x81], "after DISCONNECT with reserved flags")?;
     // A malformed DISCONNECT is none: the will stands.
-    sub.take("the will, since a malformed DISCONNECT does not discard it").map(drop)
+    sub.take("the will, since a malformed DISCONNECT does not discard it")
+        .map(drop)
 }
 
 fn disconnect_closes_and_nothing_after_it_is_processed(t: &Test) -> Outcome {
@@ -44,7 +45,10 @@ fn disconnect_closes_and_nothing_after_it_is_processed(t: &Test) -> Outcome {
     client.closed("after DISCONNECT")?;
     t.connect("p")?.publish_text(&topic, "later", 0)?;
     let message = sub.take("the later message")?;
-    ensure!(message.text() == "later", "a PUBLISH after DISCONNECT was delivered");
+    ensure!(
+        message.text() == "later",
+        "a PUBLISH after DISCONNECT was delivered"
+    );
     Ok(())
 }
 
@@ -56,7 +60,10 @@ fn a_disconnect_of_the_server_is_its_last_packet(t: &Test) -> Outcome {
     newer.take("the message for the session")?;
     // Anything but one DISCONNECT and the end fails; so does a Session Expiry Interval in it.
     let code = older.closed("that was taken over")?;
-    ensure!(code.is_none_or(|code| code >= 0x80), "DISCONNECT {code:02x?} for a take-over");
+    ensure!(
+        code.is_none_or(|code| code >= 0x80),
+        "DISCONNECT {code:02x?} for a take-over"
+    );
     newer.disconnect()
 }
 
@@ -66,8 +73,16 @@ fn disconnect_cannot_extend_an_expiry_of_0(t: &Test) -> Outcome {
     sub.subscribe(&topic, 0)?;
     let mut client = t.client("c").will(&topic, "will", 0).open()?;
     let props = Props::new().u32(prop::SESSION_EXPIRY, 100);
-    client.send(Bytes::new().u8(0).props(t.version, &props).frame(first::DISCONNECT));
-    if let Some(code) = client.closed_within(Duration::from_secs(5), "after a DISCONNECT that extends expiry 0")? {
+    client.send(
+        Bytes::new()
+            .u8(0)
+            .props(t.version, &props)
+            .frame(first::DISCONNECT),
+    );
+    if let Some(code) = client.closed_within(
+        Duration::from_secs(5),
+        "after a DISCONNECT that extends expiry 0",
+    )? {
         ensure!(code == 0x82, "DISCONNECT {code:#04x} instead of 0x82");
     }
     let again = t.client("c").resume().open()?;

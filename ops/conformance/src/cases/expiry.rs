@@ -14,7 +14,9 @@ cases! {
 }
 
 fn expiring(topic: &str, text: &str, seconds: u32) -> Publish {
-    Publish::new(topic, text).qos(1, 0).props(Props::new().u32(prop::MESSAGE_EXPIRY, seconds))
+    Publish::new(topic, text)
+        .qos(1, 0)
+        .props(Props::new().u32(prop::MESSAGE_EXPIRY, seconds))
 }
 
 fn an_expired_message_is_not_delivered(t: &Test) -> Outcome {
@@ -30,7 +32,11 @@ fn an_expired_message_is_not_delivered(t: &Test) -> Outcome {
     let mut sub = t.client("s").resume().open()?;
     for text in ["lasts", "for ever"] {
         let message = sub.take("a message that has not expired")?;
-        ensure!(message.text() == text, "{:?} instead of {text:?}", message.text());
+        ensure!(
+            message.text() == text,
+            "{:?} instead of {text:?}",
+            message.text()
+        );
     }
     sub.silent("after these two messages")
 }
@@ -50,7 +56,8 @@ fn the_remaining_expiry_is_forwarded(t: &Test) -> Outcome {
     let mut sub = t.client("s").resume().open()?;
     sub.subscribe(&topic, 1)?;
     sub.disconnect()?;
-    t.connect("p")?.publish(expiring(&topic, "x", 100).retained())?;
+    t.connect("p")?
+        .publish(expiring(&topic, "x", 100).retained())?;
     t.pass(Duration::from_millis(2_200));
     let stored = t.client("s").resume().open()?.take("the stored message")?;
     let mut late = t.connect("l")?;
@@ -58,7 +65,10 @@ fn the_remaining_expiry_is_forwarded(t: &Test) -> Outcome {
     let retained = late.take("the retained message")?;
     for (what, message) in [("stored", stored), ("retained", retained)] {
         let left = message.props.number(prop::MESSAGE_EXPIRY);
-        ensure!(left.is_some_and(|left| (90..=98).contains(&left)), "{what}: {left:?} s left of 100 s after 2.2 s");
+        ensure!(
+            left.is_some_and(|left| (90..=98).contains(&left)),
+            "{what}: {left:?} s left of 100 s after 2.2 s"
+        );
     }
     Ok(())
 }
@@ -69,6 +79,9 @@ fn an_expiry_on_live_delivery_is_forwarded(t: &Test) -> Outcome {
     sub.subscribe(&topic, 1)?;
     t.connect("p")?.publish(expiring(&topic, "x", 100))?;
     let left = sub.take("the message")?.props.number(prop::MESSAGE_EXPIRY);
-    ensure!(left.is_some_and(|left| (98..=100).contains(&left)), "{left:?} s left of 100 s");
+    ensure!(
+        left.is_some_and(|left| (98..=100).contains(&left)),
+        "{left:?} s left of 100 s"
+    );
     Ok(())
 }

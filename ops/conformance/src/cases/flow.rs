@@ -18,7 +18,10 @@ cases! {
 
 fn the_server_keeps_to_the_receive_maximum(t: &Test) -> Outcome {
     let topic = t.topic("a");
-    let mut sub = t.client("s").props(Props::new().u16(prop::RECEIVE_MAXIMUM, 2)).open()?;
+    let mut sub = t
+        .client("s")
+        .props(Props::new().u16(prop::RECEIVE_MAXIMUM, 2))
+        .open()?;
     sub.subscribe(&topic, 2)?;
     let mut publisher = t.connect("p")?;
     for number in 0..5 {
@@ -33,7 +36,11 @@ fn the_server_keeps_to_the_receive_maximum(t: &Test) -> Outcome {
         let oldest = window.remove(0);
         sub.acknowledge(&oldest)?;
         let message = sub.message("the next message")?;
-        ensure!(message.text() == number.to_string(), "{} instead of {number}", message.text());
+        ensure!(
+            message.text() == number.to_string(),
+            "{} instead of {number}",
+            message.text()
+        );
         sub.silent("beyond a Receive Maximum of 2")?;
         window.push(message);
     }
@@ -50,10 +57,18 @@ fn the_receive_maximum_holds_on_reconnect(t: &Test) -> Outcome {
         sub.message("a message")?;
     }
     sub.cut()?;
-    let mut sub = t.client("s").resume().props(Props::new().u16(prop::RECEIVE_MAXIMUM, 1)).open()?;
+    let mut sub = t
+        .client("s")
+        .resume()
+        .props(Props::new().u16(prop::RECEIVE_MAXIMUM, 1))
+        .open()?;
     for number in 0..3 {
         let message = sub.message("the next message")?;
-        ensure!(message.text() == number.to_string(), "{} instead of {number}", message.text());
+        ensure!(
+            message.text() == number.to_string(),
+            "{} instead of {number}",
+            message.text()
+        );
         sub.silent("beyond a Receive Maximum of 1")?;
         sub.acknowledge(&message)?;
     }
@@ -62,7 +77,10 @@ fn the_receive_maximum_holds_on_reconnect(t: &Test) -> Outcome {
 
 fn qos_2_holds_its_slot_until_pubcomp(t: &Test) -> Outcome {
     let topic = t.topic("a");
-    let mut sub = t.client("s").props(Props::new().u16(prop::RECEIVE_MAXIMUM, 1)).open()?;
+    let mut sub = t
+        .client("s")
+        .props(Props::new().u16(prop::RECEIVE_MAXIMUM, 1))
+        .open()?;
     sub.subscribe(&topic, 2)?;
     let mut publisher = t.connect("p")?;
     publisher.publish_text(&topic, "one", 2)?;
@@ -72,7 +90,10 @@ fn qos_2_holds_its_slot_until_pubcomp(t: &Test) -> Outcome {
     sub.acknowledgement(first::PUBREL, one.id)?;
     sub.silent("between PUBREL and PUBCOMP")?;
     sub.send(ack(first::PUBCOMP, one.id));
-    ensure!(sub.take("the second message")?.text() == "two", "another message");
+    ensure!(
+        sub.take("the second message")?.text() == "two",
+        "another message"
+    );
     Ok(())
 }
 
@@ -82,7 +103,10 @@ const RECEIVE_MAXIMUM_TRIED: u32 = 5_000;
 fn a_client_above_the_receive_maximum_is_closed(t: &Test) -> Outcome {
     let topic = t.topic("nobody");
     let mut client = t.connect("c")?;
-    let maximum = client.connack.number(prop::RECEIVE_MAXIMUM).unwrap_or(65_535);
+    let maximum = client
+        .connack
+        .number(prop::RECEIVE_MAXIMUM)
+        .unwrap_or(65_535);
     if maximum > RECEIVE_MAXIMUM_TRIED {
         skip!("the server's Receive Maximum is {maximum}");
     }
@@ -92,13 +116,20 @@ fn a_client_above_the_receive_maximum_is_closed(t: &Test) -> Outcome {
         client.acknowledgement(first::PUBREC, id)?;
     }
     client.send_publish(&Publish::new(&topic, "x").qos(2, count + 1));
-    client.closed_with(&[0x93], &format!("with {} QoS 2 publishes open, above {count}", count + 1))
+    client.closed_with(
+        &[0x93],
+        &format!("with {} QoS 2 publishes open, above {count}", count + 1),
+    )
 }
 
 fn the_server_takes_its_whole_receive_maximum(t: &Test) -> Outcome {
     let topic = t.topic("nobody");
     let mut client = t.connect("c")?;
-    let maximum = client.connack.number(prop::RECEIVE_MAXIMUM).unwrap_or(65_535).min(RECEIVE_MAXIMUM_TRIED);
+    let maximum = client
+        .connack
+        .number(prop::RECEIVE_MAXIMUM)
+        .unwrap_or(65_535)
+        .min(RECEIVE_MAXIMUM_TRIED);
     let count = u16::try_from(maximum).unwrap_or(u16::MAX);
     for round in 0..2 {
         for id in 1..=count {
@@ -117,7 +148,9 @@ fn the_server_takes_its_whole_receive_maximum(t: &Test) -> Outcome {
 
 fn a_message_too_large_for_a_client_is_dropped_for_it(t: &Test) -> Outcome {
     let topic = t.topic("a");
-    let props = Props::new().u32(prop::MAXIMUM_PACKET_SIZE, 120).u16(prop::RECEIVE_MAXIMUM, 1);
+    let props = Props::new()
+        .u32(prop::MAXIMUM_PACKET_SIZE, 120)
+        .u16(prop::RECEIVE_MAXIMUM, 1);
     let mut small = t.client("s").props(props).open()?;
     small.subscribe(&topic, 2)?;
     let mut large = t.connect("l")?;
@@ -126,32 +159,53 @@ fn a_message_too_large_for_a_client_is_dropped_for_it(t: &Test) -> Outcome {
     for qos in 0..3 {
         publisher.publish(Publish::new(&topic, vec![b'x'; 200]).qos(qos, 0))?;
         publisher.publish_text(&topic, "fits", qos)?;
-        ensure!(large.take("the large message")?.payload.len() == 200, "another message");
-        ensure!(large.take("the small message")?.text() == "fits", "another message");
+        ensure!(
+            large.take("the large message")?.payload.len() == 200,
+            "another message"
+        );
+        ensure!(
+            large.take("the small message")?.text() == "fits",
+            "another message"
+        );
         let message = small.take("the message that fits, in a window of 1")?;
         ensure!(message.text() == "fits", "{:?} came first", message.text());
     }
     // Exactly at the limit: 2 header bytes, 2 of topic length, the topic, 1 of property length, the rest payload.
     let payload = vec![b'y'; 120 - 5 - topic.len()];
     publisher.publish(Publish::new(&topic, &payload))?;
-    ensure!(small.take("a message of exactly the Maximum Packet Size")?.payload == payload, "another message");
+    ensure!(
+        small
+            .take("a message of exactly the Maximum Packet Size")?
+            .payload
+            == payload,
+        "another message"
+    );
     Ok(())
 }
 
 fn a_client_above_the_maximum_packet_size_is_closed(t: &Test) -> Outcome {
     const TRIED_MAX: u32 = 8 << 20;
     let mut client = t.connect("c")?;
-    let Some(maximum) = client.connack.number(prop::MAXIMUM_PACKET_SIZE).filter(|&maximum| maximum <= TRIED_MAX) else {
+    let Some(maximum) = client
+        .connack
+        .number(prop::MAXIMUM_PACKET_SIZE)
+        .filter(|&maximum| maximum <= TRIED_MAX)
+    else {
         skip!("the server's Maximum Packet Size is absent or above {TRIED_MAX} bytes");
     };
     let packet = Publish::new(t.topic("a"), vec![b'x'; maximum as usize]).encode(t.version);
     let why = format!("after a packet of {} bytes, above {maximum}", packet.len());
     // The header alone tells the size; a server may still wait for the rest.
     client.send(&packet[..64]);
-    let code = client.closed_within(Duration::from_secs(1), &why).or_else(|_| {
-        client.send(&packet[64..]);
-        client.closed(&why)
-    })?;
-    ensure!(code.is_none_or(|code| code == 0x95), "DISCONNECT {code:02x?} instead of 0x95 {why}");
+    let code = client
+        .closed_within(Duration::from_secs(1), &why)
+        .or_else(|_| {
+            client.send(&packet[64..]);
+            client.closed(&why)
+        })?;
+    ensure!(
+        code.is_none_or(|code| code == 0x95),
+        "DISCONNECT {code:02x?} instead of 0x95 {why}"
+    );
     Ok(())
 }

@@ -40,13 +40,20 @@ fn each_closes(t: &Test, heads: &[u8], packet: &[u8]) -> Outcome {
     for &head in heads {
         let mut client = t.connect("r")?;
         client.send([&[head], &packet[1..]].concat());
-        client.closed_with(&[0x81, 0x82], &format!("after a packet with first byte {head:#04x}"))?;
+        client.closed_with(
+            &[0x81, 0x82],
+            &format!("after a packet with first byte {head:#04x}"),
+        )?;
     }
     Ok(())
 }
 
 fn reserved_flags_of_pubrel_close(t: &Test) -> Outcome {
-    each_closes(t, &[0x60, 0x61, 0x63, 0x66, 0x6A, 0x6F], &ack(first::PUBREL, 1))
+    each_closes(
+        t,
+        &[0x60, 0x61, 0x63, 0x66, 0x6A, 0x6F],
+        &ack(first::PUBREL, 1),
+    )
 }
 
 fn reserved_flags_of_subscribe_close(t: &Test) -> Outcome {
@@ -69,14 +76,26 @@ fn reserved_flags_of_other_packets_close(t: &Test) -> Outcome {
 fn packet_identifier_0_closes(t: &Test) -> Outcome {
     let topic = t.topic("a");
     for (what, packet) in [
-        ("PUBLISH", Publish::new(&topic, "x").qos(1, 0).encode(t.version)),
-        ("PUBLISH at QoS 2", Publish::new(&topic, "x").qos(2, 0).encode(t.version)),
-        ("SUBSCRIBE", subscribe(t.version, 0, &[(&topic, 0)], &Props::new())),
+        (
+            "PUBLISH",
+            Publish::new(&topic, "x").qos(1, 0).encode(t.version),
+        ),
+        (
+            "PUBLISH at QoS 2",
+            Publish::new(&topic, "x").qos(2, 0).encode(t.version),
+        ),
+        (
+            "SUBSCRIBE",
+            subscribe(t.version, 0, &[(&topic, 0)], &Props::new()),
+        ),
         ("UNSUBSCRIBE", unsubscribe(t.version, 0, &[&topic])),
     ] {
         let mut client = t.connect("c")?;
         client.send(packet);
-        client.closed_with(&[0x81, 0x82], &format!("after {what} with packet identifier 0"))?;
+        client.closed_with(
+            &[0x81, 0x82],
+            &format!("after {what} with packet identifier 0"),
+        )?;
     }
     Ok(())
 }
@@ -91,8 +110,17 @@ fn server_packet_identifiers_are_unused_and_not_0(t: &Test) -> Outcome {
         let qos = 1 + round % 2;
         publisher.publish_text(&topic, "x", qos)?;
         let message = sub.message("a message that is never acknowledged")?;
-        ensure!(message.qos == qos && !message.dup, "QoS {} and DUP {}", message.qos, message.dup);
-        ensure!(message.id != 0 && !ids.contains(&message.id), "identifier {} is 0 or in use {ids:?}", message.id);
+        ensure!(
+            message.qos == qos && !message.dup,
+            "QoS {} and DUP {}",
+            message.qos,
+            message.dup
+        );
+        ensure!(
+            message.id != 0 && !ids.contains(&message.id),
+            "identifier {} is 0 or in use {ids:?}",
+            message.id
+        );
         ids.push(message.id);
     }
     Ok(())
@@ -104,8 +132,17 @@ fn a_qos_0_publish_has_no_packet_identifier(t: &Test) -> Outcome {
     sub.subscribe(&topic, 2)?;
     t.connect("p")?.publish_text(&topic, "payload", 0)?;
     let message = sub.message("the QoS 0 message")?;
-    ensure!(message.qos == 0 && !message.dup, "QoS {} and DUP {}", message.qos, message.dup);
-    ensure!(message.text() == "payload", "payload {:?}: a packet identifier got into it", message.payload);
+    ensure!(
+        message.qos == 0 && !message.dup,
+        "QoS {} and DUP {}",
+        message.qos,
+        message.dup
+    );
+    ensure!(
+        message.text() == "payload",
+        "payload {:?}: a packet identifier got into it",
+        message.payload
+    );
     Ok(())
 }
 
@@ -121,7 +158,12 @@ fn acknowledgements_repeat_the_packet_identifier(t: &Test) -> Outcome {
         client.acknowledgement(first::PUBREC, id)?;
         client.send(ack(first::PUBREL, id));
         client.acknowledgement(first::PUBCOMP, id)?;
-        client.send(subscribe(t.version, id, &[(&t.topic("b"), 0)], &Props::new()));
+        client.send(subscribe(
+            t.version,
+            id,
+            &[(&t.topic("b"), 0)],
+            &Props::new(),
+        ));
         client.suback(first::SUBACK, id)?;
         client.send(unsubscribe(t.version, id, &[&t.topic("b")]));
         client.suback(first::UNSUBACK, id)?;
@@ -135,10 +177,16 @@ fn lengths_take_the_fewest_bytes(t: &Test) -> Outcome {
     let mut sub = t.connect("s")?;
     sub.subscribe(&topic, 0)?;
     let mut publisher = t.connect("p")?;
-    for size in [0, 90, 100, 110, 120, 127, 128, 129, 16_300, 16_383, 16_384, 16_385] {
+    for size in [
+        0, 90, 100, 110, 120, 127, 128, 129, 16_300, 16_383, 16_384, 16_385,
+    ] {
         publisher.publish(Publish::new(&topic, vec![b'x'; size]))?;
         let message = sub.message("the message")?;
-        ensure!(message.payload.len() == size, "{} bytes instead of {size}", message.payload.len());
+        ensure!(
+            message.payload.len() == size,
+            "{} bytes instead of {size}",
+            message.payload.len()
+        );
     }
     Ok(())
 }
@@ -146,18 +194,27 @@ fn lengths_take_the_fewest_bytes(t: &Test) -> Outcome {
 fn a_length_of_five_bytes_closes(t: &Test) -> Outcome {
     let mut client = t.connect("c")?;
     client.send([first::PUBLISH, 0x80, 0x80, 0x80, 0x80, 0x01]);
-    client.closed_with(&[0x81, 0x82, 0x95], "after a remaining length of five bytes")
+    client.closed_with(
+        &[0x81, 0x82, 0x95],
+        "after a remaining length of five bytes",
+    )
 }
 
 fn an_absent_property_length_closes(t: &Test) -> Outcome {
     for (what, packet) in [
-        ("PUBLISH", Bytes::new().data(t.topic("a")).frame(first::PUBLISH)),
+        (
+            "PUBLISH",
+            Bytes::new().data(t.topic("a")).frame(first::PUBLISH),
+        ),
         ("SUBSCRIBE", Bytes::new().u16(1).frame(first::SUBSCRIBE)),
         ("UNSUBSCRIBE", Bytes::new().u16(1).frame(first::UNSUBSCRIBE)),
     ] {
         let mut client = t.connect("c")?;
         client.send(packet);
-        client.closed_with(&[0x81, 0x82], &format!("after {what} without property length"))?;
+        client.closed_with(
+            &[0x81, 0x82],
+            &format!("after {what} without property length"),
+        )?;
     }
     Ok(())
 }
@@ -167,14 +224,26 @@ fn packets_without_properties_have_property_length_0(t: &Test) -> Outcome {
     let mut client = t.connect("c")?;
     client.send(subscribe(t.version, 1, &[(&topic, 0)], &Props::new()));
     let packet = client.receive("SUBACK")?;
-    let Body::SubAck { codes, .. } = packet.body else { crate::fail!("expected SUBACK") };
-    ensure!(codes == [0], "codes {codes:02x?}: the property length is missing");
+    let Body::SubAck { codes, .. } = packet.body else {
+        crate::fail!("expected SUBACK")
+    };
+    ensure!(
+        codes == [0],
+        "codes {codes:02x?}: the property length is missing"
+    );
     client.send(unsubscribe(t.version, 2, &[&topic]));
     let codes = client.suback(first::UNSUBACK, 2)?;
-    ensure!(codes == [0], "codes {codes:02x?}: the property length is missing");
+    ensure!(
+        codes == [0],
+        "codes {codes:02x?}: the property length is missing"
+    );
     client.subscribe(&topic, 0)?;
     client.send_publish(&Publish::new(&topic, "payload"));
     let message = client.message("its own message")?;
-    ensure!(message.text() == "payload", "payload {:?}: the property length is missing", message.payload);
+    ensure!(
+        message.text() == "payload",
+        "payload {:?}: the property length is missing",
+        message.payload
+    );
     Ok(())
 }

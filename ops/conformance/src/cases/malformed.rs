@@ -10,7 +10,8 @@ cases! {
     truncated_packets_close: "4.13.1-1", "4.8.0-1";
     bytes_after_the_last_field_close: "4.13.1-1", "4.8.0-1";
     properties_of_other_packets_close: "4.13.1-1", "";
-    repeated_properties_close: "4.13.1-1", "";
+    repeated_properties_of_publish_close: "4.13.1-1", "";
+    repeated_properties_of_connect_are_refused: "4.13.1-1 3.1.4-1", "";
     forbidden_property_values_close: "4.13.1-1 3.1.4-1", "";
     unlisted_reason_codes_close: "3.4.2-1 3.5.2-1 3.6.2-1 3.7.2-1 3.14.2-1 4.13.1-1", "";
 }
@@ -18,9 +19,18 @@ cases! {
 fn packets_that_only_a_server_sends_close(t: &Test) -> Outcome {
     let v5 = t.v5();
     for (what, packet) in [
-        ("CONNACK", frame(first::CONNACK, if v5 { &[0, 0, 0] } else { &[0, 0] })),
-        ("SUBACK", frame(first::SUBACK, if v5 { &[0, 1, 0, 0] } else { &[0, 1, 0] })),
-        ("UNSUBACK", frame(first::UNSUBACK, if v5 { &[0, 1, 0, 0] } else { &[0, 1] })),
+        (
+            "CONNACK",
+            frame(first::CONNACK, if v5 { &[0, 0, 0] } else { &[0, 0] }),
+        ),
+        (
+            "SUBACK",
+            frame(first::SUBACK, if v5 { &[0, 1, 0, 0] } else { &[0, 1, 0] }),
+        ),
+        (
+            "UNSUBACK",
+            frame(first::UNSUBACK, if v5 { &[0, 1, 0, 0] } else { &[0, 1] }),
+        ),
         ("PINGRESP", frame(first::PINGRESP, &[])),
     ] {
         let mut client = t.connect("c")?;
@@ -44,22 +54,51 @@ fn truncated_packets_close(t: &Test) -> Outcome {
     for (what, packet) in [
         ("PUBLISH without topic", frame(first::PUBLISH, &[])),
         ("PUBLISH with half a length", frame(first::PUBLISH, &[0])),
-        ("PUBLISH with half a topic", frame(first::PUBLISH, &[0, 5, b'a'])),
-        ("PUBLISH without packet identifier", frame(0x32, &[0, 1, b'a'])),
-        ("PUBACK without packet identifier", frame(first::PUBACK, &[])),
-        ("PUBREL with half a packet identifier", frame(first::PUBREL, &[1])),
-        ("SUBSCRIBE without packet identifier", frame(first::SUBSCRIBE, &[])),
+        (
+            "PUBLISH with half a topic",
+            frame(first::PUBLISH, &[0, 5, b'a']),
+        ),
+        (
+            "PUBLISH without packet identifier",
+            frame(0x32, &[0, 1, b'a']),
+        ),
+        (
+            "PUBACK without packet identifier",
+            frame(first::PUBACK, &[]),
+        ),
+        (
+            "PUBREL with half a packet identifier",
+            frame(first::PUBREL, &[1]),
+        ),
+        (
+            "SUBSCRIBE without packet identifier",
+            frame(first::SUBSCRIBE, &[]),
+        ),
         (
             "SUBSCRIBE without options",
-            Bytes::new().u16(1).props(t.version, &Props::new()).data("a").frame(first::SUBSCRIBE),
+            Bytes::new()
+                .u16(1)
+                .props(t.version, &Props::new())
+                .data("a")
+                .frame(first::SUBSCRIBE),
         ),
         (
             "SUBSCRIBE with half a filter",
-            Bytes::new().u16(1).props(t.version, &Props::new()).u16(9).raw("a").frame(first::SUBSCRIBE),
+            Bytes::new()
+                .u16(1)
+                .props(t.version, &Props::new())
+                .u16(9)
+                .raw("a")
+                .frame(first::SUBSCRIBE),
         ),
         (
             "UNSUBSCRIBE with half a filter",
-            Bytes::new().u16(1).props(t.version, &Props::new()).u16(9).raw("a").frame(first::UNSUBSCRIBE),
+            Bytes::new()
+                .u16(1)
+                .props(t.version, &Props::new())
+                .u16(9)
+                .raw("a")
+                .frame(first::UNSUBSCRIBE),
         ),
     ] {
         let mut client = t.connect("c")?;
@@ -72,7 +111,13 @@ fn truncated_packets_close(t: &Test) -> Outcome {
 fn bytes_after_the_last_field_close(t: &Test) -> Outcome {
     for (what, packet) in [
         ("PINGREQ", frame(first::PINGREQ, &[0])),
-        ("PUBACK", frame(first::PUBACK, if t.v5() { &[0, 1, 0, 0, 0] } else { &[0, 1, 0] })),
+        (
+            "PUBACK",
+            frame(
+                first::PUBACK,
+                if t.v5() { &[0, 1, 0, 0, 0] } else { &[0, 1, 0] },
+            ),
+        ),
     ] {
         let mut client = t.connect("c")?;
         client.send(packet);
@@ -85,72 +130,203 @@ fn properties_of_other_packets_close(t: &Test) -> Outcome {
     let topic = t.topic("a");
     let reason = Props::new().data(prop::REASON_STRING, "x");
     for (what, packet) in [
-        ("Reason String", Publish::new(&topic, "x").props(reason.clone()).encode(t.version)),
+        (
+            "Reason String",
+            Publish::new(&topic, "x")
+                .props(reason.clone())
+                .encode(t.version),
+        ),
         (
             "Session Expiry Interval",
-            Publish::new(&topic, "x").props(Props::new().u32(prop::SESSION_EXPIRY, 1)).encode(t.version),
+            Publish::new(&topic, "x")
+                .props(Props::new().u32(prop::SESSION_EXPIRY, 1))
+                .encode(t.version),
         ),
-        ("unknown property", Publish::new(&topic, "x").props(Props::new().u8(0x7F, 0)).encode(t.version)),
-        ("Topic Alias", subscribe(t.version, 1, &[(&topic, 0)], &Props::new().u16(prop::TOPIC_ALIAS, 1))),
-        ("Receive Maximum", Bytes::new().u8(0).props(t.version, &Props::new().u16(prop::RECEIVE_MAXIMUM, 1)).frame(first::DISCONNECT)),
+        (
+            "unknown property",
+            Publish::new(&topic, "x")
+                .props(Props::new().u8(0x7F, 0))
+                .encode(t.version),
+        ),
+        (
+            "Topic Alias",
+            subscribe(
+                t.version,
+                1,
+                &[(&topic, 0)],
+                &Props::new().u16(prop::TOPIC_ALIAS, 1),
+            ),
+        ),
+        (
+            "Receive Maximum",
+            Bytes::new()
+                .u8(0)
+                .props(t.version, &Props::new().u16(prop::RECEIVE_MAXIMUM, 1))
+                .frame(first::DISCONNECT),
+        ),
     ] {
         let mut client = t.connect("c")?;
         client.send(packet);
-        client.closed_with(&[0x81, 0x82], &format!("after a {what} where it does not belong"))?;
+        client.closed_with(
+            &[0x81, 0x82],
+            &format!("after a {what} where it does not belong"),
+        )?;
     }
-    t.client("c").props(reason).send()?.refused_as_malformed("with a Reason String")?;
-    t.client("c").props(Props::new().u16(prop::TOPIC_ALIAS, 1)).send()?.refused_as_malformed("with a Topic Alias")
+    t.client("c")
+        .props(reason)
+        .send()?
+        .refused_as_malformed("with a Reason String")?;
+    t.client("c")
+        .props(Props::new().u16(prop::TOPIC_ALIAS, 1))
+        .send()?
+        .refused_as_malformed("with a Topic Alias")
 }
 
-fn repeated_properties_close(t: &Test) -> Outcome {
+fn repeated_properties_of_publish_close(t: &Test) -> Outcome {
     let topic = t.topic("a");
     for (what, props) in [
-        ("Payload Format Indicator", Props::new().u8(prop::PAYLOAD_FORMAT, 1).u8(prop::PAYLOAD_FORMAT, 1)),
-        ("Message Expiry Interval", Props::new().u32(prop::MESSAGE_EXPIRY, 9).u32(prop::MESSAGE_EXPIRY, 9)),
-        ("Content Type", Props::new().data(prop::CONTENT_TYPE, "a").data(prop::CONTENT_TYPE, "a")),
-        ("Response Topic", Props::new().data(prop::RESPONSE_TOPIC, "a").data(prop::RESPONSE_TOPIC, "a")),
-        ("Correlation Data", Props::new().data(prop::CORRELATION_DATA, "a").data(prop::CORRELATION_DATA, "a")),
+        (
+            "Payload Format Indicator",
+            Props::new()
+                .u8(prop::PAYLOAD_FORMAT, 1)
+                .u8(prop::PAYLOAD_FORMAT, 1),
+        ),
+        (
+            "Message Expiry Interval",
+            Props::new()
+                .u32(prop::MESSAGE_EXPIRY, 9)
+                .u32(prop::MESSAGE_EXPIRY, 9),
+        ),
+        (
+            "Content Type",
+            Props::new()
+                .data(prop::CONTENT_TYPE, "a")
+                .data(prop::CONTENT_TYPE, "a"),
+        ),
+        (
+            "Response Topic",
+            Props::new()
+                .data(prop::RESPONSE_TOPIC, "a")
+                .data(prop::RESPONSE_TOPIC, "a"),
+        ),
+        (
+            "Correlation Data",
+            Props::new()
+                .data(prop::CORRELATION_DATA, "a")
+                .data(prop::CORRELATION_DATA, "a"),
+        ),
     ] {
         let mut client = t.connect("c")?;
         client.send_publish(&Publish::new(&topic, "x").props(props));
         client.closed_with(&[0x81, 0x82], &format!("after two {what} in PUBLISH"))?;
     }
+    Ok(())
+}
+
+fn repeated_properties_of_connect_are_refused(t: &Test) -> Outcome {
     for (what, props) in [
-        ("Session Expiry Interval", Props::new().u32(prop::SESSION_EXPIRY, 1).u32(prop::SESSION_EXPIRY, 1)),
-        ("Receive Maximum", Props::new().u16(prop::RECEIVE_MAXIMUM, 9).u16(prop::RECEIVE_MAXIMUM, 9)),
-        ("Maximum Packet Size", Props::new().u32(prop::MAXIMUM_PACKET_SIZE, 999).u32(prop::MAXIMUM_PACKET_SIZE, 999)),
-        ("Topic Alias Maximum", Props::new().u16(prop::TOPIC_ALIAS_MAXIMUM, 1).u16(prop::TOPIC_ALIAS_MAXIMUM, 1)),
-        ("Request Problem Information", Props::new().u8(prop::REQUEST_PROBLEM, 1).u8(prop::REQUEST_PROBLEM, 1)),
-        ("Request Response Information", Props::new().u8(prop::REQUEST_RESPONSE, 1).u8(prop::REQUEST_RESPONSE, 1)),
+        (
+            "Session Expiry Interval",
+            Props::new()
+                .u32(prop::SESSION_EXPIRY, 1)
+                .u32(prop::SESSION_EXPIRY, 1),
+        ),
+        (
+            "Receive Maximum",
+            Props::new()
+                .u16(prop::RECEIVE_MAXIMUM, 9)
+                .u16(prop::RECEIVE_MAXIMUM, 9),
+        ),
+        (
+            "Maximum Packet Size",
+            Props::new()
+                .u32(prop::MAXIMUM_PACKET_SIZE, 999)
+                .u32(prop::MAXIMUM_PACKET_SIZE, 999),
+        ),
+        (
+            "Topic Alias Maximum",
+            Props::new()
+                .u16(prop::TOPIC_ALIAS_MAXIMUM, 1)
+                .u16(prop::TOPIC_ALIAS_MAXIMUM, 1),
+        ),
+        (
+            "Request Problem Information",
+            Props::new()
+                .u8(prop::REQUEST_PROBLEM, 1)
+                .u8(prop::REQUEST_PROBLEM, 1),
+        ),
+        (
+            "Request Response Information",
+            Props::new()
+                .u8(prop::REQUEST_RESPONSE, 1)
+                .u8(prop::REQUEST_RESPONSE, 1),
+        ),
     ] {
-        t.client("c").props(props).send()?.refused_as_malformed(&format!("with two {what}"))?;
+        t.client("c")
+            .props(props)
+            .send()?
+            .refused_as_malformed(&format!("with two {what}"))?;
     }
     Ok(())
 }
 
 fn forbidden_property_values_close(t: &Test) -> Outcome {
     for (what, props) in [
-        ("Receive Maximum 0", Props::new().u16(prop::RECEIVE_MAXIMUM, 0)),
-        ("Maximum Packet Size 0", Props::new().u32(prop::MAXIMUM_PACKET_SIZE, 0)),
-        ("Request Problem Information 2", Props::new().u8(prop::REQUEST_PROBLEM, 2)),
-        ("Request Response Information 2", Props::new().u8(prop::REQUEST_RESPONSE, 2)),
-        ("Authentication Data without method", Props::new().data(prop::AUTH_DATA, "x")),
+        (
+            "Receive Maximum 0",
+            Props::new().u16(prop::RECEIVE_MAXIMUM, 0),
+        ),
+        (
+            "Maximum Packet Size 0",
+            Props::new().u32(prop::MAXIMUM_PACKET_SIZE, 0),
+        ),
+        (
+            "Request Problem Information 2",
+            Props::new().u8(prop::REQUEST_PROBLEM, 2),
+        ),
+        (
+            "Request Response Information 2",
+            Props::new().u8(prop::REQUEST_RESPONSE, 2),
+        ),
+        (
+            "Authentication Data without method",
+            Props::new().data(prop::AUTH_DATA, "x"),
+        ),
     ] {
-        t.client("c").props(props).send()?.refused_as_malformed(&format!("with {what}"))?;
+        t.client("c")
+            .props(props)
+            .send()?
+            .refused_as_malformed(&format!("with {what}"))?;
     }
     let mut client = t.connect("s")?;
-    client.send(subscribe(t.version, 1, &[(&t.topic("a"), 0)], &Props::new().var(prop::SUBSCRIPTION_ID, 0)));
+    client.send(subscribe(
+        t.version,
+        1,
+        &[(&t.topic("a"), 0)],
+        &Props::new().var(prop::SUBSCRIPTION_ID, 0),
+    ));
     client.closed_with(&[0x81, 0x82], "after Subscription Identifier 0")
 }
 
 fn unlisted_reason_codes_close(t: &Test) -> Outcome {
     let topic = t.topic("a");
-    for (kind, code) in [(first::PUBACK, 0x01), (first::PUBREC, 0x92), (first::PUBREL, 0x80), (first::PUBCOMP, 0x10)] {
+    for (kind, code) in [
+        (first::PUBACK, 0x01),
+        (first::PUBREC, 0x92),
+        (first::PUBREL, 0x80),
+        (first::PUBCOMP, 0x10),
+    ] {
         let mut client = t.connect("c")?;
         client.subscribe(&topic, 2)?;
         client.publish_text(&t.topic("b"), "x", 1)?;
         client.send(ack_with(kind, 1, code));
-        client.closed_with(&[0x81, 0x82], &format!("after {} with reason code {code:#04x}", crate::client::name(kind)))?;
+        client.closed_with(
+            &[0x81, 0x82],
+            &format!(
+                "after {} with reason code {code:#04x}",
+                crate::client::name(kind)
+            ),
+        )?;
     }
     let mut client = t.connect("d")?;
     client.send(ack(first::PUBREL, 9));

@@ -25,9 +25,9 @@ mod unsubscribe;
 mod websocket;
 mod will;
 
+use crate::Outcome;
 use crate::test::Test;
 use crate::wire::Version;
-use crate::Outcome;
 
 /// One behaviour and the statements that it shows.
 #[derive(Clone, Copy)]

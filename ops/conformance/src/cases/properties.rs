@@ -27,11 +27,27 @@ fn everything() -> Props {
 
 fn intact(message: &crate::parse::Message) -> Outcome {
     let props = &message.props;
-    ensure!(props.number(prop::PAYLOAD_FORMAT) == Some(1), "Payload Format Indicator lost: {props:?}");
-    ensure!(props.text(prop::CONTENT_TYPE) == Some("text/plain; charset=utf-8"), "Content Type changed: {props:?}");
-    ensure!(props.text(prop::RESPONSE_TOPIC) == Some("answer/to/me"), "Response Topic changed: {props:?}");
-    ensure!(props.data(prop::CORRELATION_DATA) == Some(&[0, 1, 0xFF, 0]), "Correlation Data changed: {props:?}");
-    ensure!(props.pairs() == [("z", "1"), ("a", "2"), ("z", "1")], "user properties {:?}", props.pairs());
+    ensure!(
+        props.number(prop::PAYLOAD_FORMAT) == Some(1),
+        "Payload Format Indicator lost: {props:?}"
+    );
+    ensure!(
+        props.text(prop::CONTENT_TYPE) == Some("text/plain; charset=utf-8"),
+        "Content Type changed: {props:?}"
+    );
+    ensure!(
+        props.text(prop::RESPONSE_TOPIC) == Some("answer/to/me"),
+        "Response Topic changed: {props:?}"
+    );
+    ensure!(
+        props.data(prop::CORRELATION_DATA) == Some(&[0, 1, 0xFF, 0]),
+        "Correlation Data changed: {props:?}"
+    );
+    ensure!(
+        props.pairs() == [("z", "1"), ("a", "2"), ("z", "1")],
+        "user properties {:?}",
+        props.pairs()
+    );
     Ok(())
 }
 
@@ -52,7 +68,12 @@ fn properties_of_stored_and_retained_messages_are_kept(t: &Test) -> Outcome {
     let mut sub = t.client("s").resume().open()?;
     sub.subscribe(&topic, 1)?;
     sub.disconnect()?;
-    t.connect("p")?.publish(Publish::new(&topic, "x").qos(1, 0).retained().props(everything()))?;
+    t.connect("p")?.publish(
+        Publish::new(&topic, "x")
+            .qos(1, 0)
+            .retained()
+            .props(everything()),
+    )?;
     intact(&t.client("s").resume().open()?.take("the stored message")?)?;
     let mut late = t.connect("l")?;
     late.subscribe(&topic, 1)?;
@@ -65,8 +86,17 @@ fn no_property_is_made_up(t: &Test) -> Outcome {
     sub.subscribe(&topic, 0)?;
     t.connect("p")?.publish_text(&topic, "x", 0)?;
     let props = sub.take("the message")?.props;
-    let own = [prop::PAYLOAD_FORMAT, prop::CONTENT_TYPE, prop::RESPONSE_TOPIC, prop::CORRELATION_DATA, prop::MESSAGE_EXPIRY];
-    ensure!(own.iter().all(|&id| props.find(id).is_none()), "properties that the publisher did not send: {props:?}");
+    let own = [
+        prop::PAYLOAD_FORMAT,
+        prop::CONTENT_TYPE,
+        prop::RESPONSE_TOPIC,
+        prop::CORRELATION_DATA,
+        prop::MESSAGE_EXPIRY,
+    ];
+    ensure!(
+        own.iter().all(|&id| props.find(id).is_none()),
+        "properties that the publisher did not send: {props:?}"
+    );
     Ok(())
 }
 
@@ -74,19 +104,40 @@ fn user_properties_keep_names_values_and_order(t: &Test) -> Outcome {
     let topic = t.topic("a");
     let mut sub = t.connect("s")?;
     sub.subscribe(&topic, 1)?;
-    let pairs = [("", ""), ("b", ""), ("", "v"), ("ключ", "значение"), ("b", "\u{FEFF}"), ("A", "1"), ("a", "1"), ("b", "")];
-    let props = pairs.iter().fold(Props::new(), |props, (name, value)| props.user(name, value));
-    t.connect("p")?.publish(Publish::new(&topic, "x").qos(1, 0).props(props))?;
+    let pairs = [
+        ("", ""),
+        ("b", ""),
+        ("", "v"),
+        ("ключ", "значение"),
+        ("b", "\u{FEFF}"),
+        ("A", "1"),
+        ("a", "1"),
+        ("b", ""),
+    ];
+    let props = pairs
+        .iter()
+        .fold(Props::new(), |props, (name, value)| props.user(name, value));
+    t.connect("p")?
+        .publish(Publish::new(&topic, "x").qos(1, 0).props(props))?;
     let message = sub.take("the message")?;
-    ensure!(message.props.pairs() == pairs, "user properties {:?}", message.props.pairs());
+    ensure!(
+        message.props.pairs() == pairs,
+        "user properties {:?}",
+        message.props.pairs()
+    );
     Ok(())
 }
 
 fn a_response_topic_with_wildcards_closes(t: &Test) -> Outcome {
     for topic in ["a/+", "#"] {
         let mut client = t.connect("c")?;
-        client.send_publish(&Publish::new(t.topic("a"), "x").props(Props::new().data(prop::RESPONSE_TOPIC, topic)));
-        client.closed_with(&[0x81, 0x82, 0x90], &format!("after Response Topic {topic:?}"))?;
+        client.send_publish(
+            &Publish::new(t.topic("a"), "x").props(Props::new().data(prop::RESPONSE_TOPIC, topic)),
+        );
+        client.closed_with(
+            &[0x81, 0x82, 0x90],
+            &format!("after Response Topic {topic:?}"),
+        )?;
     }
     Ok(())
 }
@@ -98,9 +149,16 @@ fn a_large_property_block_is_forwarded(t: &Test) -> Outcome {
     let mut publisher = t.connect("p")?;
     for length in [100, 121, 122, 123, 200, 10_000, 16_400] {
         let value = "v".repeat(length);
-        publisher.publish(Publish::new(&topic, "x").qos(1, 0).props(Props::new().user("n", &value)))?;
+        publisher.publish(
+            Publish::new(&topic, "x")
+                .qos(1, 0)
+                .props(Props::new().user("n", &value)),
+        )?;
         let message = sub.take("the message")?;
-        ensure!(message.props.pairs() == [("n", value.as_str())], "a user property of {length} bytes changed");
+        ensure!(
+            message.props.pairs() == [("n", value.as_str())],
+            "a user property of {length} bytes changed"
+        );
     }
     Ok(())
 }

@@ -28,7 +28,10 @@ fn dup_is_not_forwarded(t: &Test) -> Outcome {
     for qos in [1, 2] {
         publisher.publish(Publish::new(&topic, "x").qos(qos, 0).dup())?;
         let message = sub.take("the message")?;
-        ensure!(!message.dup, "DUP of the incoming QoS {qos} PUBLISH was forwarded");
+        ensure!(
+            !message.dup,
+            "DUP of the incoming QoS {qos} PUBLISH was forwarded"
+        );
     }
     Ok(())
 }
@@ -49,10 +52,17 @@ fn wildcards_in_a_topic_name_close(t: &Test) -> Outcome {
     for topic in ["a/+", "a/#", "+", "#", "a+b", "a#"] {
         let mut client = t.connect("c")?;
         client.send_publish(&Publish::new(topic, "x"));
-        client.closed_with(&[0x81, 0x82, 0x90], &format!("after a PUBLISH to {topic:?}"))?;
+        client.closed_with(
+            &[0x81, 0x82, 0x90],
+            &format!("after a PUBLISH to {topic:?}"),
+        )?;
         let dial = t.client("w").will(topic, "x", 0);
         let code = dial.send()?.refused(&format!("with a will on {topic:?}"))?;
-        let fits = if t.v5() { matches!(code, None | Some(0x81 | 0x82 | 0x90)) } else { code.is_none() };
+        let fits = if t.v5() {
+            matches!(code, None | Some(0x81 | 0x82 | 0x90))
+        } else {
+            code.is_none()
+        };
         ensure!(fits, "CONNACK {code:02x?} for a will on {topic:?}");
     }
     Ok(())
@@ -72,7 +82,11 @@ fn a_delivered_topic_matches_the_filter(t: &Test) -> Outcome {
         publisher.publish_text(&t.topic(rest), rest, 1)?;
     }
     let message = sub.take("the matching message")?;
-    ensure!(message.topic == t.topic("a/b/c") && message.text() == "a/b/c", "got {:?}", message.topic);
+    ensure!(
+        message.topic == t.topic("a/b/c") && message.text() == "a/b/c",
+        "got {:?}",
+        message.topic
+    );
     sub.silent("on other topics")
 }
 
@@ -93,7 +107,12 @@ fn payloads_are_delivered_unaltered(t: &Test) -> Outcome {
         for qos in 0..3 {
             publisher.publish(Publish::new(&topic, &payload).qos(qos, 0))?;
             let message = sub.take("the message")?;
-            ensure!(message.payload == payload && message.qos == qos, "{} bytes at QoS {}", message.payload.len(), message.qos);
+            ensure!(
+                message.payload == payload && message.qos == qos,
+                "{} bytes at QoS {}",
+                message.payload.len(),
+                message.qos
+            );
         }
     }
     Ok(())
@@ -112,7 +131,11 @@ fn messages_of_a_client_stay_in_order(t: &Test) -> Outcome {
         }
         for number in 0..COUNT {
             let message = sub.take("the next message")?;
-            ensure!(message.text() == number.to_string(), "QoS {qos}: {} instead of {number}", message.text());
+            ensure!(
+                message.text() == number.to_string(),
+                "QoS {qos}: {} instead of {number}",
+                message.text()
+            );
         }
     }
     Ok(())
@@ -130,7 +153,11 @@ fn stored_messages_stay_in_order(t: &Test) -> Outcome {
     let mut sub = t.client("s").resume().open()?;
     for number in 0..COUNT {
         let message = sub.take("the next message")?;
-        ensure!(message.text() == number.to_string(), "{} instead of {number}", message.text());
+        ensure!(
+            message.text() == number.to_string(),
+            "{} instead of {number}",
+            message.text()
+        );
     }
     Ok(())
 }
@@ -150,7 +177,11 @@ fn acknowledgements_come_in_order(t: &Test) -> Outcome {
     for id in 11..=15 {
         publisher.acknowledgement(first::PUBREC, id)?;
     }
-    publisher.send((11..=15).flat_map(|id| ack(first::PUBREL, id)).collect::<Vec<_>>());
+    publisher.send(
+        (11..=15)
+            .flat_map(|id| ack(first::PUBREL, id))
+            .collect::<Vec<_>>(),
+    );
     for id in 11..=15 {
         publisher.acknowledgement(first::PUBCOMP, id)?;
     }
@@ -158,11 +189,19 @@ fn acknowledgements_come_in_order(t: &Test) -> Outcome {
     for _ in 0..5 {
         ids.push(sub.message("a QoS 2 message")?.id);
     }
-    sub.send(ids.iter().flat_map(|&id| ack(first::PUBREC, id)).collect::<Vec<_>>());
+    sub.send(
+        ids.iter()
+            .flat_map(|&id| ack(first::PUBREC, id))
+            .collect::<Vec<_>>(),
+    );
     for &id in &ids {
         sub.acknowledgement(first::PUBREL, id)?;
     }
-    sub.send(ids.iter().flat_map(|&id| ack(first::PUBCOMP, id)).collect::<Vec<_>>());
+    sub.send(
+        ids.iter()
+            .flat_map(|&id| ack(first::PUBCOMP, id))
+            .collect::<Vec<_>>(),
+    );
     sub.silent("once every flow is complete")
 }
 
@@ -170,10 +209,16 @@ fn an_unmatched_publish_is_acknowledged(t: &Test) -> Outcome {
     let mut client = t.connect("c")?;
     client.send_publish(&Publish::new(t.topic("nobody"), "x").qos(1, 1));
     let code = client.acknowledgement(first::PUBACK, 1)?;
-    ensure!(matches!(code, 0x00 | 0x10), "PUBACK {code:#04x} without subscribers");
+    ensure!(
+        matches!(code, 0x00 | 0x10),
+        "PUBACK {code:#04x} without subscribers"
+    );
     client.send_publish(&Publish::new(t.topic("nobody"), "x").qos(2, 2));
     let code = client.acknowledgement(first::PUBREC, 2)?;
-    ensure!(matches!(code, 0x00 | 0x10), "PUBREC {code:#04x} without subscribers");
+    ensure!(
+        matches!(code, 0x00 | 0x10),
+        "PUBREC {code:#04x} without subscribers"
+    );
     client.send(ack(first::PUBREL, 2));
     client.acknowledgement(first::PUBCOMP, 2).map(drop)
 }
@@ -186,7 +231,10 @@ fn a_publish_without_permission_is_acknowledged_or_closes(t: &Test) -> Outcome {
     if acknowledged.is_err() {
         let mut client = t.connect("d")?;
         client.send_publish(&Publish::new("$SYS/conformance", "x").qos(1, 1));
-        client.closed_with(&[0x80, 0x83, 0x87, 0x90], "after a PUBLISH to $SYS that was not acknowledged")?;
+        client.closed_with(
+            &[0x80, 0x83, 0x87, 0x90],
+            "after a PUBLISH to $SYS that was not acknowledged",
+        )?;
     }
     Ok(())
 }

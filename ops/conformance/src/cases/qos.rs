@@ -55,7 +55,11 @@ fn a_repeated_qos_2_publish_is_delivered_once(t: &Test) -> Outcome {
     publisher.publish_text(&topic, "next", 2)?;
     for text in ["once", "next"] {
         let message = sub.take("a message")?;
-        ensure!(message.text() == text, "{:?} instead of {text:?}", message.text());
+        ensure!(
+            message.text() == text,
+            "{:?} instead of {text:?}",
+            message.text()
+        );
     }
     Ok(())
 }
@@ -80,7 +84,10 @@ fn pubrel_is_always_answered(t: &Test) -> Outcome {
     let mut client = t.connect("c")?;
     client.send(ack(first::PUBREL, 77));
     let code = client.acknowledgement(first::PUBCOMP, 77)?;
-    ensure!(!t.v5() || matches!(code, 0x00 | 0x92), "PUBCOMP {code:#04x} for an unknown packet identifier");
+    ensure!(
+        !t.v5() || matches!(code, 0x00 | 0x92),
+        "PUBCOMP {code:#04x} for an unknown packet identifier"
+    );
     client.silent("after PUBCOMP")
 }
 
@@ -110,7 +117,10 @@ fn puback_with_an_error_ends_the_delivery(t: &Test) -> Outcome {
 
 fn refused_delivery(t: &Test, qos: u8, answer: u8) -> Outcome {
     let topic = t.topic("a");
-    let dial = t.client("s").resume().props(Props::new().u16(prop::RECEIVE_MAXIMUM, 1));
+    let dial = t
+        .client("s")
+        .resume()
+        .props(Props::new().u16(prop::RECEIVE_MAXIMUM, 1));
     let mut sub = dial.open()?;
     sub.subscribe(&topic, 2)?;
     let mut publisher = t.connect("p")?;
@@ -120,10 +130,16 @@ fn refused_delivery(t: &Test, qos: u8, answer: u8) -> Outcome {
     sub.silent("beyond a Receive Maximum of 1")?;
     sub.send(ack_with(answer, message.id, 0x80));
     let next = sub.take("the next message and no PUBREL")?;
-    ensure!(next.text() == "next" && !next.dup, "{:?} with DUP {}", next.text(), next.dup);
+    ensure!(
+        next.text() == "next" && !next.dup,
+        "{:?} with DUP {}",
+        next.text(),
+        next.dup
+    );
     sub.silent("after both messages")?;
     sub.cut()?;
-    dial.open()?.silent("on reconnect, as the refused message counts as acknowledged")
+    dial.open()?
+        .silent("on reconnect, as the refused message counts as acknowledged")
 }
 
 /// Looks for a QoS 2 PUBLISH that this server refuses; a server that takes all of them has nothing to show here.
@@ -143,11 +159,17 @@ fn an_identifier_is_free_after_a_refused_qos_2_publish(t: &Test) -> Outcome {
                 publisher.acknowledgement(first::PUBCOMP, 7)?;
                 continue;
             }
-            _ => fail!("expected PUBREC 7, got {}", crate::client::describe(&packet)),
+            _ => fail!(
+                "expected PUBREC 7, got {}",
+                crate::client::describe(&packet)
+            ),
         }
         publisher.send_publish(&Publish::new(&topic, "new").qos(2, 7));
         let code = publisher.acknowledgement(first::PUBREC, 7)?;
-        ensure!(code < 0x80, "PUBREC {code:#04x}: the refused PUBLISH still holds its packet identifier");
+        ensure!(
+            code < 0x80,
+            "PUBREC {code:#04x}: the refused PUBLISH still holds its packet identifier"
+        );
         publisher.send(ack(first::PUBREL, 7));
         publisher.acknowledgement(first::PUBCOMP, 7)?;
         while sub.take("the new message")?.text() != "new" {}
@@ -171,13 +193,19 @@ fn an_expiry_does_not_end_a_started_delivery(t: &Test) -> Outcome {
     let mut sub = t.client("s").resume().open()?;
     sub.subscribe(&topic, 2)?;
     let props = Props::new().u32(prop::MESSAGE_EXPIRY, 1);
-    t.connect("p")?.publish(Publish::new(&topic, "x").qos(2, 0).props(props))?;
+    t.connect("p")?
+        .publish(Publish::new(&topic, "x").qos(2, 0).props(props))?;
     let begun = sub.message("the message")?;
     sub.cut()?;
     t.pass(Duration::from_millis(2_500));
     let mut sub = t.client("s").resume().open()?;
     let again = sub.message("the PUBLISH whose delivery had begun before it expired")?;
-    ensure!(again.id == begun.id && again.dup, "identifier {} with DUP {}", again.id, again.dup);
+    ensure!(
+        again.id == begun.id && again.dup,
+        "identifier {} with DUP {}",
+        again.id,
+        again.dup
+    );
     sub.acknowledge(&again)
 }
 
@@ -188,10 +216,16 @@ fn nothing_is_sent_again_on_an_open_connection(t: &Test) -> Outcome {
     let mut publisher = t.connect("p")?;
     publisher.publish_text(&topic, "1", 1)?;
     publisher.publish_text(&topic, "2", 2)?;
-    let (one, two) = (sub.message("the QoS 1 message")?, sub.message("the QoS 2 message")?);
+    let (one, two) = (
+        sub.message("the QoS 1 message")?,
+        sub.message("the QoS 2 message")?,
+    );
     sub.send(ack(first::PUBREC, two.id));
     sub.acknowledgement(first::PUBREL, two.id)?;
-    sub.quiet(Duration::from_millis(2_500), "since only a reconnect calls for retransmission")?;
+    sub.quiet(
+        Duration::from_millis(2_500),
+        "since only a reconnect calls for retransmission",
+    )?;
     sub.send(ack(first::PUBACK, one.id));
     sub.send(ack(first::PUBCOMP, two.id));
     sub.silent("after both flows")

@@ -16,10 +16,25 @@ cases! {
 }
 
 fn sent_again(message: &Message, before: &Message) -> Outcome {
-    ensure!(message.payload == before.payload, "{:?} instead of {:?}", message.text(), before.text());
-    ensure!(message.id == before.id, "packet identifier {} instead of {}", message.id, before.id);
+    ensure!(
+        message.payload == before.payload,
+        "{:?} instead of {:?}",
+        message.text(),
+        before.text()
+    );
+    ensure!(
+        message.id == before.id,
+        "packet identifier {} instead of {}",
+        message.id,
+        before.id
+    );
     ensure!(message.dup, "DUP is 0 on redelivery");
-    ensure!(message.qos == before.qos, "QoS {} instead of {}", message.qos, before.qos);
+    ensure!(
+        message.qos == before.qos,
+        "QoS {} instead of {}",
+        message.qos,
+        before.qos
+    );
     Ok(())
 }
 
@@ -76,7 +91,10 @@ fn after_pubrec_only_pubrel_is_sent_again(t: &Test) -> Outcome {
     sub.send(ack(first::PUBCOMP, message.id));
     sub.silent("after PUBCOMP")?;
     sub.cut()?;
-    t.client("s").resume().open()?.silent("for a completed flow")
+    t.client("s")
+        .resume()
+        .open()?
+        .silent("for a completed flow")
 }
 
 fn acknowledged_messages_are_not_sent_again(t: &Test) -> Outcome {
@@ -90,7 +108,10 @@ fn acknowledged_messages_are_not_sent_again(t: &Test) -> Outcome {
     sub.take("the QoS 2 message")?;
     sub.silent("after both")?;
     sub.cut()?;
-    t.client("s").resume().open()?.silent("for acknowledged messages")
+    t.client("s")
+        .resume()
+        .open()?
+        .silent("for acknowledged messages")
 }
 
 fn a_clean_start_sends_nothing_again(t: &Test) -> Outcome {
@@ -101,7 +122,10 @@ fn a_clean_start_sends_nothing_again(t: &Test) -> Outcome {
     sub.message("the message")?;
     sub.cut()?;
     let mut sub = t.connect("s")?;
-    ensure!(!sub.session_present, "Session Present is 1 with a clean start");
+    ensure!(
+        !sub.session_present,
+        "Session Present is 1 with a clean start"
+    );
     sub.silent("in a new session")
 }
 
@@ -116,7 +140,10 @@ fn an_incoming_qos_2_flow_survives_a_reconnect(t: &Test) -> Outcome {
     let mut publisher = t.client("p").resume().open()?;
     publisher.send(ack(first::PUBREL, 7));
     let code = publisher.acknowledgement(first::PUBCOMP, 7)?;
-    ensure!(code == 0, "PUBCOMP {code:#04x}: the server forgot the packet identifier");
+    ensure!(
+        code == 0,
+        "PUBCOMP {code:#04x}: the server forgot the packet identifier"
+    );
     sub.take("the message").map(drop)?;
     sub.silent("after the one message")
 }

@@ -25,7 +25,8 @@ const HANDLING_1: u8 = 0x10;
 const HANDLING_2: u8 = 0x20;
 
 fn retain(t: &Test, topic: &str, text: &str, qos: u8) -> Outcome {
-    t.connect("r")?.publish(Publish::new(topic, text).qos(qos, 0).retained())
+    t.connect("r")?
+        .publish(Publish::new(topic, text).qos(qos, 0).retained())
 }
 
 fn subscribe(client: &mut Client, topic: &str, options: u8) -> Outcome {
@@ -36,8 +37,16 @@ fn subscribe(client: &mut Client, topic: &str, options: u8) -> Outcome {
 
 fn expect(client: &mut Client, text: &str, retained: bool) -> Outcome {
     let message = client.take("the message")?;
-    ensure!(message.text() == text, "{:?} instead of {text:?}", message.text());
-    ensure!(message.retain == retained, "RETAIN is {} on {text:?}", message.retain);
+    ensure!(
+        message.text() == text,
+        "{:?} instead of {text:?}",
+        message.text()
+    );
+    ensure!(
+        message.retain == retained,
+        "RETAIN is {} on {text:?}",
+        message.retain
+    );
     Ok(())
 }
 
@@ -49,8 +58,17 @@ fn a_retained_message_waits_for_subscribers(t: &Test) -> Outcome {
             let mut sub = t.connect(role)?;
             sub.subscribe(&topic, 2)?;
             let message = sub.take("the retained message")?;
-            ensure!(message.text() == "kept" && message.retain, "{:?}, RETAIN {}", message.text(), message.retain);
-            ensure!(message.qos == qos, "retained at QoS {qos}, delivered at QoS {}", message.qos);
+            ensure!(
+                message.text() == "kept" && message.retain,
+                "{:?}, RETAIN {}",
+                message.text(),
+                message.retain
+            );
+            ensure!(
+                message.qos == qos,
+                "retained at QoS {qos}, delivered at QoS {}",
+                message.qos
+            );
             sub.silent("after the retained message")?;
         }
     }
@@ -104,17 +122,28 @@ fn every_matching_retained_message_is_sent(t: &Test) -> Outcome {
     for name in names {
         retain(t, &t.topic(name), name, 1)?;
     }
-    for (filter, expected) in [("a/#", &["a", "a/1", "a/2/b"][..]), ("+/1", &["a/1", "b/1"]), ("#", &["a", "a/1", "a/2/b", "b/1"])] {
+    for (filter, expected) in [
+        ("a/#", &["a", "a/1", "a/2/b"][..]),
+        ("+/1", &["a/1", "b/1"]),
+        ("#", &["a", "a/1", "a/2/b", "b/1"]),
+    ] {
         let mut sub = t.connect("s")?;
         sub.subscribe(&t.topic(filter), 1)?;
         let mut found = Vec::new();
         for _ in expected {
             let message = sub.take("a retained message")?;
-            ensure!(message.retain && message.topic == t.topic(&message.text()), "{:?}", message.topic);
+            ensure!(
+                message.retain && message.topic == t.topic(&message.text()),
+                "{:?}",
+                message.topic
+            );
             found.push(message.text());
         }
         found.sort();
-        ensure!(found == expected, "{filter} gave {found:?} instead of {expected:?}");
+        ensure!(
+            found == expected,
+            "{filter} gave {found:?} instead of {expected:?}"
+        );
         sub.silent("after the matching retained messages")?;
     }
     Ok(())
@@ -127,7 +156,10 @@ fn a_retained_message_keeps_to_the_granted_qos(t: &Test) -> Outcome {
         let mut sub = t.connect("s")?;
         sub.subscribe(&topic, granted)?;
         let qos = sub.take("the retained message")?.qos;
-        ensure!(qos == published.min(granted), "QoS {qos} for published {published} and granted {granted}");
+        ensure!(
+            qos == published.min(granted),
+            "QoS {qos} for published {published} and granted {granted}"
+        );
     }
     Ok(())
 }
@@ -189,6 +221,11 @@ fn retain_as_published_forwards_retain(t: &Test) -> Outcome {
 
 fn retain_handling_3_closes(t: &Test) -> Outcome {
     let mut client = t.connect("c")?;
-    client.send(crate::wire::subscribe(t.version, 1, &[(&t.topic("a"), 0x30)], &Props::new()));
+    client.send(crate::wire::subscribe(
+        t.version,
+        1,
+        &[(&t.topic("a"), 0x30)],
+        &Props::new(),
+    ));
     client.closed_with(&[0x81, 0x82], "after Retain Handling 3")
 }

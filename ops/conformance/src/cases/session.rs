@@ -31,10 +31,18 @@ fn a_stored_session_collects_messages(t: &Test) -> Outcome {
     ensure!(sub.session_present, "Session Present is 0");
     for (text, qos) in [("one", 1), ("two", 2), ("three", 1), ("four", 2)] {
         let message = sub.take("a stored message")?;
-        ensure!(message.text() == text && message.qos == qos, "{:?} at QoS {}", message.text(), message.qos);
+        ensure!(
+            message.text() == text && message.qos == qos,
+            "{:?} at QoS {}",
+            message.text(),
+            message.qos
+        );
     }
     publisher.publish_text(&topic, "live", 1)?;
-    ensure!(sub.take("a live message")?.text() == "live", "another message");
+    ensure!(
+        sub.take("a live message")?.text() == "live",
+        "another message"
+    );
     Ok(())
 }
 
@@ -46,12 +54,18 @@ fn a_clean_start_discards_subscriptions_and_messages(t: &Test) -> Outcome {
     let mut publisher = t.connect("p")?;
     publisher.publish_text(&topic, "stored", 1)?;
     let mut sub = t.connect("s")?;
-    ensure!(!sub.session_present, "Session Present is 1 with a clean start");
+    ensure!(
+        !sub.session_present,
+        "Session Present is 1 with a clean start"
+    );
     publisher.publish_text(&topic, "live", 1)?;
     sub.silent("with a new session that has no subscription")?;
     sub.subscribe(&topic, 1)?;
     publisher.publish_text(&topic, "after", 1)?;
-    ensure!(sub.take("the message after SUBSCRIBE")?.text() == "after", "a message of the discarded session");
+    ensure!(
+        sub.take("the message after SUBSCRIBE")?.text() == "after",
+        "a message of the discarded session"
+    );
     Ok(())
 }
 
@@ -74,7 +88,10 @@ fn a_session_is_discarded_after_its_expiry(t: &Test) -> Outcome {
     t.connect("p")?.publish_text(&topic, "x", 1)?;
     t.pass(Duration::from_millis(3_200));
     let mut sub = t.client("s").resume().open()?;
-    ensure!(!sub.session_present, "the session outlived its Session Expiry Interval of 1 s by 2 s");
+    ensure!(
+        !sub.session_present,
+        "the session outlived its Session Expiry Interval of 1 s by 2 s"
+    );
     sub.silent("for a session that has expired")
 }
 
@@ -86,18 +103,27 @@ fn a_session_is_kept_while_its_connection_is_open(t: &Test) -> Outcome {
     t.connect("p")?.publish_text(&topic, "x", 1)?;
     sub.take("a message after the Session Expiry Interval, with the connection open")?;
     sub.disconnect()?;
-    ensure!(t.client("s").resume_for(1).open()?.session_present, "the expiry ran while the connection was open");
+    ensure!(
+        t.client("s").resume_for(1).open()?.session_present,
+        "the expiry ran while the connection was open"
+    );
     Ok(())
 }
 
 fn disconnect_may_change_the_expiry(t: &Test) -> Outcome {
     let sub = t.client("s").resume_for(100).open()?;
     sub.disconnect_with(0, &Props::new().u32(prop::SESSION_EXPIRY, 0))?;
-    ensure!(!t.client("s").resume().open()?.session_present, "DISCONNECT with expiry 0 left the session");
+    ensure!(
+        !t.client("s").resume().open()?.session_present,
+        "DISCONNECT with expiry 0 left the session"
+    );
     let other = t.client("o").resume_for(1).open()?;
     other.disconnect_with(0, &Props::new().u32(prop::SESSION_EXPIRY, 100))?;
     t.pass(Duration::from_millis(2_500));
-    ensure!(t.client("o").resume().open()?.session_present, "DISCONNECT with expiry 100 did not keep the session");
+    ensure!(
+        t.client("o").resume().open()?.session_present,
+        "DISCONNECT with expiry 100 did not keep the session"
+    );
     Ok(())
 }
 
@@ -106,7 +132,10 @@ fn the_expiry_is_counted_from_the_last_connection(t: &Test) -> Outcome {
     for _ in 0..3 {
         t.pass(Duration::from_millis(1_000));
         let sub = t.client("s").resume_for(2).open()?;
-        ensure!(sub.session_present, "an earlier connection's expiry ended the session");
+        ensure!(
+            sub.session_present,
+            "an earlier connection's expiry ended the session"
+        );
         sub.disconnect()?;
     }
     Ok(())
@@ -118,7 +147,10 @@ fn the_client_identifier_names_the_session(t: &Test) -> Outcome {
     one.subscribe(&topic, 1)?;
     one.disconnect()?;
     let mut two = t.client("ONE").resume().open()?;
-    ensure!(!two.session_present, "a client identifier in other case got the session");
+    ensure!(
+        !two.session_present,
+        "a client identifier in other case got the session"
+    );
     t.connect("p")?.publish_text(&topic, "x", 1)?;
     two.silent("for another client identifier")?;
     let mut one = t.client("one").resume().open()?;
@@ -128,11 +160,18 @@ fn the_client_identifier_names_the_session(t: &Test) -> Outcome {
 fn retained_messages_outlive_the_session(t: &Test) -> Outcome {
     let topic = t.topic("a");
     let mut publisher = t.connect("p")?;
-    publisher.publish(crate::wire::Publish::new(&topic, "kept").qos(1, 0).retained())?;
+    publisher.publish(
+        crate::wire::Publish::new(&topic, "kept")
+            .qos(1, 0)
+            .retained(),
+    )?;
     publisher.disconnect()?;
     t.connect("p")?.disconnect()?;
     let mut sub = t.connect("s")?;
     sub.subscribe(&topic, 0)?;
-    ensure!(sub.take("the retained message")?.text() == "kept", "another message");
+    ensure!(
+        sub.take("the retained message")?.text() == "kept",
+        "another message"
+    );
     Ok(())
 }

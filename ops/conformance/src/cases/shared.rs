@@ -77,12 +77,24 @@ fn no_local_on_a_share_closes(t: &Test) -> Outcome {
 }
 
 fn a_malformed_share_is_refused(t: &Test) -> Outcome {
-    for filter in ["$share//a", "$share/", "$share/g", "$share/g/", "$share/+/a", "$share/#/a", "$share/g+/a", "$share/g#/a"] {
+    for filter in [
+        "$share//a",
+        "$share/",
+        "$share/g",
+        "$share/g/",
+        "$share/+/a",
+        "$share/#/a",
+        "$share/g+/a",
+        "$share/g#/a",
+    ] {
         let mut client = t.connect("c")?;
         client.send(subscribe(t.version, 1, &[(filter, 0)], &Props::new()));
         if client.first_byte()? == Some(first::SUBACK) {
             let codes = client.suback(first::SUBACK, 1)?;
-            ensure!(codes.iter().all(|&code| code >= 0x80), "{filter:?} is granted: {codes:02x?}");
+            ensure!(
+                codes.iter().all(|&code| code >= 0x80),
+                "{filter:?} is granted: {codes:02x?}"
+            );
         } else {
             client.closed_with(&[0x81, 0x82, 0x8F], &format!("after {filter:?}"))?;
         }
@@ -104,13 +116,18 @@ fn a_share_delivers_at_the_granted_qos(t: &Test) -> Outcome {
 
 /// Two members with sessions; the message goes to one of them, which is returned first.
 fn begun(t: &Test) -> Outcome<(&'static str, Client, u16, Client)> {
-    let (mut one, mut two) = (t.client("one").resume().open()?, t.client("two").resume().open()?);
+    let (mut one, mut two) = (
+        t.client("one").resume().open()?,
+        t.client("two").resume().open()?,
+    );
     share(t, &mut one, 2)?;
     share(t, &mut two, 2)?;
     t.connect("p")?.publish_text(&t.topic("a"), "x", 2)?;
     for (role, mut client, other) in [("one", one, "two"), ("two", two, "one")] {
         let found = client.before_ping()?;
-        if let Some(crate::parse::Body::Publish(message)) = found.into_iter().next().map(|packet| packet.body) {
+        if let Some(crate::parse::Body::Publish(message)) =
+            found.into_iter().next().map(|packet| packet.body)
+        {
             // The other member is whoever holds the other name; it is reopened, which its session survives.
             return Ok((role, client, message.id, t.client(other).resume().open()?));
         }
@@ -136,7 +153,10 @@ fn a_begun_qos_2_delivery_goes_to_no_other_client(t: &Test) -> Outcome {
     client.acknowledgement(first::PUBREL, id)?;
     client.cut()?;
     let ended = t.client(role).open()?;
-    ensure!(!ended.session_present, "Session Present is 1 with a clean start");
+    ensure!(
+        !ended.session_present,
+        "Session Present is 1 with a clean start"
+    );
     other.silent("though the session of the member that had begun has ended")
 }
 

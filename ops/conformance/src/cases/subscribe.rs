@@ -30,27 +30,49 @@ fn suback_has_a_code_for_each_filter_in_order(t: &Test) -> Outcome {
     let (a, b, c) = (t.topic("a"), t.topic("b/+"), t.topic("c/#"));
     let mut client = t.connect("c")?;
     let codes = client.subscribe_all(&[(&a, 2), (&b, 0), (&c, 1), (&a, 1)], &Props::new())?;
-    ensure!(codes == [2, 0, 1, 1], "SUBACK {codes:02x?} instead of [02, 00, 01, 01]");
+    ensure!(
+        codes == [2, 0, 1, 1],
+        "SUBACK {codes:02x?} instead of [02, 00, 01, 01]"
+    );
     let mut publisher = t.connect("p")?;
     for (rest, qos) in [("a", 1), ("b/x", 0), ("c/x/y", 1)] {
         publisher.publish_text(&t.topic(rest), rest, 2)?;
         let message = client.take("a message")?;
-        ensure!(message.text() == rest && message.qos == qos, "{:?} at QoS {}", message.text(), message.qos);
+        ensure!(
+            message.text() == rest && message.qos == qos,
+            "{:?} at QoS {}",
+            message.text(),
+            message.qos
+        );
     }
     Ok(())
 }
 
 fn a_subscribe_without_filter_closes(t: &Test) -> Outcome {
     let mut client = t.connect("c")?;
-    client.send(Bytes::new().u16(1).props(t.version, &Props::new()).frame(first::SUBSCRIBE));
+    client.send(
+        Bytes::new()
+            .u16(1)
+            .props(t.version, &Props::new())
+            .frame(first::SUBSCRIBE),
+    );
     client.closed_with(&[0x81, 0x82], "after SUBSCRIBE without filter")
 }
 
 fn reserved_option_bits_close(t: &Test) -> Outcome {
-    let reserved: &[u8] = if t.v5() { &[0x40, 0x80] } else { &[0x04, 0x08, 0x10, 0x20, 0x40, 0x80] };
+    let reserved: &[u8] = if t.v5() {
+        &[0x40, 0x80]
+    } else {
+        &[0x04, 0x08, 0x10, 0x20, 0x40, 0x80]
+    };
     for &bits in reserved {
         let mut client = t.connect("c")?;
-        client.send(crate::wire::subscribe(t.version, 1, &[(&t.topic("a"), bits)], &Props::new()));
+        client.send(crate::wire::subscribe(
+            t.version,
+            1,
+            &[(&t.topic("a"), bits)],
+            &Props::new(),
+        ));
         client.closed_with(&[0x81, 0x82], &format!("after options {bits:#04x}"))?;
     }
     Ok(())
@@ -58,7 +80,12 @@ fn reserved_option_bits_close(t: &Test) -> Outcome {
 
 fn qos_3_in_a_subscription_closes(t: &Test) -> Outcome {
     let mut client = t.connect("c")?;
-    client.send(crate::wire::subscribe(t.version, 1, &[(&t.topic("a"), 3)], &Props::new()));
+    client.send(crate::wire::subscribe(
+        t.version,
+        1,
+        &[(&t.topic("a"), 3)],
+        &Props::new(),
+    ));
     client.closed_with(&[0x81, 0x82], "after a requested QoS of 3")
 }
 
@@ -71,7 +98,10 @@ fn delivery_happens_at_the_lower_qos(t: &Test) -> Outcome {
         for published in 0..3 {
             publisher.publish_text(&topic, "x", published)?;
             let qos = sub.take("the message")?.qos;
-            ensure!(qos == granted.min(published), "QoS {qos} for published {published} and granted {granted}");
+            ensure!(
+                qos == granted.min(published),
+                "QoS {qos} for published {published} and granted {granted}"
+            );
         }
     }
     Ok(())
@@ -95,8 +125,15 @@ fn overlapping_subscriptions_deliver_at_the_highest_qos(t: &Test) -> Outcome {
             }
             found.push(message.qos);
         }
-        ensure!(found.len() <= 3, "{} copies for three subscriptions", found.len());
-        ensure!(found.iter().max() == Some(&published), "published at QoS {published}, delivered at {found:?}");
+        ensure!(
+            found.len() <= 3,
+            "{} copies for three subscriptions",
+            found.len()
+        );
+        ensure!(
+            found.iter().max() == Some(&published),
+            "published at QoS {published}, delivered at {found:?}"
+        );
     }
     Ok(())
 }
@@ -109,7 +146,11 @@ fn a_repeated_subscribe_replaces_the_subscription(t: &Test) -> Outcome {
         sub.subscribe(&topic, qos)?;
         publisher.publish_text(&topic, "once", 2)?;
         let message = sub.take("the message")?;
-        ensure!(message.qos == qos, "QoS {} instead of {qos} after the replacement", message.qos);
+        ensure!(
+            message.qos == qos,
+            "QoS {} instead of {qos} after the replacement",
+            message.qos
+        );
         sub.silent("after one message for one subscription")?;
     }
     sub.unsubscribe(&topic)?;
@@ -139,7 +180,10 @@ fn replacing_a_subscription_loses_nothing(t: &Test) -> Outcome {
         }
     }
     let expected: Vec<String> = (0..COUNT).map(|number| number.to_string()).collect();
-    ensure!(found == expected, "lost, doubled or reordered around a replacement: {found:?}");
+    ensure!(
+        found == expected,
+        "lost, doubled or reordered around a replacement: {found:?}"
+    );
     Ok(())
 }
 
@@ -195,7 +239,10 @@ fn with_id(client: &mut Client, filter: &str, qos: u8, id: usize) -> Outcome {
     if client.connack.number(prop::SUBSCRIPTION_IDS_AVAILABLE) == Some(0) {
         crate::skip!("the server has no subscription identifiers");
     }
-    let codes = client.subscribe_all(&[(filter, qos)], &Props::new().var(prop::SUBSCRIPTION_ID, id))?;
+    let codes = client.subscribe_all(
+        &[(filter, qos)],
+        &Props::new().var(prop::SUBSCRIPTION_ID, id),
+    )?;
     ensure!(codes == [qos & 3], "SUBACK {codes:02x?}");
     Ok(())
 }
@@ -208,12 +255,18 @@ fn a_subscription_identifier_comes_with_its_messages(t: &Test) -> Outcome {
         with_id(&mut sub, &topic, 1, id)?;
         publisher.publish_text(&topic, "x", 1)?;
         let found = sub.take("the message")?.props.subscription_ids();
-        ensure!(found.iter().map(|&id| id as usize).eq([id]), "identifiers {found:?} instead of [{id}]");
+        ensure!(
+            found.iter().map(|&id| id as usize).eq([id]),
+            "identifiers {found:?} instead of [{id}]"
+        );
     }
     sub.subscribe(&t.topic("none"), 1)?;
     publisher.publish_text(&t.topic("none"), "x", 1)?;
     let found = sub.take("the message")?.props.subscription_ids();
-    ensure!(found.is_empty(), "identifiers {found:?} for a subscription without one");
+    ensure!(
+        found.is_empty(),
+        "identifiers {found:?} for a subscription without one"
+    );
     Ok(())
 }
 
@@ -236,7 +289,11 @@ fn overlapping_subscription_identifiers_all_come(t: &Test) -> Outcome {
     found.sort();
     // One copy with both, or one copy per subscription with its own.
     let right = [vec![vec![10, 20]], vec![vec![], vec![10], vec![20]]];
-    if right.contains(&found) { Ok(()) } else { fail!("subscription identifiers per copy: {found:?}") }
+    if right.contains(&found) {
+        Ok(())
+    } else {
+        fail!("subscription identifiers per copy: {found:?}")
+    }
 }
 
 fn a_replacement_replaces_the_identifier(t: &Test) -> Outcome {
@@ -247,18 +304,25 @@ fn a_replacement_replaces_the_identifier(t: &Test) -> Outcome {
         with_id(&mut sub, &topic, 1, id)?;
         publisher.publish_text(&topic, "x", 1)?;
         let found = sub.take("the message")?.props.subscription_ids();
-        ensure!(found.iter().map(|&id| id as usize).eq([id]), "identifiers {found:?} instead of [{id}]");
+        ensure!(
+            found.iter().map(|&id| id as usize).eq([id]),
+            "identifiers {found:?} instead of [{id}]"
+        );
     }
     sub.subscribe(&topic, 1)?;
     publisher.publish_text(&topic, "x", 1)?;
     let found = sub.take("the message")?.props.subscription_ids();
-    ensure!(found.is_empty(), "identifiers {found:?} after a replacement without one");
+    ensure!(
+        found.is_empty(),
+        "identifiers {found:?} after a replacement without one"
+    );
     Ok(())
 }
 
 fn a_retained_message_carries_the_identifier(t: &Test) -> Outcome {
     let topic = t.topic("a");
-    t.connect("p")?.publish(Publish::new(&topic, "kept").qos(1, 0).retained())?;
+    t.connect("p")?
+        .publish(Publish::new(&topic, "kept").qos(1, 0).retained())?;
     let mut sub = t.connect("s")?;
     with_id(&mut sub, &topic, 1, 9)?;
     let found = sub.take("the retained message")?.props.subscription_ids();
@@ -269,8 +333,13 @@ fn a_retained_message_carries_the_identifier(t: &Test) -> Outcome {
 fn wildcards_are_supported_or_refused(t: &Test) -> Outcome {
     let mut sub = t.connect("s")?;
     let codes = sub.subscribe_all(&[(&t.topic("a/+"), 1), (&t.topic("b/#"), 1)], &Props::new())?;
-    if sub.connack.number(prop::WILDCARD_AVAILABLE) == Some(0) || codes.iter().any(|&code| code >= 0x80) {
-        ensure!(codes.iter().all(|&code| code >= 0x80), "SUBACK {codes:02x?} of a server without wildcards");
+    if sub.connack.number(prop::WILDCARD_AVAILABLE) == Some(0)
+        || codes.iter().any(|&code| code >= 0x80)
+    {
+        ensure!(
+            codes.iter().all(|&code| code >= 0x80),
+            "SUBACK {codes:02x?} of a server without wildcards"
+        );
         return Ok(());
     }
     let mut publisher = t.connect("p")?;

@@ -16,7 +16,10 @@ cases! {
 fn filters_match_as_the_examples_say(t: &Test) -> Outcome {
     let names = ["", "/", "/a", "a", "a/", "a//b", "a/b", "a/b/c", "b"];
     for (filter, expected) in [
-        ("#", &["", "/", "/a", "a", "a/", "a//b", "a/b", "a/b/c", "b"][..]),
+        (
+            "#",
+            &["", "/", "/a", "a", "a/", "a//b", "a/b", "a/b/c", "b"][..],
+        ),
         ("+", &["", "a", "b"]),
         ("+/+", &["/", "/a", "a/", "a/b"]),
         ("/+", &["/", "/a"]),
@@ -40,13 +43,18 @@ fn filters_match_as_the_examples_say(t: &Test) -> Outcome {
                 found.push(message.text());
             }
         }
-        ensure!(found == expected, "{filter:?} matched {found:?} instead of {expected:?}");
+        ensure!(
+            found == expected,
+            "{filter:?} matched {found:?} instead of {expected:?}"
+        );
     }
     Ok(())
 }
 
 fn wildcards_in_the_wrong_place_are_refused(t: &Test) -> Outcome {
-    for filter in ["a/#/b", "a#", "a/b#", "#/a", "a+", "+a", "a/+b/c", "a/b+", "##", "++"] {
+    for filter in [
+        "a/#/b", "a#", "a/b#", "#/a", "a+", "+a", "a/+b/c", "a/b+", "##", "++",
+    ] {
         refused(t, filter)?;
     }
     Ok(())
@@ -55,7 +63,13 @@ fn wildcards_in_the_wrong_place_are_refused(t: &Test) -> Outcome {
 fn an_empty_filter_is_refused(t: &Test) -> Outcome {
     refused(t, "")?;
     let mut client = t.connect("u")?;
-    client.send(Bytes::new().u16(1).props(t.version, &Props::new()).data("").frame(first::UNSUBSCRIBE));
+    client.send(
+        Bytes::new()
+            .u16(1)
+            .props(t.version, &Props::new())
+            .data("")
+            .frame(first::UNSUBSCRIBE),
+    );
     match client.suback(first::UNSUBACK, 1) {
         Ok(codes) if t.v5() && codes.iter().all(|&code| code >= 0x80) => Ok(()),
         Ok(_) => fail!("UNSUBSCRIBE with an empty filter succeeds"),
@@ -70,7 +84,10 @@ fn refused(t: &Test, filter: &str) -> Outcome {
     match client.first_byte()? {
         Some(first::SUBACK) => {
             let codes = client.suback(first::SUBACK, 1)?;
-            ensure!(codes.iter().all(|&code| code >= 0x80), "filter {filter:?} is granted: {codes:02x?}");
+            ensure!(
+                codes.iter().all(|&code| code >= 0x80),
+                "filter {filter:?} is granted: {codes:02x?}"
+            );
             Ok(())
         }
         _ => client.closed_with(&[0x81, 0x82, 0x8F], &format!("after filter {filter:?}")),
@@ -80,17 +97,26 @@ fn refused(t: &Test, filter: &str) -> Outcome {
 fn wildcards_do_not_match_dollar_topics(t: &Test) -> Outcome {
     let dollar = format!("${}/x/y", t.unique);
     let mut sub = t.connect("s")?;
-    for filter in ["+/x/y".to_owned(), "+/x/#".to_owned(), format!("+/{}/end", t.unique)] {
+    for filter in [
+        "+/x/y".to_owned(),
+        "+/x/#".to_owned(),
+        format!("+/{}/end", t.unique),
+    ] {
         sub.subscribe(&filter, 1)?;
     }
     // A server may keep clients from writing there; then it matches nothing either.
     let mut outsider = t.connect("o")?;
     outsider.send_publish(&Publish::new(&dollar, "x"));
     let _ = outsider.before_ping();
-    t.connect("p")?.publish_text(&format!("cf/{}/end", t.unique), "end", 1)?;
+    t.connect("p")?
+        .publish_text(&format!("cf/{}/end", t.unique), "end", 1)?;
     loop {
         let message = sub.take("the last message")?;
-        ensure!(!message.topic.starts_with('$'), "a filter with a leading wildcard matched {:?}", message.topic);
+        ensure!(
+            !message.topic.starts_with('$'),
+            "a filter with a leading wildcard matched {:?}",
+            message.topic
+        );
         if message.text() == "end" {
             return Ok(());
         }
@@ -99,7 +125,9 @@ fn wildcards_do_not_match_dollar_topics(t: &Test) -> Outcome {
 
 fn names_are_matched_without_change(t: &Test) -> Outcome {
     // Case, blanks, dots, a composed and a decomposed letter, a percent sign, a leading slash.
-    let names = ["A", "a", "a ", " a", "./a", "\u{E9}", "e\u{301}", "%61", "/a", "a/", "\u{212A}", "K"];
+    let names = [
+        "A", "a", "a ", " a", "./a", "\u{E9}", "e\u{301}", "%61", "/a", "a/", "\u{212A}", "K",
+    ];
     let mut publisher = t.connect("p")?;
     for filter in names {
         let mut sub = t.connect("s")?;
@@ -108,7 +136,11 @@ fn names_are_matched_without_change(t: &Test) -> Outcome {
             publisher.publish_text(&t.topic(name), name, 1)?;
         }
         let message = sub.take("the message on the same topic")?;
-        ensure!(message.text() == filter && message.topic == t.topic(filter), "{filter:?} matched {:?}", message.text());
+        ensure!(
+            message.text() == filter && message.topic == t.topic(filter),
+            "{filter:?} matched {:?}",
+            message.text()
+        );
         sub.silent(&format!("on topics other than {filter:?}"))?;
     }
     Ok(())
@@ -119,13 +151,19 @@ fn the_longest_topic_is_taken_or_refused(t: &Test) -> Outcome {
     let mut sub = t.connect("s")?;
     sub.send(subscribe(t.version, 1, &[(&topic, 0)], &Props::new()));
     // A limit of the server below the 65,535 bytes of the protocol shows as a failure or as a closed connection.
-    let Ok(codes) = sub.suback(first::SUBACK, 1) else { return Ok(()) };
+    let Ok(codes) = sub.suback(first::SUBACK, 1) else {
+        return Ok(());
+    };
     if codes.iter().any(|&code| code >= 0x80) {
         return Ok(());
     }
     let mut publisher = t.connect("p")?;
     publisher.publish_text(&topic, "x", 1)?;
     let message = sub.take("the message on the longest topic")?;
-    ensure!(message.topic == topic, "a topic of {} bytes came back", message.topic.len());
+    ensure!(
+        message.topic == topic,
+        "a topic of {} bytes came back",
+        message.topic.len()
+    );
     Ok(())
 }

@@ -35,8 +35,15 @@ fn unsuback_has_a_code_for_each_filter_in_order(t: &Test) -> Outcome {
     client.subscribe(&b, 1)?;
     client.send(unsubscribe(t.version, 9, &[&never, &a, &never, &b]));
     let codes = client.suback(first::UNSUBACK, 9)?;
-    let expected: &[u8] = if t.v5() { &[0x11, 0x00, 0x11, 0x00] } else { &[] };
-    ensure!(codes == expected, "UNSUBACK {codes:02x?} instead of {expected:02x?}");
+    let expected: &[u8] = if t.v5() {
+        &[0x11, 0x00, 0x11, 0x00]
+    } else {
+        &[]
+    };
+    ensure!(
+        codes == expected,
+        "UNSUBACK {codes:02x?} instead of {expected:02x?}"
+    );
     let mut publisher = t.connect("p")?;
     publisher.publish_text(&a, "x", 1)?;
     publisher.publish_text(&t.topic("b/c"), "x", 1)?;
@@ -66,7 +73,12 @@ fn filters_are_compared_character_by_character(t: &Test) -> Outcome {
 
 fn an_unsubscribe_without_filter_closes(t: &Test) -> Outcome {
     let mut client = t.connect("c")?;
-    client.send(Bytes::new().u16(1).props(t.version, &Props::new()).frame(first::UNSUBSCRIBE));
+    client.send(
+        Bytes::new()
+            .u16(1)
+            .props(t.version, &Props::new())
+            .frame(first::UNSUBSCRIBE),
+    );
     client.closed_with(&[0x81, 0x82], "after UNSUBSCRIBE without filter")
 }
 
@@ -77,14 +89,22 @@ fn started_deliveries_are_completed(t: &Test) -> Outcome {
     let mut publisher = t.connect("p")?;
     publisher.publish_text(&topic, "one", 1)?;
     publisher.publish_text(&topic, "two", 2)?;
-    let (one, two) = (sub.message("the QoS 1 message")?, sub.message("the QoS 2 message")?);
+    let (one, two) = (
+        sub.message("the QoS 1 message")?,
+        sub.message("the QoS 2 message")?,
+    );
     sub.unsubscribe(&topic)?;
     sub.send(ack(first::PUBREC, two.id));
     sub.acknowledgement(first::PUBREL, two.id)?;
     sub.cut()?;
     let mut sub = t.client("s").resume().open()?;
     let again = sub.message("the unacknowledged message, in spite of UNSUBSCRIBE")?;
-    ensure!(again.id == one.id && again.dup, "identifier {} with DUP {}", again.id, again.dup);
+    ensure!(
+        again.id == one.id && again.dup,
+        "identifier {} with DUP {}",
+        again.id,
+        again.dup
+    );
     sub.send(ack(first::PUBACK, one.id));
     sub.acknowledgement(first::PUBREL, two.id)?;
     sub.send(ack(first::PUBCOMP, two.id));

@@ -1,9 +1,9 @@
 //! MQTT over WebSocket (§6).
 
 use super::cases;
-use crate::client::accepted;
+use crate::dial::accepted;
 use crate::websocket::TEXT;
-use crate::wire::{Publish, first, frame, subscribe, Props};
+use crate::wire::{Props, Publish, first, frame, subscribe};
 use crate::{Outcome, Test, ensure};
 
 cases! {
@@ -17,7 +17,10 @@ fn the_server_selects_mqtt(t: &Test) -> Outcome {
     for offer in ["mqtt", "chat, mqtt", "mqtt, mqttv3.1"] {
         let mut client = t.websocket(offer)?;
         let selected = client.websocket()?.subprotocol.clone();
-        ensure!(selected.as_deref() == Some("mqtt"), "{selected:?} selected from {offer:?}");
+        ensure!(
+            selected.as_deref() == Some("mqtt"),
+            "{selected:?} selected from {offer:?}"
+        );
         client.send(t.client("c").connect.encode());
         accepted(client)?.silent("after CONNACK")?;
     }
@@ -28,7 +31,9 @@ fn a_text_frame_closes(t: &Test) -> Outcome {
     let mut client = t.websocket("mqtt")?;
     client.send(t.client("c").connect.encode());
     let mut client = accepted(client)?;
-    let _ = client.websocket()?.send_frame(TEXT, &frame(first::PINGREQ, &[])[..1]);
+    let _ = client
+        .websocket()?
+        .send_frame(TEXT, &frame(first::PINGREQ, &[])[..1]);
     client.closed("after a text frame").map(drop)
 }
 
@@ -38,9 +43,14 @@ fn the_server_sends_binary_frames(t: &Test) -> Outcome {
     client.send(t.client("c").connect.encode());
     let mut client = accepted(client)?;
     client.subscribe(&topic, 1)?;
-    t.connect("p")?.publish_text(&topic, &"x".repeat(1_000), 1)?;
+    t.connect("p")?
+        .publish_text(&topic, &"x".repeat(1_000), 1)?;
     let message = client.take("the message")?;
-    ensure!(message.payload.len() == 1_000, "{} bytes", message.payload.len());
+    ensure!(
+        message.payload.len() == 1_000,
+        "{} bytes",
+        message.payload.len()
+    );
     client.silent("after the message")?;
     let wrong = client.websocket()?.wrong_frames;
     ensure!(wrong == 0, "{wrong} data frames that are not binary");
@@ -60,8 +70,14 @@ fn packets_need_not_match_frames(t: &Test) -> Outcome {
     let last = bytes.split_off(bytes.len() - 3);
     client.send(bytes);
     client.suback(first::SUBACK, 1)?;
-    ensure!(client.take("the first message")?.text() == "one", "another message");
+    ensure!(
+        client.take("the first message")?.text() == "one",
+        "another message"
+    );
     client.send(last);
-    ensure!(client.take("the second message")?.text() == "two", "another message");
+    ensure!(
+        client.take("the second message")?.text() == "two",
+        "another message"
+    );
     client.silent("after both messages")
 }

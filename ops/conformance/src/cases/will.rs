@@ -32,7 +32,11 @@ fn watcher(t: &Test) -> Outcome<Client> {
 
 fn expect_will(sub: &mut Client, text: &str) -> Outcome {
     let will = sub.take(&format!("the will {text:?}"))?;
-    ensure!(will.text() == text, "got {:?} instead of the will", will.text());
+    ensure!(
+        will.text() == text,
+        "got {:?} instead of the will",
+        will.text()
+    );
     ensure!(!will.retain, "RETAIN is 1 on an established subscription");
     Ok(())
 }
@@ -85,22 +89,35 @@ fn a_take_over_publishes_the_will(t: &Test) -> Outcome {
 
 fn disconnect_discards_the_will(t: &Test) -> Outcome {
     let mut sub = watcher(t)?;
-    t.client("c").will(&t.topic("will"), "will", 1).open()?.disconnect()?;
+    t.client("c")
+        .will(&t.topic("will"), "will", 1)
+        .open()?
+        .disconnect()?;
     if t.v5() {
-        t.client("d").will(&t.topic("will"), "will", 1).open()?.disconnect_with(0, &Props::new())?;
+        t.client("d")
+            .will(&t.topic("will"), "will", 1)
+            .open()?
+            .disconnect_with(0, &Props::new())?;
     }
     expect_no_will(t, &mut sub, "after DISCONNECT")
 }
 
 fn disconnect_0x04_publishes_the_will(t: &Test) -> Outcome {
     let mut sub = watcher(t)?;
-    t.client("c").will(&t.topic("will"), "will", 1).open()?.disconnect_with(0x04, &Props::new())?;
+    t.client("c")
+        .will(&t.topic("will"), "will", 1)
+        .open()?
+        .disconnect_with(0x04, &Props::new())?;
     expect_will(&mut sub, "will")
 }
 
 fn the_will_is_published_once(t: &Test) -> Outcome {
     let mut sub = watcher(t)?;
-    t.client("c").resume().will(&t.topic("will"), "will", 1).open()?.cut()?;
+    t.client("c")
+        .resume()
+        .will(&t.topic("will"), "will", 1)
+        .open()?
+        .cut()?;
     expect_will(&mut sub, "will")?;
     let again = t.client("c").resume().open()?;
     ensure!(again.session_present, "the session is gone");
@@ -111,9 +128,16 @@ fn the_will_is_published_once(t: &Test) -> Outcome {
 fn the_will_has_its_qos(t: &Test) -> Outcome {
     let mut sub = watcher(t)?;
     for qos in 0..3 {
-        t.client("c").will(&t.topic("will"), "will", qos).open()?.cut()?;
+        t.client("c")
+            .will(&t.topic("will"), "will", qos)
+            .open()?
+            .cut()?;
         let will = sub.take("the will")?;
-        ensure!(will.qos == qos, "a will of QoS {qos} came at QoS {}", will.qos);
+        ensure!(
+            will.qos == qos,
+            "a will of QoS {qos} came at QoS {}",
+            will.qos
+        );
     }
     Ok(())
 }
@@ -129,7 +153,12 @@ fn a_will_is_retained_only_if_asked(t: &Test) -> Outcome {
         late.subscribe(&t.topic("will"), 1)?;
         if retain {
             let will = late.take("the retained will")?;
-            ensure!(will.retain && will.text() == "will", "RETAIN {} with {:?}", will.retain, will.text());
+            ensure!(
+                will.retain && will.text() == "will",
+                "RETAIN {} with {:?}",
+                will.retain,
+                will.text()
+            );
         } else {
             late.silent("since Will Retain was 0")?;
         }
@@ -147,46 +176,99 @@ fn the_will_keeps_its_properties(t: &Test) -> Outcome {
         .data(prop::RESPONSE_TOPIC, "answer/here")
         .user("b", "3")
         .data(prop::CORRELATION_DATA, [0, 255]);
-    t.client("c").will(&t.topic("will"), "will", 1).will_props(props).open()?.cut()?;
+    t.client("c")
+        .will(&t.topic("will"), "will", 1)
+        .will_props(props)
+        .open()?
+        .cut()?;
     let will = sub.take("the will")?;
-    ensure!(will.props.pairs() == [("b", "1"), ("a", "2"), ("b", "3")], "user properties {:?}", will.props.pairs());
-    ensure!(will.props.text(prop::CONTENT_TYPE) == Some("text/plain"), "Content Type {:?}", will.props);
-    ensure!(will.props.text(prop::RESPONSE_TOPIC) == Some("answer/here"), "Response Topic {:?}", will.props);
-    ensure!(will.props.data(prop::CORRELATION_DATA) == Some(&[0, 255]), "Correlation Data {:?}", will.props);
-    ensure!(will.props.number(prop::PAYLOAD_FORMAT) == Some(1), "Payload Format Indicator {:?}", will.props);
-    ensure!(will.props.find(prop::WILL_DELAY).is_none(), "a Will Delay Interval in PUBLISH");
+    ensure!(
+        will.props.pairs() == [("b", "1"), ("a", "2"), ("b", "3")],
+        "user properties {:?}",
+        will.props.pairs()
+    );
+    ensure!(
+        will.props.text(prop::CONTENT_TYPE) == Some("text/plain"),
+        "Content Type {:?}",
+        will.props
+    );
+    ensure!(
+        will.props.text(prop::RESPONSE_TOPIC) == Some("answer/here"),
+        "Response Topic {:?}",
+        will.props
+    );
+    ensure!(
+        will.props.data(prop::CORRELATION_DATA) == Some(&[0, 255]),
+        "Correlation Data {:?}",
+        will.props
+    );
+    ensure!(
+        will.props.number(prop::PAYLOAD_FORMAT) == Some(1),
+        "Payload Format Indicator {:?}",
+        will.props
+    );
+    ensure!(
+        will.props.find(prop::WILL_DELAY).is_none(),
+        "a Will Delay Interval in PUBLISH"
+    );
     Ok(())
 }
 
 fn the_will_waits_for_its_delay(t: &Test) -> Outcome {
     let mut sub = watcher(t)?;
     let delay = Props::new().u32(prop::WILL_DELAY, 2);
-    let dial = t.client("c").resume().will(&t.topic("will"), "will", 1).will_props(delay);
+    let dial = t
+        .client("c")
+        .resume()
+        .will(&t.topic("will"), "will", 1)
+        .will_props(delay);
     dial.open()?.cut()?;
     let started = Instant::now();
-    sub.quiet(Duration::from_millis(1_000), "before the Will Delay Interval is over")?;
+    sub.quiet(
+        Duration::from_millis(1_000),
+        "before the Will Delay Interval is over",
+    )?;
     expect_will(&mut sub, "will")?;
-    ensure!(started.elapsed() < Duration::from_millis(4_500), "the will came after {:?}", started.elapsed());
+    ensure!(
+        started.elapsed() < Duration::from_millis(4_500),
+        "the will came after {:?}",
+        started.elapsed()
+    );
     Ok(())
 }
 
 fn a_new_connection_within_the_delay_cancels_the_will(t: &Test) -> Outcome {
     let mut sub = watcher(t)?;
     let delay = Props::new().u32(prop::WILL_DELAY, 1);
-    let dial = t.client("c").resume().will(&t.topic("will"), "will", 1).will_props(delay);
+    let dial = t
+        .client("c")
+        .resume()
+        .will(&t.topic("will"), "will", 1)
+        .will_props(delay);
     dial.open()?.cut()?;
     let again = t.client("c").resume().open()?;
     ensure!(again.session_present, "the session is gone");
-    sub.quiet(Duration::from_millis(3_000), "since the client came back within the Will Delay Interval")?;
+    sub.quiet(
+        Duration::from_millis(3_000),
+        "since the client came back within the Will Delay Interval",
+    )?;
     again.disconnect()
 }
 
 fn the_end_of_the_session_ends_the_delay(t: &Test) -> Outcome {
     let mut sub = watcher(t)?;
     let delay = Props::new().u32(prop::WILL_DELAY, 100);
-    t.client("c").will(&t.topic("will"), "no expiry", 1).will_props(delay.clone()).open()?.cut()?;
+    t.client("c")
+        .will(&t.topic("will"), "no expiry", 1)
+        .will_props(delay.clone())
+        .open()?
+        .cut()?;
     expect_will(&mut sub, "no expiry")?;
-    let dial = t.client("d").resume_for(1).will(&t.topic("will"), "expiry 1 s", 1).will_props(delay);
+    let dial = t
+        .client("d")
+        .resume_for(1)
+        .will(&t.topic("will"), "expiry 1 s", 1)
+        .will_props(delay);
     dial.open()?.cut()?;
     expect_will(&mut sub, "expiry 1 s")
 }
