@@ -1,64 +1,84 @@
 //! `docs/OPERATIONS.md` has every key, every metric, every command and every path.
 
+use std::fmt::Write as _;
+
 use gateway::config::{KEYS, markdown_table};
 
 use crate::exposition::scrape;
 use crate::repository;
 
 const PATH: &str = "docs/OPERATIONS.md";
-const BEGIN: &str = "<!-- keys: written by the tests of gateway, with UPDATE_GOLDEN=1 -->\n";
-const END: &str = "<!-- end of keys -->";
 
 fn operations() -> String {
     std::fs::read_to_string(repository(PATH)).expect("docs/OPERATIONS.md is there")
 }
 
-#[test]
-fn the_table_of_keys_is_current() {
+/// Compares what stands between two marks with what should; `UPDATE_GOLDEN=1` writes it.
+fn assert_generated(what: &str, table: &str) {
+    let begin = format!("<!-- {what}: written by the tests of gateway, with UPDATE_GOLDEN=1 -->\n");
+    let end = format!("<!-- end of {what} -->");
     let text = operations();
-    let (before, rest) = text.split_once(BEGIN).expect("the place for the table");
-    let (kept, after) = rest.split_once(END).expect("the end of the table");
-    let table = format!("\n{}\n", markdown_table());
+    let (before, rest) = text.split_once(&begin).expect("the place for the table");
+    let (kept, after) = rest.split_once(&end).expect("the end of the table");
+    let table = format!("\n{table}\n");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(
             repository(PATH),
-            format!("{before}{BEGIN}{table}{END}{after}"),
+            format!("{before}{begin}{table}{end}{after}"),
         )
         .expect("written");
     } else {
         assert!(
             kept == table,
-            "run with UPDATE_GOLDEN=1 to write the table of {PATH}"
-        );
-    }
-    for key in KEYS {
-        assert!(
-            table.contains(&format!("| `{}` |", key.name)),
-            "{} is not in {PATH}",
-            key.path()
+            "the {what} of {PATH} are not current; run with UPDATE_GOLDEN=1 -- --test-threads=1"
         );
     }
 }
 
 #[test]
-fn every_metric_is_documented_and_no_other() {
+fn every_key_is_documented() {
+    let table = markdown_table();
+    for key in KEYS {
+        assert!(
+            table.contains(&format!("| `{}` |", key.name)),
+            "{} is not in the table",
+            key.path()
+        );
+    }
+    assert_generated("keys", &table);
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let scrape = scrape();
+    let mut table = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for (name, kind) in &scrape.kinds {
+        let series = scrape.samples.iter().find(|sample| sample.name == *name);
+        let labels: Vec<_> = series
+            .into_iter()
+            .flat_map(|sample| sample.labels.keys())
+            .map(|label| format!("`{label}`"))
+            .collect();
+        let _ = writeln!(
+            table,
+            "| `{name}` | {kind} | {} | {} |",
+            labels.join(", "),
+            scrape.helps[name]
+        );
+    }
+    assert_generated("metrics", &table);
+}
+
+#[test]
+fn metrics_that_the_text_names_exist() {
     let text = operations();
     let scrape = scrape();
-    let documented = |name: &str| text.contains(&format!("| `{name}`"));
-    for name in scrape.kinds.keys() {
-        assert!(documented(name), "{name} is not in {PATH}");
-    }
-    for line in text
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `roadstead_"))
-    {
-        let name = format!(
-            "roadstead_{}",
-            line.split(['`', '{']).next().unwrap_or_default()
-        );
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for (at, _) in text.match_indices("roadstead_") {
+        let name: String = text[at..].chars().take_while(|c| word(*c)).collect();
         assert!(
             scrape.kinds.contains_key(&name),
-            "{name} is in {PATH} and does not exist"
+            "{name} is named in {PATH} and does not exist"
         );
     }
 }

@@ -1,6 +1,6 @@
 //! The metrics, read back as Prometheus reads them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use gateway::control::metrics::{CoreSample, exposition};
 use gateway::engine::status::EngineState;
@@ -15,10 +15,11 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// Samples, and type by family.
+/// Samples, and type and help by family.
 pub struct Scrape {
     pub samples: Vec<Sample>,
     pub kinds: BTreeMap<String, String>,
+    pub helps: BTreeMap<String, String>,
 }
 
 impl Scrape {
@@ -27,8 +28,8 @@ impl Scrape {
         let mut scrape = Self {
             samples: Vec::new(),
             kinds: BTreeMap::new(),
+            helps: BTreeMap::new(),
         };
-        let mut helped = BTreeSet::new();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
                 let (name, help) = rest.split_once(' ').expect("a help text");
@@ -36,7 +37,8 @@ impl Scrape {
                     help.ends_with('.') || name.starts_with("process_"),
                     "the help of {name} is a sentence: {help:?}"
                 );
-                assert!(helped.insert(name.to_owned()), "{name} comes twice");
+                let earlier = scrape.helps.insert(name.into(), help.into());
+                assert!(earlier.is_none(), "{name} comes twice");
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = rest.split_once(' ').expect("a type");
                 scrape.kinds.insert(name.into(), kind.into());
