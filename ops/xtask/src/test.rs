@@ -2,6 +2,7 @@
 
 use crate::clients;
 use crate::fuzz;
+use crate::process::{LIMIT, run};
 use crate::step::Step;
 
 /// Seconds per fuzz target: enough to replay the corpus and to notice a target that fails at once. Real searches are
@@ -35,7 +36,28 @@ pub(crate) fn steps() -> Vec<Step> {
         .slow(),
         clients::build_node(),
     ];
+    steps.extend(["io_uring", "epoll"].map(conformance));
     steps.extend(clients::steps());
     steps.extend(fuzz::steps(None, FUZZ_SECONDS).into_iter().map(Step::slow));
     steps
+}
+
+/// The conformance suite with a node on one backend.
+fn conformance(backend: &'static str) -> Step {
+    Step::call(format!("conformance on {backend}"), &[], move |project| {
+        let mut command = project.cargo(&[
+            "run",
+            "--release",
+            "--quiet",
+            "--locked",
+            "--package",
+            "conformance",
+            "--",
+            "run",
+        ]);
+        command
+            .args(["--target", "roadstead", "--binary"])
+            .arg(project.release_binary("roadstead"));
+        run(project, command.env("ROADSTEAD_IO_BACKEND", backend), LIMIT)
+    })
 }
