@@ -51,6 +51,8 @@ pub struct Limits {
     pub unsent_bytes_max: usize,
     /// Bytes of published messages on one core that wait for their acknowledgement; above it publishers are not read.
     pub pending_bytes_max: usize,
+    /// Bytes of incomplete packets on one core; above it, a connection that adds to them is closed with 0x97.
+    pub partial_bytes_max: usize,
     /// Bytes queued at all edges of one core; above it QoS 0 is dropped and QoS ≥ 1 follows `slow_consumer`.
     pub core_queue_bytes_max: usize,
     /// Sessions in the directory of one core; more CONNECTs get 0x97.
@@ -88,6 +90,7 @@ impl Default for Limits {
             slow_consumer: SlowConsumer::Disconnect,
             unsent_bytes_max: 64 * 1024,
             pending_bytes_max: 64 * 1024 * 1024,
+            partial_bytes_max: 64 * 1024 * 1024,
             core_queue_bytes_max: 256 * 1024 * 1024,
             sessions_max: 2_000_000,
             retained_messages_max: 1_000_000,

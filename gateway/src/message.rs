@@ -68,6 +68,11 @@ impl Message {
         }
     }
 
+    /// The same message with another expiry.
+    pub fn with_expiry(&self, expires_at_unix_ms: u64) -> Self {
+        Self { bytes: self.bytes.clone(), expires_at_unix_ms, ..*self }
+    }
+
     /// Topic name.
     pub fn topic(&self) -> &str {
         std::str::from_utf8(&self.bytes[..usize::from(self.topic_length)])

@@ -53,6 +53,8 @@ counters! {
     publishes_internal,
     /// Messages that matched no subscription.
     publishes_unmatched,
+    /// Publishes refused: a topic that no client may publish to, or too many levels.
+    publishes_refused,
     /// Publishes acknowledged to their publisher (PUBACK, PUBREC).
     publishes_acknowledged,
     /// Deliveries taken over by this core: one per message and recipient.

@@ -8,7 +8,8 @@ use engine_support::disk::{Fault, FaultyDisk};
 use engine_support::{Generator, Rng, mailboxes, options, restored};
 use gateway::engine::embedded::{Embedded, EmbeddedOptions};
 use gateway::engine::memory::Memory;
-use gateway::engine::{Command, Completion, Engine, EngineError, WhenFull};
+use gateway::engine::{Command, Completion, Engine, EngineError, Token, WhenFull};
+use gateway::message::SessionId;
 
 /// One life of a disk: the store on it, and what may be found on it after a loss of power.
 struct Run {
@@ -238,4 +239,41 @@ fn keeps_what_it_answered_through_faults_and_losses_of_power() {
         u64::from(failures) > seeds(),
         "the faults do hit: {failures}"
     );
+}
+
+/// A batch is small here and the store is large, so that a repeated commit does not happen to write again all that the
+/// failed one has lost.
+#[test]
+fn writes_again_what_a_failed_sync_has_lost() {
+    for seed in 0..20 {
+        let mut run = Run::new(seed);
+        for batch in 1..=200 {
+            let session = SessionId(1 + run.rng.below(2_000));
+            let mut record = engine_support::record(&mut run.rng);
+            record.client_id = "x".repeat(run.rng.below(600) as usize).into();
+            let put = Command::PutSession {
+                token: Token(batch),
+                session,
+                record: Box::new(record),
+            };
+            let commands = [(0, put)];
+            let mut answers = Vec::new();
+            run.answered
+                .commit(batch, 0, &commands, &mut answers)
+                .expect("commits");
+            run.disk.arm(run.rng.below(20), Fault::Sync);
+            while run
+                .store()
+                .commit(batch, 0, &commands, &mut answers)
+                .is_err()
+            {
+                run.disk.heal();
+            }
+            run.disk.heal();
+            if run.rng.chance(3) {
+                run.synced = run.answered.clone();
+                run.lose_power(None);
+            }
+        }
+    }
 }

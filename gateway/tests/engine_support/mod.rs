@@ -180,7 +180,7 @@ pub fn message(rng: &mut Rng) -> Arc<Message> {
     }))
 }
 
-fn record(rng: &mut Rng) -> SessionRecord {
+pub fn record(rng: &mut Rng) -> SessionRecord {
     let will = rng.chance(30).then(|| WillRecord {
         message: message(rng),
         delay_s: rng.word() as u32,

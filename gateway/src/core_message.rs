@@ -1,0 +1,418 @@
+//! What the roles on the cores say to each other.
+//!
+//! Three roles live on every core: the *edge* holds connections, the *owner* serves partitions, the *home* knows users'
+//! sessions. They speak only through these messages, also when they are on the same core, so there is one way to do each
+//! thing. Between two cores the messages of one lane arrive in the order they were sent: [`CoreMessage::is_lossy`] says
+//! which lane. Order of a publisher's messages is kept per QoS, because QoS 0 has a lane of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use edge_proto::packet::{QoS, SubscriptionOptions};
+use edge_proto::reason::ReasonCode;
+use reactor::driver::ConnectionId;
+use reactor::slab::Key;
+
+use crate::engine::{Delivery, WillRecord};
+use crate::message::{Message, SessionId};
+
+/// One message between roles. Large contents are boxed: a slot of the mesh holds one of these.
+#[derive(Debug)]
+pub enum CoreMessage {
+    /// Edge (or home, for a will) → owner: route a message.
+    Publish(Box<PublishRequest>),
+    /// Owner → edge of the publisher: it is stored and queued everywhere.
+    PublishDone {
+        /// The publisher.
+        origin: Origin,
+        /// `Success`, `NoMatchingSubscribers`, or why it was refused.
+        reason: ReasonCode,
+        /// Recipients it was accepted for.
+        recipients: u32,
+    },
+    /// Owner or home → edge: hand a message to live sessions.
+    Deliver(Box<Deliver>),
+    /// Edge → owner: the message of [`Deliver::answer`] is in the bounded queues of its recipients.
+    DeliverDone {
+        /// From `Deliver::answer`.
+        publish: u64,
+    },
+    /// Owner → home: hand a QoS 0 message to durable sessions if they are connected.
+    DeliverHome(Box<DeliverHome>),
+    /// Edge or home → owner: make or replace a subscription.
+    Subscribe(Box<SubscribeRequest>),
+    /// Edge or home → owner: remove a subscription.
+    Unsubscribe(Box<UnsubscribeRequest>),
+    /// Owner → edge or home: the subscription is made or removed.
+    SubscriptionDone {
+        /// Whose request it was.
+        reply: ReplyTo,
+        /// Whether the subscription existed before.
+        existed: bool,
+    },
+    /// Home → owner: a durable member of a shared subscription came or went.
+    SharedPresence {
+        /// The whole filter.
+        filter: Box<str>,
+        /// The member.
+        session: SessionId,
+        /// Whether it is connected now.
+        connected: bool,
+    },
+    /// Edge or home → owner: some retained messages, please.
+    RetainedScan(Box<RetainedScan>),
+    /// Owner → edge or home: here they are.
+    RetainedPage(Box<RetainedPage>),
+    /// Edge → home: a CONNECT.
+    Attach(Box<Attach>),
+    /// Home → edge: the answer.
+    Attached(Box<Attached>),
+    /// Home → edge: end this connection with this reason; `Detach` answers.
+    Evict {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Session taken over, or an administrative action.
+        reason: ReasonCode,
+    },
+    /// Edge → home: the connection has ended and nothing of it is outstanding.
+    Detach(Box<Detach>),
+    /// Edge → home: make a durable subscription.
+    HomeSubscribe(Box<HomeSubscribe>),
+    /// Edge → home: remove a durable subscription.
+    HomeUnsubscribe {
+        /// The session.
+        home: Key,
+        /// Whom to answer.
+        reply: ReplyTo,
+        /// The whole filter.
+        filter: Box<str>,
+    },
+    /// Home → edge: a message of the mailbox, in sequence order.
+    MailboxPush(Box<MailboxPush>),
+    /// Edge → home: this message is done with.
+    MailboxAck {
+        /// The session.
+        home: Key,
+        /// Which message.
+        sequence: u64,
+        /// Bytes it had in the window.
+        bytes: u32,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// Edge → home: the client sent PUBREC for this message.
+    MailboxPubRec {
+        /// The session.
+        home: Key,
+        /// Which message.
+        sequence: u64,
+    },
+    /// Home → edge: that PUBREC is recorded.
+    PubRecRecorded {
+        /// The client.
+        connection: ConnectionId,
+        /// Which message.
+        sequence: u64,
+    },
+    /// Edge → home: forget a received QoS 2 packet identifier (PUBREL).
+    Release {
+        /// The session.
+        home: Key,
+        /// Which packet identifier.
+        packet_id: u16,
+    },
+    /// Home → edge: it is forgotten.
+    Released {
+        /// The client.
+        connection: ConnectionId,
+        /// Which packet identifier.
+        packet_id: u16,
+    },
+}
+
+const _: () = assert!(size_of::<CoreMessage>() <= 48, "a slot of the mesh is small");
+
+impl CoreMessage {
+    /// True when the message may be dropped under pressure: a QoS 0 message on its way. It travels in the data lane,
+    /// everything else in the control lane.
+    pub fn is_lossy(&self) -> bool {
+        match self {
+            Self::Publish(request) => request.message.qos == QoS::AtMostOnce && request.origin == Origin::Nobody,
+            Self::Deliver(deliver) => deliver.is_lossy,
+            Self::DeliverHome(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Deliveries that are lost when this message is dropped.
+    pub fn deliveries(&self) -> u64 {
+        match self {
+            Self::Deliver(deliver) => deliver.recipients.len() as u64,
+            Self::DeliverHome(deliver) => deliver.recipients.len() as u64,
+            _ => 0,
+        }
+    }
+}
+
+/// Who waits for the acknowledgement of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody: QoS 0, or a will.
+    Nobody,
+    /// A client.
+    Client {
+        /// Core of its edge.
+        core: u16,
+        /// Its connection.
+        connection: ConnectionId,
+        /// Packet identifier of its PUBLISH.
+        packet_id: u16,
+        /// Bytes that wait with it.
+        bytes: u32,
+    },
+    /// An admin request on this core.
+    Admin {
+        /// The core that was asked.
+        core: u16,
+        /// Its request.
+        request: u64,
+    },
+}
+
+/// A message to route.
+#[derive(Debug)]
+pub struct PublishRequest {
+    /// The message.
+    pub message: Arc<Message>,
+    /// Who waits.
+    pub origin: Origin,
+    /// The durable QoS 2 publisher and its packet identifier, to be recorded in the same commit.
+    pub received: Option<(SessionId, u16)>,
+}
+
+/// A message for sessions of one edge core.
+#[derive(Debug)]
+pub struct Deliver {
+    /// The message.
+    pub message: Arc<Message>,
+    /// The sessions.
+    pub recipients: Vec<Recipient>,
+    /// Owner core and publish that wait for `DeliverDone`.
+    pub answer: Option<(u16, u64)>,
+    /// True exactly when nobody waits for it and every delivery is QoS 0.
+    pub is_lossy: bool,
+}
+
+/// One live session that gets a message.
+#[derive(Debug)]
+pub struct Recipient {
+    /// Its connection; a stale one gets nothing.
+    pub connection: ConnectionId,
+    /// How.
+    pub delivery: Delivery,
+}
+
+/// A QoS 0 message for durable sessions of one home core.
+#[derive(Debug)]
+pub struct DeliverHome {
+    /// The message.
+    pub message: Arc<Message>,
+    /// The sessions.
+    pub recipients: Vec<(SessionId, Delivery)>,
+}
+
+/// Whom to answer: a request of a role on a core, and which part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The core.
+    pub core: u16,
+    /// True when its home asked, false when its edge did.
+    pub home: bool,
+    /// Its request.
+    pub request: Key,
+    /// Which filter of the request.
+    pub index: u16,
+}
+
+/// Who gets the messages of a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscriber {
+    /// The session.
+    pub session: SessionId,
+    /// Where to send.
+    pub target: Target,
+    /// Options of the SUBSCRIBE.
+    pub options: SubscriptionOptions,
+    /// Subscription Identifier, 0 = none.
+    pub subscription_id: u32,
+}
+
+/// Where the messages for a subscriber go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A live-only session: straight to its connection.
+    Live {
+        /// Core of its edge.
+        core: u16,
+        /// Its connection.
+        connection: ConnectionId,
+    },
+    /// A durable session: its mailbox.
+    Home {
+        /// Core of its home.
+        core: u16,
+    },
+}
+
+/// Make or replace a subscription at an owner.
+#[derive(Debug)]
+pub struct SubscribeRequest {
+    /// The whole filter, `$share/…` included.
+    pub filter: Box<str>,
+    /// Who.
+    pub subscriber: Subscriber,
+    /// For a shared subscription of a durable session: whether it is connected.
+    pub connected: bool,
+    /// Whom to answer.
+    pub reply: Option<ReplyTo>,
+}
+
+/// Remove a subscription at an owner.
+#[derive(Debug)]
+pub struct UnsubscribeRequest {
+    /// The whole filter.
+    pub filter: Box<str>,
+    /// Who.
+    pub session: SessionId,
+    /// Whom to answer.
+    pub reply: Option<ReplyTo>,
+}
+
+/// Ask an owner for retained messages, a page at a time in topic order.
+#[derive(Debug)]
+pub struct RetainedScan {
+    /// Which topics.
+    pub filter: Box<str>,
+    /// Only topics after this one; empty = from the start.
+    pub after: Box<str>,
+    /// At most so many messages.
+    pub limit: u16,
+    /// Whom to answer.
+    pub reply: ReplyTo,
+}
+
+/// A page of retained messages.
+#[derive(Debug)]
+pub struct RetainedPage {
+    /// Whose scan.
+    pub reply: ReplyTo,
+    /// The messages, none of them expired.
+    pub messages: Vec<Arc<Message>>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Box<str>>,
+}
+
+/// A CONNECT on its way to its home.
+#[derive(Debug)]
+pub struct Attach {
+    /// Core of the edge.
+    pub core: u16,
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Client identifier, given or assigned.
+    pub client_id: Box<str>,
+    /// Clean Start.
+    pub clean_start: bool,
+    /// Session Expiry Interval in seconds, within the server's bound.
+    pub expiry_s: u32,
+    /// The will.
+    pub will: Option<WillRecord>,
+    /// Where the client connects from.
+    pub peer: SocketAddr,
+}
+
+/// A home's answer to a CONNECT.
+#[derive(Debug)]
+pub struct Attached {
+    /// The connection that asked.
+    pub connection: ConnectionId,
+    /// The session, or why there is none.
+    pub outcome: Result<AttachedSession, ReasonCode>,
+}
+
+/// The session that a connection got.
+#[derive(Debug)]
+pub struct AttachedSession {
+    /// Its id.
+    pub session: SessionId,
+    /// Its place at the home.
+    pub home: Key,
+    /// The core of its home.
+    pub home_core: u16,
+    /// Session Present.
+    pub present: bool,
+    /// True when its state is in the engine.
+    pub durable: bool,
+    /// QoS 2 packet identifiers received and not released.
+    pub received: Vec<u16>,
+    /// Subscriptions it has.
+    pub subscriptions: u32,
+}
+
+/// The end of a connection, told to its home.
+#[derive(Debug)]
+pub struct Detach {
+    /// The session.
+    pub home: Key,
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Core of the edge.
+    pub core: u16,
+    /// True when the will must be published.
+    pub will: bool,
+    /// A Session Expiry Interval that the DISCONNECT changed.
+    pub expiry_s: Option<u32>,
+    /// QoS 2 packet identifiers received and not released.
+    pub received: Vec<u16>,
+}
+
+/// Make a durable subscription.
+#[derive(Debug)]
+pub struct HomeSubscribe {
+    /// The session.
+    pub home: Key,
+    /// Whom to answer.
+    pub reply: ReplyTo,
+    /// The whole filter.
+    pub filter: Box<str>,
+    /// Options.
+    pub options: SubscriptionOptions,
+    /// Subscription Identifier, 0 = none.
+    pub subscription_id: u32,
+}
+
+/// A message of a mailbox.
+#[derive(Debug)]
+pub struct MailboxPush {
+    /// The client.
+    pub connection: ConnectionId,
+    /// Place in the mailbox.
+    pub sequence: u64,
+    /// The message; `None` when only its PUBREL is outstanding.
+    pub content: Option<(Arc<Message>, Delivery)>,
+    /// True when it may have been sent before.
+    pub dup: bool,
+}
+
+/// How a mailbox message ended at the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The client has it.
+    Delivered,
+    /// It expired.
+    Expired,
+    /// It is larger than the client's Maximum Packet Size.
+    TooLarge,
+    /// The client refused it.
+    Refused,
+}

@@ -1,0 +1,272 @@
+//! CONNECT: from the first packet of a connection to its CONNACK.
+
+use std::sync::Arc;
+
+use edge_proto::decode::{connect_version, decode_connect};
+use edge_proto::encode;
+use edge_proto::frame::Frame;
+use edge_proto::packet::{ConnAck, Connect, PacketType, Version, Will};
+use edge_proto::reason::ReasonCode;
+use reactor::driver::ConnectionId;
+
+use super::depart::Leave;
+use super::session::{Session, Traffic};
+use super::{Edge, Flow, State, tells_reasons};
+use crate::core_message::{Attach, Attached, AttachedSession, CoreMessage, Detach};
+use crate::engine::WillRecord;
+use crate::message::{Message, MessageParts, SessionId};
+use crate::turn::{Timer, Turn};
+
+/// What a CONNECT asked for, kept until its home has answered.
+#[derive(Debug)]
+pub(super) struct Attaching {
+    version: Version,
+    keep_alive_s: u16,
+    /// True when `keep_alive_s` is not what the client asked for.
+    keep_alive_changed: bool,
+    receive_maximum: u16,
+    topic_alias_maximum: u16,
+    maximum_packet_size: u32,
+    expiry_s: u32,
+    /// True when `expiry_s` is not what the client asked for.
+    expiry_changed: bool,
+    problem_information: bool,
+    response_information: bool,
+    client_id: Box<str>,
+    /// True when the server chose the client identifier.
+    assigned: bool,
+}
+
+impl Edge {
+    /// The first packet of a connection, which must be CONNECT (MQTT-3.1.0-1).
+    pub(super) fn first_packet(&mut self, turn: &mut Turn<'_>, id: ConnectionId, frame: Frame<'_>) -> Flow {
+        if frame.packet_type() != Some(PacketType::Connect) {
+            turn.stats.counters.protocol_violations += 1;
+            self.abandon(turn, id);
+            return Flow::Closed;
+        }
+        let outcome = match decode_connect(frame) {
+            Ok(connect) => self.connect(turn, id, &connect).map_err(|reason| (connect.version, reason)),
+            Err(violation) => {
+                turn.stats.counters.protocol_violations += 1;
+                // Without a version that we know, 5.0 is what a newer client understands.
+                Err((connect_version(frame).unwrap_or(Version::V5), violation.reason))
+            }
+        };
+        match outcome {
+            Ok(()) => Flow::Continue,
+            Err((version, reason)) => {
+                self.refuse(turn, id, version, reason);
+                Flow::Closed
+            }
+        }
+    }
+
+    /// Sends the CONNECT to the home of its client id.
+    fn connect(&mut self, turn: &mut Turn<'_>, id: ConnectionId, connect: &Connect<'_>) -> Result<(), ReasonCode> {
+        let limits = &turn.facts.limits;
+        if connect.authentication_method.is_some() {
+            return Err(ReasonCode::BadAuthenticationMethod);
+        }
+        if connect.client_id.len() > limits.client_id_bytes_max {
+            return Err(ReasonCode::ClientIdentifierNotValid);
+        }
+        if connect.client_id.is_empty() && connect.version == Version::V311 && !connect.clean_start {
+            return Err(ReasonCode::ClientIdentifierNotValid); // MQTT-3.1.3-8
+        }
+        let will = connect.will.as_ref().map(will_record).transpose()?;
+        let asked_expiry_s = match connect.version {
+            Version::V5 => connect.session_expiry_s.unwrap_or(0),
+            Version::V311 if connect.clean_start => 0,
+            Version::V311 => limits.session_expiry_s_max,
+        };
+        let expiry_s = asked_expiry_s.min(limits.session_expiry_s_max);
+        let (keep_alive_s, keep_alive_changed) = keep_alive(connect, limits.keep_alive_s_max);
+        let assigned = connect.client_id.is_empty();
+        let client_id = if assigned { self.assign_client_id(turn) } else { connect.client_id.into() };
+        let home_core = turn.facts.home_of(&client_id);
+        let attaching = Attaching {
+            version: connect.version,
+            keep_alive_s,
+            keep_alive_changed,
+            receive_maximum: connect.receive_maximum.min(limits.inflight_max),
+            topic_alias_maximum: connect.topic_alias_maximum.min(limits.outbound_topic_aliases_max),
+            maximum_packet_size: connect.maximum_packet_size.unwrap_or(u32::MAX),
+            expiry_s,
+            expiry_changed: expiry_s != asked_expiry_s,
+            problem_information: connect.request_problem_information,
+            response_information: connect.request_response_information,
+            client_id: client_id.clone(),
+            assigned,
+        };
+        let Some(connection) = self.connection(id) else { return Ok(()) };
+        let State::AwaitConnect(peer) = &connection.state else { return Ok(()) };
+        let attach = Attach {
+            core: turn.facts.core,
+            connection: id,
+            client_id,
+            clean_start: connect.clean_start,
+            expiry_s,
+            will,
+            peer: **peer,
+        };
+        connection.state = State::Attaching(Box::new(attaching));
+        turn.outbox.tell(home_core, CoreMessage::Attach(Box::new(attach)));
+        Ok(())
+    }
+
+    /// A client identifier that nobody else has and nobody can guess (MQTT-3.1.3-6, -7).
+    fn assign_client_id(&mut self, turn: &Turn<'_>) -> Box<str> {
+        use std::hash::BuildHasher;
+        self.assigned += 1;
+        let seed = turn.facts.seed;
+        let part = |salt: u64| {
+            let state = foldhash::quality::SeedableRandomState::with_seed(seed ^ salt, foldhash::SharedSeed::global_fixed());
+            state.hash_one((seed, turn.facts.core, self.assigned, salt))
+        };
+        format!("auto-{:016x}{:016x}", part(1), part(2)).into()
+    }
+
+    /// The home has answered.
+    pub fn attached(&mut self, turn: &mut Turn<'_>, attached: Attached) {
+        let id = attached.connection;
+        let connection = self.connection(id).filter(|connection| matches!(connection.state, State::Attaching(_)));
+        match (connection, attached.outcome) {
+            (Some(_), Ok(session)) => self.go_live(turn, id, session),
+            (Some(connection), Err(reason)) => {
+                let version = match &connection.state {
+                    State::Attaching(attaching) => attaching.version,
+                    _ => return,
+                };
+                self.refuse(turn, id, version, reason);
+            }
+            (None, Ok(session)) => self.give_back(turn, id, session),
+            (None, Err(_)) => {}
+        }
+    }
+
+    fn go_live(&mut self, turn: &mut Turn<'_>, id: ConnectionId, attached: AttachedSession) {
+        let Some(connection) = self.connection(id) else { return };
+        let State::Attaching(attaching) = std::mem::replace(&mut connection.state, State::Closing) else { return };
+        let session = Session {
+            session: attached.session,
+            home: attached.home,
+            home_core: attached.home_core,
+            version: attaching.version,
+            durable: attached.durable,
+            problem_information: attaching.problem_information,
+            keep_alive_s: attaching.keep_alive_s,
+            receive_maximum: attaching.receive_maximum,
+            topic_alias_maximum: attaching.topic_alias_maximum,
+            maximum_packet_size: attaching.maximum_packet_size,
+            expiry_s: attaching.expiry_s,
+            subscriptions: attached.subscriptions,
+            sequence: 0,
+            filters: Vec::new(),
+            traffic: Traffic::resumed(attached.received),
+        };
+        let link = &mut connection.link;
+        if let Some(timer) = link.timer.take() {
+            turn.timers.cancel(timer);
+        }
+        if session.keep_alive_s > 0 {
+            let due = turn.now.mono_ms + session.keep_alive_limit_ms();
+            link.timer = Some(turn.timers.arm(due, Timer::KeepAlive(id)));
+        }
+        let response_information = attaching.response_information.then(|| format!("u/{}/", attaching.client_id));
+        let limits = &turn.facts.limits;
+        let connack = ConnAck {
+            session_present: attached.present,
+            session_expiry_s: attaching.expiry_changed.then_some(attaching.expiry_s),
+            receive_maximum: limits.receive_maximum,
+            maximum_packet_size: Some(limits.packet_bytes_max),
+            assigned_client_id: attaching.assigned.then_some(&*attaching.client_id),
+            topic_alias_maximum: limits.topic_alias_maximum,
+            server_keep_alive_s: attaching.keep_alive_changed.then_some(attaching.keep_alive_s),
+            response_information: response_information.as_deref(),
+            ..ConnAck::default()
+        };
+        let mut fits = true;
+        link.write(turn, |out| {
+            fits = encode::connack_within(out, attaching.version, &connack, attaching.maximum_packet_size);
+        });
+        connection.state = State::Live(Box::new(session));
+        self.live += 1;
+        turn.stats.counters.connects += 1;
+        if !fits {
+            return self.leave(turn, id, Leave::because(ReasonCode::PacketTooLarge));
+        }
+        self.resume(turn, id);
+    }
+
+    /// The connection is gone before its session came: the home takes the session back.
+    fn give_back(&mut self, turn: &mut Turn<'_>, id: ConnectionId, session: AttachedSession) {
+        let detach = Detach {
+            home: session.home,
+            connection: id,
+            core: turn.facts.core,
+            will: true,
+            expiry_s: None,
+            received: session.received,
+        };
+        turn.outbox.tell(session.home_core, CoreMessage::Detach(Box::new(detach)));
+    }
+
+    /// Answers CONNECT with an error and closes.
+    fn refuse(&mut self, turn: &mut Turn<'_>, id: ConnectionId, version: Version, reason: ReasonCode) {
+        turn.stats.counters.connects_refused += 1;
+        let Some(connection) = self.connection(id) else { return };
+        connection.state = State::Closing;
+        let connack = ConnAck { reason, ..ConnAck::default() };
+        // A 3.1.1 client gets a return code only where one of the five fits (MQTT-3.2.2-6); otherwise just the end.
+        if tells_reasons(version) || has_return_code(reason) {
+            connection.link.write(turn, |out| encode::connack(out, version, &connack));
+        }
+        connection.link.close(turn);
+    }
+}
+
+/// True for the reasons that 3.1.1 has a CONNACK return code for.
+fn has_return_code(reason: ReasonCode) -> bool {
+    matches!(
+        reason,
+        ReasonCode::UnsupportedProtocolVersion
+            | ReasonCode::ClientIdentifierNotValid
+            | ReasonCode::ServerUnavailable
+            | ReasonCode::ServerBusy
+            | ReasonCode::QuotaExceeded
+            | ReasonCode::BadUserNameOrPassword
+            | ReasonCode::NotAuthorized
+            | ReasonCode::BadAuthenticationMethod
+    )
+}
+
+/// The keep-alive to use, and whether it differs from what the client asked for; a 3.1.1 client cannot be told another one.
+fn keep_alive(connect: &Connect<'_>, maximum_s: u16) -> (u16, bool) {
+    let asked_s = connect.keep_alive_s;
+    let too_long = maximum_s > 0 && (asked_s == 0 || asked_s > maximum_s);
+    if too_long && connect.version == Version::V5 { (maximum_s, true) } else { (asked_s, false) }
+}
+
+/// The will as it is kept.
+fn will_record(will: &Will<'_>) -> Result<WillRecord, ReasonCode> {
+    if will.topic.starts_with('$') {
+        return Err(ReasonCode::TopicNameInvalid);
+    }
+    let mut properties = Vec::new();
+    encode::forwarded_properties(&mut properties, &will.properties);
+    let message = Message::new(MessageParts {
+        topic: will.topic,
+        properties: &properties,
+        payload: will.payload,
+        qos: will.qos,
+        retain: will.retain,
+        expires_at_unix_ms: u64::MAX,
+        publisher: SessionId(0),
+    });
+    Ok(WillRecord {
+        message: Arc::new(message),
+        delay_s: will.delay_s,
+        message_expiry_s: will.properties.message_expiry_s,
+    })
+}

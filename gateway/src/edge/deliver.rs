@@ -1,0 +1,203 @@
+//! Messages towards a client: its bounded queue, its window, and the PUBLISH packets.
+
+use edge_proto::encode::{self, PublishHeader, PublishParts};
+use edge_proto::packet::{Ack, PacketType, QoS, UserProperties, Version};
+use edge_proto::reason::ReasonCode;
+use edge_proto::session::outbound::packet_id_of;
+use reactor::driver::ConnectionId;
+
+use super::Edge;
+use super::depart::Leave;
+use super::inbound::end_delivery;
+use super::link::Link;
+use super::session::{Queued, Session};
+use crate::core_message::{CoreMessage, Deliver, MailboxPush, Outcome};
+use crate::limits::SlowConsumer;
+use crate::metrics::DropReason;
+use crate::turn::Turn;
+
+/// What became of a message that was offered to the wire.
+enum Sent {
+    /// It is written.
+    Yes,
+    /// The client's window is full or its connection takes no more.
+    NotNow(Queued),
+}
+
+impl Edge {
+    /// A message for live sessions of this edge.
+    pub fn deliver(&mut self, turn: &mut Turn<'_>, deliver: Deliver) {
+        for recipient in deliver.recipients {
+            if self.live(recipient.connection).is_none() {
+                turn.stats.refuse(DropReason::Stale, 1);
+                continue;
+            }
+            let queued =
+                Queued { message: deliver.message.clone(), delivery: recipient.delivery, sequence: 0, dup: false };
+            turn.stats.accept();
+            self.offer(turn, recipient.connection, queued);
+        }
+        if let Some((core, publish)) = deliver.answer {
+            turn.outbox.tell(core, CoreMessage::DeliverDone { publish });
+        }
+    }
+
+    /// A message of a mailbox. The home keeps to the window, so there is always room for it in the queue.
+    pub fn mailbox_push(&mut self, turn: &mut Turn<'_>, push: MailboxPush) {
+        let id = push.connection;
+        let Some((link, session)) = self.live(id) else { return };
+        match push.content {
+            Some((message, delivery)) => {
+                self.offer(turn, id, Queued { message, delivery, sequence: push.sequence, dup: push.dup });
+            }
+            None => {
+                let packet_id = session.traffic().outbound.resume_release(push.sequence, 0);
+                let reason = ReasonCode::Success;
+                let ack = Ack { packet_id, reason, reason_string: None, user_properties: UserProperties::default() };
+                link.write(turn, |out| encode::ack(out, session.version, PacketType::PubRel, &ack));
+            }
+        }
+    }
+
+    /// Sends a message, or queues it behind those that wait.
+    fn offer(&mut self, turn: &mut Turn<'_>, id: ConnectionId, queued: Queued) {
+        let Some((link, session)) = self.live(id) else { return };
+        let waits = session.traffic_if_any().is_some_and(|traffic| !traffic.queue.is_empty());
+        let queued = if waits {
+            queued
+        } else {
+            match send(link, session, turn, queued) {
+                Sent::Yes => return,
+                Sent::NotNow(queued) => queued,
+            }
+        };
+        self.enqueue(turn, id, queued);
+    }
+
+    /// Puts a message into the session's queue, within its bounds.
+    fn enqueue(&mut self, turn: &mut Turn<'_>, id: ConnectionId, queued: Queued) {
+        let Some((_, session)) = self.live(id) else { return };
+        let limits = &turn.facts.limits;
+        let bytes = queued.message.queued_bytes() as u64;
+        let traffic = session.traffic();
+        let queue_full = traffic.queue.len() >= limits.session_queue_messages_max as usize
+            || traffic.queue_bytes + bytes > u64::from(limits.session_queue_bytes_max);
+        let core_full = turn.stats.queued_bytes + bytes > limits.core_queue_bytes_max as u64;
+        let from_mailbox = queued.sequence > 0;
+        if from_mailbox || !(queue_full || core_full) {
+            traffic.queue.push_back(queued);
+            traffic.queue_bytes += bytes;
+            turn.stats.queued_bytes += bytes;
+            return;
+        }
+        if queued.delivery.qos == QoS::AtMostOnce {
+            let reason = if queue_full { DropReason::QueueFull } else { DropReason::CoreQueueFull };
+            turn.stats.drop_accepted(reason, 1);
+            return;
+        }
+        turn.stats.drop_accepted(DropReason::SlowConsumer, 1);
+        if limits.slow_consumer == SlowConsumer::Disconnect {
+            turn.stats.counters.slow_consumers_disconnected += 1;
+            self.leave(turn, id, Leave::because(ReasonCode::QuotaExceeded));
+        }
+    }
+
+    /// Sends what the client takes of what waits for it.
+    pub(super) fn pump(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let Some((link, session)) = self.live(id) else { return };
+        while let Some(traffic) = session.traffic_if_any()
+            && let Some(queued) = traffic.queue.pop_front()
+        {
+            let bytes = queued.message.queued_bytes() as u64;
+            match send(link, session, turn, queued) {
+                Sent::Yes => {
+                    session.traffic().queue_bytes -= bytes;
+                    turn.stats.queued_bytes -= bytes;
+                }
+                Sent::NotNow(queued) => {
+                    session.traffic().queue.push_front(queued);
+                    break;
+                }
+            }
+        }
+        self.continue_scan(turn, id);
+    }
+}
+
+/// Writes one message if the client's window and connection have room.
+fn send(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, queued: Queued) -> Sent {
+    if queued.message.is_expired(turn.now.unix_ms) {
+        end(session, turn, &queued, Outcome::Expired);
+        return Sent::Yes;
+    }
+    if !link.can_take_more(turn) {
+        return Sent::NotNow(queued);
+    }
+    let qos = queued.delivery.qos;
+    let sequence = if queued.sequence > 0 { queued.sequence } else { session.sequence + 1 };
+    if qos > QoS::AtMostOnce {
+        let receive_maximum = session.receive_maximum;
+        if !session.traffic().outbound.has_room(receive_maximum, sequence) {
+            return Sent::NotNow(queued);
+        }
+    }
+    if !write_publish(link, session, turn, &queued, sequence) {
+        end(session, turn, &queued, Outcome::TooLarge);
+        return Sent::Yes;
+    }
+    turn.stats.counters.messages_sent += 1;
+    if qos == QoS::AtMostOnce {
+        turn.stats.deliver();
+    } else {
+        if queued.sequence == 0 {
+            session.sequence = sequence;
+        }
+        session.traffic().outbound.send(sequence, qos, queued.message.queued_bytes() as u32);
+    }
+    Sent::Yes
+}
+
+/// A delivery ends without having been sent.
+fn end(session: &Session, turn: &mut Turn<'_>, queued: &Queued, outcome: Outcome) {
+    if queued.sequence > 0 {
+        end_delivery(session, turn, queued.sequence, queued.message.queued_bytes() as u32, outcome);
+    } else if outcome == Outcome::Expired {
+        turn.stats.expire();
+    } else {
+        turn.stats.drop_accepted(DropReason::TooLarge, 1);
+    }
+}
+
+/// Writes the PUBLISH; false when it is larger than the client takes (MQTT-3.1.2-24, -25).
+fn write_publish(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, queued: &Queued, sequence: u64) -> bool {
+    let message = &*queued.message;
+    let qos = queued.delivery.qos;
+    let expires = message.expires_at_unix_ms != u64::MAX;
+    let left_ms = message.expires_at_unix_ms.saturating_sub(turn.now.unix_ms);
+    let mut header = PublishHeader {
+        dup: queued.dup && qos > QoS::AtMostOnce,
+        qos,
+        retain: queued.delivery.retain,
+        packet_id: (qos > QoS::AtMostOnce).then(|| packet_id_of(sequence)),
+        topic_alias: None,
+        message_expiry_s: expires.then(|| u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX)),
+        subscription_ids: &queued.delivery.subscription_ids,
+    };
+    let parts =
+        PublishParts { topic: message.topic(), forwarded: message.properties(), payload: message.payload() };
+    let version = session.version;
+    // An alias that is set by a packet that is never sent would mean nothing to the client, so the size comes first.
+    const ALIAS_PROPERTY_BYTES: usize = 4;
+    let length = encode::publish_parts_length(version, header, &parts);
+    if length > session.maximum_packet_size as usize {
+        return false;
+    }
+    let room_for_alias = length + ALIAS_PROPERTY_BYTES <= session.maximum_packet_size as usize;
+    if version == Version::V5 && session.topic_alias_maximum > 0 && room_for_alias {
+        let maximum = session.topic_alias_maximum;
+        let aliases = session.traffic().outbound_aliases.get_or_insert_default();
+        header.topic_alias = aliases.assign(parts.topic, maximum);
+    }
+    link.write(turn, |out| encode::publish_parts(out, version, header, &parts));
+    true
+}

@@ -1,0 +1,136 @@
+//! How a connection ends: what the client is told, what happens to its session, and when its home hears of it.
+
+use edge_proto::encode;
+use edge_proto::packet::{Disconnect, UserProperties};
+use edge_proto::reason::{ReasonCode, Violation};
+use reactor::driver::ConnectionId;
+
+use super::session::Session;
+use super::{Detaching, Edge, State, tells_reasons};
+use crate::core_message::{CoreMessage, Detach, UnsubscribeRequest};
+use crate::metrics::DropReason;
+use crate::turn::Turn;
+
+/// Why and how a connection ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leave {
+    /// The reason code of a DISCONNECT to the client; `None` when there is nobody or nothing to tell.
+    pub(super) tell: Option<ReasonCode>,
+    /// The reason in words.
+    pub(super) detail: Option<&'static str>,
+    /// True when the will is to be published.
+    pub(super) will: bool,
+    /// A Session Expiry Interval that the client's DISCONNECT set.
+    pub(super) expiry_s: Option<u32>,
+}
+
+impl Leave {
+    /// The connection was lost.
+    pub(super) const fn lost() -> Self {
+        Self { tell: None, detail: None, will: true, expiry_s: None }
+    }
+
+    /// The server ends it.
+    pub(super) const fn because(reason: ReasonCode) -> Self {
+        Self { tell: Some(reason), detail: None, will: true, expiry_s: None }
+    }
+
+    /// The client broke a rule.
+    pub(super) const fn violation(violation: Violation) -> Self {
+        Self { tell: Some(violation.reason), detail: Some(violation.detail), will: true, expiry_s: None }
+    }
+}
+
+impl Edge {
+    /// Ends a connection.
+    pub(super) fn leave(&mut self, turn: &mut Turn<'_>, id: ConnectionId, leave: Leave) {
+        let Some(connection) = self.connection(id) else { return };
+        if let (State::Live(session), Some(reason)) = (&connection.state, leave.tell)
+            && tells_reasons(session.version)
+        {
+            let detail = leave.detail.filter(|_| session.problem_information);
+            let packet = Disconnect {
+                reason,
+                session_expiry_s: None,
+                reason_string: detail,
+                user_properties: UserProperties::default(),
+                server_reference: None,
+            };
+            let (version, maximum) = (session.version, session.maximum_packet_size);
+            connection.link.write(turn, |out| {
+                encode::disconnect_within(out, version, &packet, maximum);
+            });
+        }
+        if !matches!(connection.state, State::Closing) {
+            connection.link.close(turn);
+        }
+        self.depart_if_live(turn, id, leave);
+    }
+
+    /// Takes the session off a connection that ends.
+    pub(super) fn depart_if_live(&mut self, turn: &mut Turn<'_>, id: ConnectionId, leave: Leave) {
+        let Some(connection) = self.connection(id) else { return };
+        let State::Live(session) = std::mem::replace(&mut connection.state, State::Closing) else { return };
+        self.live -= 1;
+        self.depart(turn, id, *session, leave);
+    }
+
+    fn depart(&mut self, turn: &mut Turn<'_>, id: ConnectionId, mut session: Session, leave: Leave) {
+        let mut traffic = *session.take_traffic().unwrap_or_default();
+        for scan in traffic.waiting_scans.drain(..) {
+            self.scans.remove(scan);
+        }
+        turn.stats.queued_bytes -= traffic.queue_bytes;
+        let lost = traffic.queue.iter().filter(|queued| queued.sequence == 0).count() as u64;
+        let in_flight = if session.durable { 0 } else { traffic.outbound.drain().count() as u64 };
+        turn.stats.drop_accepted(DropReason::SessionEnded, lost + in_flight);
+        for filter in session.filters {
+            for core in turn.facts.owners_of_filter(&filter) {
+                let request = UnsubscribeRequest { filter: filter.clone(), session: session.session, reply: None };
+                turn.outbox.tell(core, CoreMessage::Unsubscribe(Box::new(request)));
+            }
+        }
+        let detaching = Detaching {
+            home_core: session.home_core,
+            home: session.home,
+            inbound: traffic.inbound,
+            will: leave.will,
+            expiry_s: leave.expiry_s,
+        };
+        if session.durable && !detaching.inbound.is_quiet() {
+            // The home must not give the session to another connection before it is known which messages are stored.
+            self.detaching.insert(id, detaching);
+        } else {
+            detach(turn, id, detaching);
+        }
+    }
+
+    /// Tells the home once the last publish of an ended connection is stored.
+    pub(super) fn detach_if_quiet(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        if self.detaching.get(&id).is_some_and(|detaching| detaching.inbound.is_quiet())
+            && let Some(detaching) = self.detaching.remove(&id)
+        {
+            detach(turn, id, detaching);
+        }
+    }
+
+    /// The home wants this connection ended.
+    pub fn evict(&mut self, turn: &mut Turn<'_>, id: ConnectionId, reason: ReasonCode) {
+        if self.live(id).is_some() {
+            turn.stats.counters.takeovers += u64::from(reason == ReasonCode::SessionTakenOver);
+            self.leave(turn, id, Leave::because(reason));
+        }
+    }
+}
+
+fn detach(turn: &mut Turn<'_>, id: ConnectionId, detaching: Detaching) {
+    let detach = Detach {
+        home: detaching.home,
+        connection: id,
+        core: turn.facts.core,
+        will: detaching.will,
+        expiry_s: detaching.expiry_s,
+        received: detaching.inbound.into_received(),
+    };
+    turn.outbox.tell(detaching.home_core, CoreMessage::Detach(Box::new(detach)));
+}

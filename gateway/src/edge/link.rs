@@ -1,0 +1,93 @@
+//! The transport side of a connection: what was read and not handled, what was written and not sent.
+
+use edge_proto::websocket;
+use reactor::driver::{Close, ConnectionId};
+use reactor::wheel::TimerKey;
+
+use super::graceful;
+use crate::outbox::Order;
+use crate::turn::Turn;
+
+/// How MQTT bytes are carried.
+#[derive(Debug)]
+pub(super) enum Transport {
+    Tcp,
+    /// WebSocket, before the upgrade request is complete.
+    Upgrading,
+    WebSocket(Box<websocket::Decoder>),
+}
+
+/// The transport side of a connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) id: ConnectionId,
+    pub(super) transport: Transport,
+    /// Bytes of a packet that is not complete, or that cannot be taken now.
+    pub(super) partial: Option<Box<Vec<u8>>>,
+    pub(super) last_seen_ms: u64,
+    pub(super) timer: Option<TimerKey>,
+    /// Bytes written since the driver last said that everything is sent: an upper bound of what is unsent.
+    pub(super) unsent: u32,
+    /// True exactly when the driver was asked to say when everything is sent.
+    pub(super) watched: bool,
+    /// True exactly when the connection is not read.
+    pub(super) stalled: bool,
+}
+
+impl Link {
+    pub(super) fn new(id: ConnectionId, transport: Transport, now_ms: u64) -> Self {
+        Self {
+            id,
+            transport,
+            partial: None,
+            last_seen_ms: now_ms,
+            timer: None,
+            unsent: 0,
+            watched: false,
+            stalled: false,
+        }
+    }
+
+    /// Writes MQTT bytes of one packet.
+    pub(super) fn write(&mut self, turn: &mut Turn<'_>, write: impl FnOnce(&mut Vec<u8>)) {
+        let websocket = matches!(self.transport, Transport::WebSocket(_));
+        let written = turn.outbox.write(self.id, websocket, write);
+        turn.stats.counters.packets_sent += 1;
+        self.written(turn, written);
+    }
+
+    /// Writes bytes that are not part of the MQTT stream.
+    pub(super) fn write_raw(&mut self, turn: &mut Turn<'_>, write: impl FnOnce(&mut Vec<u8>)) {
+        let written = turn.outbox.write_raw(self.id, write);
+        self.written(turn, written);
+    }
+
+    fn written(&mut self, turn: &mut Turn<'_>, written: usize) {
+        self.unsent = self.unsent.saturating_add(u32::try_from(written).unwrap_or(u32::MAX));
+        if !self.can_take_more(turn) && !self.watched {
+            self.watched = true;
+            turn.outbox.orders.push(Order::Watch(self.id));
+        }
+    }
+
+    /// True while messages may be written. Answers are written in any case.
+    pub(super) fn can_take_more(&self, turn: &Turn<'_>) -> bool {
+        (self.unsent as usize) < turn.facts.limits.unsent_bytes_max
+    }
+
+    /// True when the client lets even the answers to its own packets pile up.
+    pub(super) fn is_hopeless(&self, turn: &Turn<'_>) -> bool {
+        const FACTOR: usize = 4;
+        let largest = turn.facts.limits.packet_bytes_max as usize;
+        self.unsent as usize > FACTOR * turn.facts.limits.unsent_bytes_max + largest
+    }
+
+    /// Closes after what was written; a WebSocket gets a close frame first.
+    pub(super) fn close(&mut self, turn: &mut Turn<'_>) {
+        if matches!(self.transport, Transport::WebSocket(_)) {
+            self.write_raw(turn, |out| websocket::close(out, websocket::CloseCode::Normal, ""));
+        }
+        let how = if self.is_hopeless(turn) { Close::Abort } else { graceful(turn) };
+        turn.outbox.orders.push(Order::Close(self.id, how));
+    }
+}

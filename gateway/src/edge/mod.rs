@@ -1,0 +1,330 @@
+//! The edge role: connections, the bytes that come in on them, and the sessions behind them while they are connected.
+//!
+//! ```text
+//! AwaitConnect ─CONNECT─▶ Attaching ─Attached─▶ Live ─end─▶ Closing ─Closed─▶ gone
+//!       └──────── timeout, violation ────────────┴────────────▲
+//! ```
+//!
+//! An idle session holds no buffer: what a session needs only in traffic is in its [`session::Traffic`], which goes away
+//! when it is empty.
+
+mod connect;
+mod deliver;
+mod depart;
+mod inbound;
+mod link;
+mod session;
+mod subscribe;
+mod websocket;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use edge_proto::frame::next_frame;
+use edge_proto::packet::Version;
+use edge_proto::reason::{ReasonCode, Violation};
+use edge_proto::session::inbound::Inbound;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use reactor::driver::{Close, ConnectionId};
+use reactor::slab::{Key, Slab, Table};
+
+use crate::outbox::Order;
+use crate::retained_scan::Scan;
+use crate::turn::{Timer, Turn};
+
+use connect::Attaching;
+use depart::Leave;
+use link::{Link, Transport};
+use session::Session;
+use subscribe::SubscribePacket;
+
+/// State of the edge role on one core.
+#[derive(Debug, Default)]
+pub struct Edge {
+    connections: Table<Connection>,
+    /// Durable sessions whose connection is gone while publishes of theirs are still being stored.
+    detaching: HashMap<ConnectionId, Detaching, FixedState>,
+    operations: Slab<SubscribePacket>,
+    scans: Slab<Scan<ConnectionId>>,
+    /// Connections that are not read because a bound of the core was reached.
+    stalled: VecDeque<ConnectionId>,
+    count: u64,
+    live: u64,
+    assigned: u64,
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Connection {
+    link: Link,
+    state: State,
+}
+
+const _: () = assert!(size_of::<Connection>() <= 80, "there is one for every session");
+
+#[derive(Debug)]
+enum State {
+    AwaitConnect(Box<SocketAddr>),
+    Attaching(Box<Attaching>),
+    Live(Box<Session>),
+    Closing,
+}
+
+/// A session that has lost its connection and waits for its own publishes.
+#[derive(Debug)]
+struct Detaching {
+    home_core: u16,
+    home: Key,
+    inbound: Inbound,
+    will: bool,
+    expiry_s: Option<u32>,
+}
+
+/// What the handling of one packet means for the rest of the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// Go on with the next packet.
+    Continue,
+    /// This packet cannot be taken now: keep it and what follows, and stop reading.
+    Stall,
+    /// The connection is closing: drop what follows.
+    Closed,
+}
+
+impl Edge {
+    /// A listener has accepted a connection.
+    pub fn accepted(&mut self, turn: &mut Turn<'_>, id: ConnectionId, websocket: bool, peer: SocketAddr) {
+        turn.stats.counters.connections_accepted += 1;
+        let transport = if websocket { Transport::Upgrading } else { Transport::Tcp };
+        let mut link = Link::new(id, transport, turn.now.mono_ms);
+        let deadline = turn.now.mono_ms + turn.facts.limits.connect_timeout_ms;
+        link.timer = Some(turn.timers.arm(deadline, Timer::Connect(id)));
+        self.count += 1;
+        self.connections.insert(id.slot, Connection { link, state: State::AwaitConnect(Box::new(peer)) });
+    }
+
+    /// Bytes have arrived.
+    pub fn received(&mut self, turn: &mut Turn<'_>, id: ConnectionId, bytes: &mut [u8]) {
+        let Some(connection) = self.connection(id) else { return };
+        connection.link.last_seen_ms = turn.now.mono_ms;
+        match connection.link.transport {
+            Transport::Tcp => self.stream(turn, id, bytes),
+            Transport::Upgrading => self.upgrade(turn, id, bytes),
+            Transport::WebSocket(_) => self.frames(turn, id, bytes),
+        }
+    }
+
+    /// MQTT bytes, in order, cut anywhere.
+    fn stream(&mut self, turn: &mut Turn<'_>, id: ConnectionId, bytes: &[u8]) {
+        let Some(connection) = self.connection(id) else { return };
+        let Some(mut partial) = connection.link.partial.take() else {
+            let stalled = connection.link.stalled;
+            let consumed = if stalled { 0 } else { self.packets(turn, id, bytes) };
+            if consumed < bytes.len() {
+                self.keep(turn, id, Box::new(bytes[consumed..].to_vec()));
+            }
+            return;
+        };
+        turn.stats.partial_bytes -= partial.len() as u64;
+        partial.extend_from_slice(bytes);
+        let consumed = if connection.link.stalled { 0 } else { self.packets(turn, id, &partial) };
+        if consumed < partial.len() {
+            partial.drain(..consumed);
+            self.keep(turn, id, partial);
+        }
+    }
+
+    /// Keeps the bytes of an incomplete packet, or of packets that cannot be taken now.
+    fn keep(&mut self, turn: &mut Turn<'_>, id: ConnectionId, partial: Box<Vec<u8>>) {
+        let Some(connection) = self.connection(id) else { return };
+        turn.stats.partial_bytes += partial.len() as u64;
+        connection.link.partial = Some(partial);
+        if turn.stats.partial_bytes > turn.facts.limits.partial_bytes_max as u64 {
+            self.leave(turn, id, Leave::because(ReasonCode::QuotaExceeded));
+        }
+    }
+
+    /// Handles the complete packets at the start of `bytes`; returns how many bytes they had.
+    fn packets(&mut self, turn: &mut Turn<'_>, id: ConnectionId, bytes: &[u8]) -> usize {
+        let mut consumed = 0;
+        loop {
+            let frame = match next_frame(&bytes[consumed..], turn.facts.limits.packet_bytes_max) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return consumed,
+                Err(violation) => {
+                    self.violated(turn, id, violation);
+                    return bytes.len();
+                }
+            };
+            let Some(connection) = self.connection(id) else { return bytes.len() };
+            let flow = match connection.state {
+                State::AwaitConnect(_) => self.first_packet(turn, id, frame),
+                State::Attaching(_) => Flow::Stall,
+                State::Live(_) => self.packet(turn, id, frame),
+                State::Closing => Flow::Closed,
+            };
+            match flow {
+                Flow::Continue => {
+                    turn.stats.counters.packets_received += 1;
+                    consumed += frame.length;
+                }
+                Flow::Stall => {
+                    self.stall(turn, id);
+                    return consumed;
+                }
+                Flow::Closed => return bytes.len(),
+            }
+        }
+    }
+
+    /// Stops reading from a connection.
+    fn stall(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let Some(connection) = self.connection(id) else { return };
+        if !connection.link.stalled {
+            connection.link.stalled = true;
+            turn.stats.counters.pauses += 1;
+            turn.outbox.orders.push(Order::Pause(id));
+        }
+    }
+
+    /// Handles what a stalled connection had sent, and reads from it again unless it stalls again.
+    fn resume(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let Some(connection) = self.connection(id) else { return };
+        if !connection.link.stalled {
+            return;
+        }
+        connection.link.stalled = false;
+        self.stream(turn, id, &[]);
+        if let Some(connection) = self.connection(id)
+            && !connection.link.stalled
+        {
+            turn.outbox.orders.push(Order::Resume(id));
+        }
+    }
+
+    /// Lets connections go on that had to stop because of a bound of the core; called at the end of each turn.
+    pub fn resume_stalled(&mut self, turn: &mut Turn<'_>) {
+        const PER_TURN: usize = 64;
+        for _ in 0..self.stalled.len().min(PER_TURN) {
+            if Self::is_overloaded(turn) {
+                return;
+            }
+            let Some(id) = self.stalled.pop_front() else { return };
+            self.resume(turn, id);
+        }
+    }
+
+    /// True when a bound of the core says that no further QoS ≥ 1 publish may be taken.
+    fn is_overloaded(turn: &Turn<'_>) -> bool {
+        turn.congested || turn.stats.pending_bytes > turn.facts.limits.pending_bytes_max as u64
+    }
+
+    /// The peer broke a rule: it is told why, and the connection ends.
+    fn violated(&mut self, turn: &mut Turn<'_>, id: ConnectionId, violation: Violation) {
+        turn.stats.counters.protocol_violations += 1;
+        let Some(connection) = self.connection(id) else { return };
+        if matches!(connection.state, State::AwaitConnect(_)) {
+            turn.stats.counters.connects_refused += 1;
+            return self.abandon(turn, id);
+        }
+        self.leave(turn, id, Leave::violation(violation));
+    }
+
+    /// Closes a connection that has no session and to which nothing more is said.
+    fn abandon(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let Some(connection) = self.connection(id) else { return };
+        connection.state = State::Closing;
+        connection.link.close(turn);
+    }
+
+    /// Everything written to the connection has been sent.
+    pub fn drained(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let Some(connection) = self.connection(id) else { return };
+        connection.link.unsent = 0;
+        connection.link.watched = false;
+        self.pump(turn, id);
+    }
+
+    /// The peer has closed its side.
+    pub fn peer_closed(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        self.leave(turn, id, Leave::lost());
+    }
+
+    /// The connection is gone.
+    pub fn closed(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        if self.connection(id).is_none() {
+            return;
+        }
+        self.depart_if_live(turn, id, Leave::lost());
+        if let Some(mut connection) = self.connections.remove(id.slot) {
+            self.count -= 1;
+            turn.stats.counters.connections_closed += 1;
+            if let Some(timer) = connection.link.timer.take() {
+                turn.timers.cancel(timer);
+            }
+            turn.stats.partial_bytes -= connection.link.partial.map_or(0, |partial| partial.len() as u64);
+        }
+    }
+
+    /// The client has not sent CONNECT in time.
+    pub fn connect_timeout(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let Some(connection) = self.connection(id) else { return };
+        connection.link.timer = None;
+        if matches!(connection.state, State::AwaitConnect(_)) {
+            turn.stats.counters.connect_timeouts += 1;
+            self.abandon(turn, id);
+        }
+    }
+
+    /// Time to look whether the client was silent for more than one and a half times its keep-alive (MQTT-3.1.2-22).
+    pub fn keep_alive(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let Some(connection) = self.connection(id) else { return };
+        let link = &mut connection.link;
+        link.timer = None;
+        let State::Live(session) = &mut connection.state else { return };
+        let due = link.last_seen_ms + session.keep_alive_limit_ms();
+        if due > turn.now.mono_ms {
+            session.relax();
+            link.timer = Some(turn.timers.arm(due, Timer::KeepAlive(id)));
+        } else {
+            turn.stats.counters.keep_alive_timeouts += 1;
+            self.leave(turn, id, Leave::because(ReasonCode::KeepAliveTimeout));
+        }
+    }
+
+    /// Open connections and connected sessions.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.count, self.live)
+    }
+
+    /// Ends all connections because the node stops.
+    pub fn shut_down(&mut self, turn: &mut Turn<'_>) {
+        let ids: Vec<ConnectionId> = self.connections.iter().map(|(_, connection)| connection.link.id).collect();
+        for id in ids {
+            self.leave(turn, id, Leave::because(ReasonCode::ServerShuttingDown));
+        }
+    }
+
+    fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(id.slot).filter(|connection| connection.link.id == id)
+    }
+
+    fn live(&mut self, id: ConnectionId) -> Option<(&mut Link, &mut Session)> {
+        let connection = self.connection(id)?;
+        match &mut connection.state {
+            State::Live(session) => Some((&mut connection.link, session)),
+            _ => None,
+        }
+    }
+}
+
+/// How long the driver waits for a closing peer.
+fn graceful(turn: &Turn<'_>) -> Close {
+    Close::Graceful { linger_ms: turn.facts.limits.linger_ms }
+}
+
+/// True for versions that know DISCONNECT from the server and reason codes.
+fn tells_reasons(version: Version) -> bool {
+    version == Version::V5
+}

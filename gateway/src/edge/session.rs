@@ -1,0 +1,112 @@
+//! A session at its edge: what the protocol of one connection needs, small while idle.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use edge_proto::packet::Version;
+use edge_proto::session::alias::{InboundAliases, OutboundAliases};
+use edge_proto::session::inbound::Inbound;
+use edge_proto::session::outbound::Outbound;
+use reactor::slab::Key;
+
+use crate::engine::Delivery;
+use crate::message::{Message, SessionId};
+
+/// A connected session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) session: SessionId,
+    pub(super) home: Key,
+    pub(super) home_core: u16,
+    pub(super) version: Version,
+    /// True when the engine has its state: acknowledgements go to its home.
+    pub(super) durable: bool,
+    /// True when the client takes reason strings and user properties on all packets.
+    pub(super) problem_information: bool,
+    pub(super) keep_alive_s: u16,
+    /// Messages the client takes at once, within the server's bound.
+    pub(super) receive_maximum: u16,
+    pub(super) topic_alias_maximum: u16,
+    /// `u32::MAX` when the client has no limit.
+    pub(super) maximum_packet_size: u32,
+    pub(super) expiry_s: u32,
+    pub(super) subscriptions: u32,
+    /// Last sequence of a live-only session.
+    pub(super) sequence: u64,
+    /// Filters of a live-only session; the owners forget them when it ends.
+    pub(super) filters: Vec<Box<str>>,
+    pub(super) traffic: Option<Box<Traffic>>,
+}
+
+const _: () = assert!(size_of::<Session>() <= 96, "there is one for every session");
+
+/// What a session needs only in traffic.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    /// Messages that wait for the client.
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) queue_bytes: u64,
+    /// Messages sent and not acknowledged, with the bytes they had.
+    pub(super) outbound: Outbound<u32>,
+    pub(super) inbound: Inbound,
+    pub(super) inbound_aliases: Option<Box<InboundAliases>>,
+    pub(super) outbound_aliases: Option<Box<OutboundAliases>>,
+    /// Retained messages still to be asked for, once the queue is empty.
+    pub(super) waiting_scans: Vec<Key>,
+}
+
+/// A message that waits for the client.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) message: Arc<Message>,
+    pub(super) delivery: Delivery,
+    /// Its place in the mailbox; 0 when the edge alone answers for it.
+    pub(super) sequence: u64,
+    pub(super) dup: bool,
+}
+
+impl Session {
+    /// How long the client may be silent, in milliseconds; `u64::MAX / 2` without keep-alive.
+    pub(super) fn keep_alive_limit_ms(&self) -> u64 {
+        if self.keep_alive_s == 0 { u64::MAX / 2 } else { u64::from(self.keep_alive_s) * 1500 }
+    }
+
+    /// The traffic state, made when there is none.
+    pub(super) fn traffic(&mut self) -> &mut Traffic {
+        self.traffic.get_or_insert_default()
+    }
+
+    /// The traffic state, if there is one.
+    pub(super) fn traffic_if_any(&mut self) -> Option<&mut Traffic> {
+        self.traffic.as_deref_mut()
+    }
+
+    /// Takes the traffic state away, when the session ends.
+    pub(super) fn take_traffic(&mut self) -> Option<Box<Traffic>> {
+        self.traffic.take()
+    }
+
+    /// Gives the memory of past traffic back.
+    pub(super) fn relax(&mut self) {
+        if self.traffic.as_ref().is_some_and(|traffic| traffic.is_idle()) {
+            self.traffic = None;
+        }
+    }
+}
+
+impl Traffic {
+    /// The traffic state of a resumed session: QoS 2 packet identifiers received and not released.
+    pub(super) fn resumed(received: Vec<u16>) -> Option<Box<Self>> {
+        let resume = |received| Box::new(Self { inbound: Inbound::resume(received), ..Self::default() });
+        (!received.is_empty()).then(|| resume(received))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+            && self.outbound.is_empty()
+            && self.inbound.is_empty()
+            && self.inbound_aliases.is_none()
+            && self.outbound_aliases.is_none()
+            && self.waiting_scans.is_empty()
+    }
+}

@@ -1,0 +1,285 @@
+//! SUBSCRIBE and UNSUBSCRIBE: every filter goes to its owner (live-only sessions) or to the home (durable ones), and the
+//! client is answered when all of them have answered.
+
+use edge_proto::encode;
+use edge_proto::packet::{
+    RetainHandling, SubAck, Subscribe, Unsubscribe, UserProperties,
+};
+use edge_proto::reason::{ReasonCode, Violation};
+use edge_proto::topic::{SharedFilter, TopicFilter};
+use reactor::driver::ConnectionId;
+use reactor::slab::Key;
+
+use super::{Edge, Flow};
+use crate::core_message::{
+    CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest, Subscriber, Target,
+    UnsubscribeRequest,
+};
+use crate::engine::SubscriptionRecord;
+use crate::retained_scan::{self, Scan};
+use crate::turn::{Turn, without_share};
+
+/// A SUBSCRIBE or UNSUBSCRIBE that waits for its owners.
+#[derive(Debug)]
+pub(super) struct SubscribePacket {
+    connection: ConnectionId,
+    packet_id: u16,
+    outstanding: u32,
+    /// One reason code per filter.
+    reasons: Vec<u8>,
+    /// What was asked for, by filter; `None` for an UNSUBSCRIBE and for refused filters.
+    wanted: Vec<Option<(Box<str>, SubscriptionRecord)>>,
+    /// Whether each subscription existed before.
+    existed: Vec<bool>,
+    subscribe: bool,
+}
+
+impl Edge {
+    /// SUBSCRIBE (§3.8).
+    pub(super) fn subscribe(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        packet: &Subscribe<'_>,
+    ) -> Result<Flow, Violation> {
+        let subscription_id = packet.subscription_id.unwrap_or(0);
+        let mut operation = SubscribePacket::new(id, packet.packet_id, true);
+        for (filter, options) in packet.filters.iter() {
+            let parsed = match SharedFilter::parse(filter)? {
+                Some(shared) => shared.filter,
+                None => TopicFilter::parse(filter)?,
+            };
+            operation.existed.push(false);
+            let reason = self.admit(turn, id, parsed, operation.reasons.len());
+            operation.reasons.push(reason.map_or_else(|reason| reason as u8, |()| options.maximum_qos as u8));
+            let record = SubscriptionRecord { options, subscription_id };
+            operation.wanted.push(reason.is_ok().then(|| (filter.into(), record)));
+        }
+        let requests: Vec<_> = operation
+            .wanted
+            .iter()
+            .enumerate()
+            .filter_map(|(index, wanted)| wanted.clone().map(|(filter, record)| (index as u16, filter, record)))
+            .collect();
+        let key = self.operations.insert(operation);
+        let mut outstanding = 0;
+        for (index, filter, record) in requests {
+            let reply = ReplyTo { core: turn.facts.core, home: false, request: key, index };
+            outstanding += self.ask_subscribe(turn, id, reply, filter, record);
+        }
+        self.wait_for(turn, key, outstanding);
+        Ok(Flow::Continue)
+    }
+
+    /// Whether a session may have this subscription.
+    fn admit(&mut self, turn: &Turn<'_>, id: ConnectionId, filter: TopicFilter<'_>, index: usize) -> Result<(), ReasonCode> {
+        let limits = &turn.facts.limits;
+        let Some((_, session)) = self.live(id) else { return Err(ReasonCode::UnspecifiedError) };
+        if filter.levels().count() > limits.topic_levels_max {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
+        if index >= limits.filters_per_packet_max || session.subscriptions >= limits.subscriptions_per_session_max {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        Ok(())
+    }
+
+    /// Asks whoever is responsible for one subscription; returns how many answers will come.
+    fn ask_subscribe(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        reply: ReplyTo,
+        filter: Box<str>,
+        record: SubscriptionRecord,
+    ) -> u32 {
+        let Some((_, session)) = self.live(id) else { return 0 };
+        let SubscriptionRecord { options, subscription_id } = record;
+        if session.durable {
+            let request = HomeSubscribe { home: session.home, reply, filter, options, subscription_id };
+            turn.outbox.tell(session.home_core, CoreMessage::HomeSubscribe(Box::new(request)));
+            return 1;
+        }
+        if !session.filters.contains(&filter) {
+            session.filters.reserve_exact(1);
+            session.filters.push(filter.clone());
+        }
+        let target = Target::Live { core: turn.facts.core, connection: id };
+        let subscriber = Subscriber { session: session.session, target, options, subscription_id };
+        let owners = turn.facts.owners_of_filter(&filter);
+        let count = owners.len() as u32;
+        for core in owners {
+            let request = SubscribeRequest { filter: filter.clone(), subscriber, connected: true, reply: Some(reply) };
+            turn.outbox.tell(core, CoreMessage::Subscribe(Box::new(request)));
+        }
+        count
+    }
+
+    /// UNSUBSCRIBE (§3.10).
+    pub(super) fn unsubscribe(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        packet: &Unsubscribe<'_>,
+    ) -> Result<Flow, Violation> {
+        let mut operation = SubscribePacket::new(id, packet.packet_id, false);
+        let mut filters: Vec<Box<str>> = Vec::new();
+        for filter in packet.filters.iter() {
+            if SharedFilter::parse(filter)?.is_none() {
+                TopicFilter::parse(filter)?;
+            }
+            operation.reasons.push(ReasonCode::NoSubscriptionExisted as u8);
+            operation.existed.push(false);
+            operation.wanted.push(None);
+            filters.push(filter.into());
+        }
+        let key = self.operations.insert(operation);
+        let mut outstanding = 0;
+        for (index, filter) in filters.into_iter().enumerate() {
+            let reply = ReplyTo { core: turn.facts.core, home: false, request: key, index: index as u16 };
+            let Some((_, session)) = self.live(id) else { return Ok(Flow::Closed) };
+            if session.durable {
+                outstanding += 1;
+                let ask = CoreMessage::HomeUnsubscribe { home: session.home, reply, filter };
+                turn.outbox.tell(session.home_core, ask);
+                continue;
+            }
+            session.filters.retain(|known| **known != *filter);
+            let session = session.session;
+            for core in turn.facts.owners_of_filter(&filter) {
+                outstanding += 1;
+                let request = UnsubscribeRequest { filter: filter.clone(), session, reply: Some(reply) };
+                turn.outbox.tell(core, CoreMessage::Unsubscribe(Box::new(request)));
+            }
+        }
+        self.wait_for(turn, key, outstanding);
+        Ok(Flow::Continue)
+    }
+
+    /// Waits for so many answers; without any the client is answered at once.
+    fn wait_for(&mut self, turn: &mut Turn<'_>, key: Key, outstanding: u32) {
+        let Some(operation) = self.operations.get_mut(key) else { return };
+        operation.outstanding = outstanding;
+        if outstanding == 0 {
+            self.answer_subscription(turn, key);
+        }
+    }
+
+    /// An owner or the home has made or removed a subscription.
+    pub fn subscription_done(&mut self, turn: &mut Turn<'_>, reply: ReplyTo, existed: bool) {
+        let Some(operation) = self.operations.get_mut(reply.request) else { return };
+        operation.existed[usize::from(reply.index)] |= existed;
+        operation.outstanding -= 1;
+        if operation.outstanding == 0 {
+            self.answer_subscription(turn, reply.request);
+        }
+    }
+
+    /// SUBACK or UNSUBACK, and the retained messages after it.
+    fn answer_subscription(&mut self, turn: &mut Turn<'_>, key: Key) {
+        let Some(mut operation) = self.operations.remove(key) else { return };
+        let id = operation.connection;
+        let Some((link, session)) = self.live(id) else { return };
+        for (index, existed) in operation.existed.iter().enumerate() {
+            if operation.subscribe {
+                let is_new = operation.wanted[index].is_some() && !existed;
+                session.subscriptions += u32::from(is_new);
+                turn.stats.counters.subscribes += u64::from(operation.wanted[index].is_some());
+            } else if *existed {
+                operation.reasons[index] = ReasonCode::Success as u8;
+                session.subscriptions = session.subscriptions.saturating_sub(1);
+                turn.stats.counters.unsubscribes += 1;
+            }
+        }
+        let answer = SubAck {
+            packet_id: operation.packet_id,
+            reason_string: None,
+            user_properties: UserProperties::default(),
+            reasons: &operation.reasons,
+        };
+        let version = session.version;
+        if operation.subscribe {
+            link.write(turn, |out| encode::suback(out, version, &answer));
+        } else {
+            link.write(turn, |out| encode::unsuback(out, version, &answer));
+        }
+        if !session.durable {
+            let wanted = operation.wanted.into_iter().zip(operation.existed);
+            for ((filter, record), existed) in wanted.filter_map(|(wanted, existed)| Some((wanted?, existed))) {
+                self.start_scan(turn, id, filter, record, existed);
+            }
+        }
+    }
+
+    /// Asks for the retained messages that a new subscription of a live-only session gets.
+    fn start_scan(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        filter: Box<str>,
+        record: SubscriptionRecord,
+        existed: bool,
+    ) {
+        let wanted = match record.options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => !existed,
+            RetainHandling::DoNotSend => false,
+        };
+        if !wanted || without_share(&filter).len() != filter.len() {
+            return; // Shared subscriptions get no retained messages (MQTT 5.0 §4.8.2).
+        }
+        let owners = turn.facts.owners_of_filter(&filter);
+        let key = self.scans.insert(Scan::new(id, filter, record, owners));
+        self.ask_scan(turn, key);
+    }
+
+    fn ask_scan(&mut self, turn: &mut Turn<'_>, key: Key) {
+        let Some(scan) = self.scans.get(key) else { return };
+        scan.ask(turn, ReplyTo { core: turn.facts.core, home: false, request: key, index: 0 });
+    }
+
+    /// A page of retained messages for a live-only session. The next one is asked for when this one has been sent.
+    pub fn retained_page(&mut self, turn: &mut Turn<'_>, page: RetainedPage) {
+        let key = page.reply.request;
+        let Some(scan) = self.scans.get_mut(key) else { return };
+        let (id, record) = (scan.target, scan.record);
+        let more = scan.advance(page.next);
+        for message in page.messages {
+            let delivery = retained_scan::delivery(&message, record);
+            let recipients = vec![Recipient { connection: id, delivery }];
+            self.deliver(turn, Deliver { message, recipients, answer: None, is_lossy: false });
+        }
+        let Some((_, session)) = self.live(id).filter(|_| more) else {
+            self.scans.remove(key);
+            return;
+        };
+        session.traffic().waiting_scans.push(key);
+        self.continue_scan(turn, id);
+    }
+
+    /// Asks for the next page once the queue is empty.
+    pub(super) fn continue_scan(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let Some((_, session)) = self.live(id) else { return };
+        let Some(traffic) = session.traffic_if_any() else { return };
+        if !traffic.queue.is_empty() || traffic.waiting_scans.is_empty() {
+            return;
+        }
+        let key = traffic.waiting_scans.remove(0);
+        self.ask_scan(turn, key);
+    }
+}
+
+impl SubscribePacket {
+    fn new(connection: ConnectionId, packet_id: u16, subscribe: bool) -> Self {
+        Self {
+            connection,
+            packet_id,
+            outstanding: 0,
+            reasons: Vec::new(),
+            wanted: Vec::new(),
+            existed: Vec::new(),
+            subscribe,
+        }
+    }
+}
+

@@ -1,0 +1,84 @@
+//! MQTT over WebSocket: the upgrade request, then frames whose payloads are the MQTT byte stream.
+
+use edge_proto::websocket::handshake::{self, HEAD_LENGTH_MAX, UpgradeError, parse_upgrade};
+use edge_proto::websocket::{self, Decoder, Event};
+use reactor::driver::ConnectionId;
+
+use super::depart::Leave;
+use super::link::Transport;
+use super::{Edge, State};
+use crate::turn::Turn;
+
+impl Edge {
+    /// Bytes of the upgrade request, and perhaps frames behind it.
+    pub(super) fn upgrade(&mut self, turn: &mut Turn<'_>, id: ConnectionId, bytes: &[u8]) {
+        let Some(connection) = self.connection(id) else { return };
+        if matches!(connection.state, State::Closing) {
+            return;
+        }
+        let mut head = *connection.link.partial.take().unwrap_or_default();
+        turn.stats.partial_bytes -= head.len() as u64;
+        head.extend_from_slice(bytes);
+        let parsed = match parse_upgrade(&head) {
+            Ok(Some(upgrade)) if !is_path(upgrade.path, &turn.facts.websocket_path) => Err(UpgradeError::UnknownPath),
+            other => other,
+        };
+        match parsed {
+            Ok(Some(upgrade)) => {
+                connection.link.write_raw(turn, |out| handshake::write_response(&upgrade, out));
+                connection.link.transport = Transport::WebSocket(Box::new(Decoder::server()));
+                let mut rest = head.split_off(upgrade.length);
+                if !rest.is_empty() {
+                    self.frames(turn, id, &mut rest);
+                }
+            }
+            Ok(None) if head.len() <= HEAD_LENGTH_MAX => self.keep(turn, id, Box::new(head)),
+            Ok(None) => self.refuse_upgrade(turn, id, UpgradeError::TooLarge),
+            Err(error) => self.refuse_upgrade(turn, id, error),
+        }
+    }
+
+    fn refuse_upgrade(&mut self, turn: &mut Turn<'_>, id: ConnectionId, error: UpgradeError) {
+        turn.stats.counters.protocol_violations += 1;
+        let Some(connection) = self.connection(id) else { return };
+        connection.link.write_raw(turn, |out| error.write_response(out));
+        self.abandon(turn, id);
+    }
+
+    /// Bytes of WebSocket frames, cut anywhere.
+    pub(super) fn frames(&mut self, turn: &mut Turn<'_>, id: ConnectionId, bytes: &mut [u8]) {
+        let Some(connection) = self.connection(id) else { return };
+        let Transport::WebSocket(decoder) = &mut connection.link.transport else { return };
+        let mut decoder = std::mem::replace(&mut **decoder, Decoder::server());
+        let mut closed = false;
+        let result = decoder.decode(bytes, |event| match event {
+            Event::Data(data) => self.stream(turn, id, data),
+            Event::Ping(payload) => {
+                if let Some(connection) = self.connection(id) {
+                    connection.link.write_raw(turn, |out| websocket::pong(out, payload));
+                }
+            }
+            Event::Pong => {}
+            Event::Close(_) => closed = true,
+        });
+        if let Err(error) = result {
+            turn.stats.counters.protocol_violations += 1;
+            if let Some(connection) = self.connection(id) {
+                connection.link.write_raw(turn, |out| websocket::close(out, error.code, error.detail));
+            }
+            closed = true;
+        }
+        let Some(connection) = self.connection(id) else { return };
+        if let Transport::WebSocket(kept) = &mut connection.link.transport {
+            **kept = decoder;
+        }
+        if closed {
+            self.leave(turn, id, Leave::lost());
+        }
+    }
+}
+
+/// True when a request target is this path, whatever its query.
+fn is_path(target: &str, path: &str) -> bool {
+    target.split('?').next() == Some(path)
+}

@@ -1,0 +1,264 @@
+//! The turn of a core: events in, one flush out. Reads the clock; the shard does not.
+//!
+//! ```text
+//! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ operator ─▶ timers ─▶ flush: sends, orders, mesh, commands, wakes
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use reactor::driver::{self, ConnectionId, Driver, Waker};
+use reactor::mesh::{Inbox, Lane, Port};
+
+use crate::admin::{AdminReply, AdminRequest};
+use crate::control::Cores;
+use crate::core_message::CoreMessage;
+use crate::engine::Completion;
+use crate::engine::thread::CommandSender;
+use crate::metrics::CoreSnapshot;
+use crate::outbox::{Order, Outbox};
+use crate::shard::{Event, Shard};
+use crate::turn::Now;
+
+/// The clock of a node: monotonic time since its start, and Unix time.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    #[expect(clippy::disallowed_methods, reason = "the event loop is where time enters")]
+    pub fn start() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    /// The time.
+    #[expect(clippy::disallowed_methods, reason = "the event loop is where time enters")]
+    pub fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Now { mono_ms: milliseconds(self.started.elapsed()), unix_ms: milliseconds(unix) }
+    }
+
+    /// When it was started.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    fn instant(&self, mono_ms: u64) -> Instant {
+        self.started + Duration::from_millis(mono_ms)
+    }
+}
+
+/// How the cores stop together.
+#[derive(Debug, Default)]
+pub struct Stopping {
+    /// True once the node was told to stop.
+    pub requested: AtomicBool,
+    /// Cores that have nothing more to do.
+    pub quiet: AtomicUsize,
+}
+
+/// One core: its shard and everything that connects it.
+pub struct EventLoop<D: Driver> {
+    /// Its sockets.
+    pub driver: D,
+    /// Its state.
+    pub shard: Shard,
+    /// What its turns produce.
+    pub outbox: Outbox,
+    /// Its end of the mesh.
+    pub port: Port<CoreMessage>,
+    /// Wakes the other cores, by core.
+    pub wakers: Vec<Waker>,
+    /// Its queue to the engine.
+    pub engine: CommandSender,
+    /// Answers of the engine.
+    pub completions: Inbox<Completion>,
+    /// Questions of operators.
+    pub requests: Inbox<(u64, AdminRequest)>,
+    /// Where answers to operators go.
+    pub cores: Arc<Cores>,
+    /// Which listeners are WebSocket, by listener id.
+    pub websocket: Vec<bool>,
+    /// The time.
+    pub clock: Clock,
+    /// The common stop.
+    pub stopping: Arc<Stopping>,
+    /// When this core must be done stopping; `None` while it runs.
+    pub stop_by_ms: Option<u64>,
+    /// Connections whose unsent bytes are to be looked at after the next poll.
+    pub watched: Vec<ConnectionId>,
+}
+
+impl<D: Driver> EventLoop<D> {
+    /// Messages taken from other cores and from the engine in one turn, at most.
+    const MESSAGES_PER_TURN: usize = 1024;
+    /// Messages waiting for other cores or the engine above which this core counts as congested.
+    const BACKLOG: usize = 1024;
+    /// Messages of QoS 0 waiting for one other core above which further ones are dropped.
+    const LOSSY_BACKLOG: usize = 1024;
+    /// How soon a full mesh or engine queue is tried again.
+    const RETRY_MS: u64 = 1;
+    /// How long a stop may take.
+    const STOP_MS: u64 = 3_000;
+
+    /// Turns until the node stops.
+    ///
+    /// # Errors
+    /// Only what makes the driver unusable.
+    pub fn run(mut self) -> std::io::Result<()> {
+        let mut events = Vec::new();
+        loop {
+            let deadline = self.deadline();
+            self.driver.poll(deadline, &mut events)?;
+            let now = self.clock.now();
+            self.turn(now, &mut events);
+            if self.stopping.requested.load(Ordering::Acquire) && self.stop(now) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// When the next turn must begin.
+    fn deadline(&self) -> Option<Instant> {
+        let now = self.clock.now().mono_ms;
+        if self.port.has_pending() || self.completions.has_pending() || self.requests.has_pending() {
+            return Some(self.clock.instant(now));
+        }
+        let backlog = self.outbox.mesh_backlog() > 0 || !self.outbox.engine.is_empty();
+        let retry = (backlog || self.stop_by_ms.is_some()).then_some(now + Self::RETRY_MS);
+        let due = [self.shard.next_deadline_ms(), retry].into_iter().flatten().min();
+        due.map(|due_ms| self.clock.instant(due_ms))
+    }
+
+    fn turn(&mut self, now: Now, events: &mut Vec<driver::Event>) {
+        self.shard.stats.counters.turns += 1;
+        for event in events.drain(..) {
+            self.socket_event(now, event);
+        }
+        self.look_at_watched(now);
+        let Self { shard, outbox, port, completions, requests, .. } = self;
+        for lane in [Lane::Control, Lane::Data] {
+            port.drain(lane, Self::MESSAGES_PER_TURN, |_, message| shard.handle(now, Event::Core(message), outbox));
+        }
+        completions
+            .drain(Self::MESSAGES_PER_TURN, |completion| shard.handle(now, Event::Engine(completion), outbox));
+        requests
+            .drain(Self::MESSAGES_PER_TURN, |(id, request)| shard.handle(now, Event::Admin(id, request), outbox));
+        let congested = outbox.mesh_backlog() > Self::BACKLOG || outbox.engine.len() > Self::BACKLOG;
+        shard.handle(now, Event::Tick { congested }, outbox);
+        self.flush();
+    }
+
+    fn socket_event(&mut self, now: Now, event: driver::Event) {
+        let Self { driver, shard, outbox, .. } = self;
+        match event {
+            driver::Event::Accepted { connection, listener, peer } => {
+                let websocket = self.websocket[usize::from(listener.0)];
+                shard.handle(now, Event::Accepted { connection, websocket, peer }, outbox);
+            }
+            driver::Event::Received { connection, buffer } => {
+                let bytes = driver.received(buffer);
+                shard.handle(now, Event::Received { connection, bytes }, outbox);
+                driver.recycle(buffer);
+            }
+            driver::Event::Drained { connection } => shard.handle(now, Event::Drained(connection), outbox),
+            driver::Event::PeerClosed { connection } => shard.handle(now, Event::PeerClosed(connection), outbox),
+            driver::Event::Closed { connection, .. } => shard.handle(now, Event::Closed(connection), outbox),
+            driver::Event::Connected { .. } | driver::Event::Woken => {}
+        }
+    }
+
+    /// A watched connection that had nothing unsent after the last flush gets no `Drained` from the driver.
+    fn look_at_watched(&mut self, now: Now) {
+        for connection in self.watched.drain(..) {
+            if self.driver.unsent(connection) == 0 {
+                self.shard.handle(now, Event::Drained(connection), &mut self.outbox);
+            }
+        }
+    }
+
+    /// Hands out what the turn produced.
+    fn flush(&mut self) {
+        self.outbox.seal();
+        for output in self.outbox.outputs.drain(..) {
+            self.driver.send(output.connection, output.bytes);
+        }
+        for order in self.outbox.orders.drain(..) {
+            match order {
+                Order::Close(connection, how) => self.driver.close(connection, how),
+                Order::Pause(connection) => self.driver.pause(connection),
+                Order::Resume(connection) => self.driver.resume(connection),
+                Order::Watch(connection) => self.watched.push(connection),
+            }
+        }
+        self.flush_mesh();
+        while let Some(command) = self.outbox.engine.pop_front() {
+            if let Err(command) = self.engine.try_send(command) {
+                self.outbox.engine.push_front(command);
+                break;
+            }
+            self.shard.stats.counters.engine_commands += 1;
+        }
+        for (id, reply) in self.outbox.admin.drain(..) {
+            self.cores.answer(id, with_driver(reply, &self.driver));
+        }
+        while let Some(buffer) = self.driver.reclaim() {
+            self.outbox.recycle(buffer);
+        }
+    }
+
+    fn flush_mesh(&mut self) {
+        for (core, lanes) in self.outbox.mesh.iter_mut().enumerate() {
+            for (lane, queue) in [Lane::Control, Lane::Data].into_iter().zip(lanes) {
+                while let Some(message) = queue.pop_front() {
+                    if let Err(message) = self.port.send(core, lane, message) {
+                        queue.push_front(message);
+                        self.shard.stats.counters.mesh_full += 1;
+                        break;
+                    }
+                    self.shard.stats.counters.mesh_sent += 1;
+                }
+                while lane == Lane::Data && queue.len() > Self::LOSSY_BACKLOG {
+                    if let Some(message) = queue.pop_back() {
+                        self.shard.dropped_in_mesh(&message);
+                    }
+                }
+            }
+        }
+        self.port.take_touched(|core| self.wakers[core].wake());
+    }
+
+    /// Ends this core's connections, and the core once all cores are quiet. True when it is done.
+    fn stop(&mut self, now: Now) -> bool {
+        let Some(stop_by_ms) = self.stop_by_ms else {
+            self.stop_by_ms = Some(now.mono_ms + Self::STOP_MS);
+            self.driver.stop_listening();
+            self.shard.handle(now, Event::Stop, &mut self.outbox);
+            self.flush();
+            return false;
+        };
+        let cores = usize::from(self.shard.facts().placement.cores());
+        let idle = self.driver.counters().connections == 0 && self.outbox.mesh_backlog() == 0;
+        if stop_by_ms != u64::MAX && (idle || now.mono_ms >= stop_by_ms) {
+            self.stop_by_ms = Some(u64::MAX);
+            self.stopping.quiet.fetch_add(1, Ordering::AcqRel);
+        }
+        self.stopping.quiet.load(Ordering::Acquire) >= cores
+            && !self.port.has_pending()
+            && self.outbox.engine.is_empty()
+    }
+}
+
+/// Completes a snapshot with the counters of the driver.
+fn with_driver(reply: AdminReply, driver: &impl Driver) -> AdminReply {
+    match reply {
+        AdminReply::Snapshot(snapshot) => {
+            AdminReply::Snapshot(Box::new(CoreSnapshot { driver: driver.counters(), ..*snapshot }))
+        }
+        reply => reply,
+    }
+}

@@ -1,0 +1,103 @@
+//! The sessions of a home, by place and by client id. The index holds keys, not names: a name is stored once.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use reactor::slab::{Key, Slab};
+
+use super::{Edge, HomeSession, Phase};
+use crate::admin::SessionInfo;
+
+/// All sessions whose home is this core.
+#[derive(Debug, Default)]
+pub struct Directory {
+    sessions: Slab<HomeSession>,
+    by_client_id: HashTable<Key>,
+}
+
+fn hash(client_id: &str) -> u64 {
+    FixedState::default().hash_one(client_id)
+}
+
+impl Directory {
+    /// Number of sessions, those that are being made or deleted included.
+    pub fn len(&self) -> usize {
+        self.by_client_id.len()
+    }
+
+    pub(super) fn find(&self, client_id: &str) -> Option<Key> {
+        let named = |key: &Key| self.sessions.get(*key).is_some_and(|session| *session.client_id == *client_id);
+        self.by_client_id.find(hash(client_id), named).copied()
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<&HomeSession> {
+        self.sessions.get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut HomeSession> {
+        self.sessions.get_mut(key)
+    }
+
+    pub(super) fn insert(&mut self, session: HomeSession) -> Key {
+        let hashed = hash(&session.client_id);
+        let key = self.sessions.insert(session);
+        let sessions = &self.sessions;
+        let rehash = |key: &Key| sessions.get(*key).map_or(0, |session| hash(&session.client_id));
+        self.by_client_id.insert_unique(hashed, key, rehash);
+        key
+    }
+
+    pub(super) fn remove(&mut self, key: Key) {
+        let Some(session) = self.sessions.remove(key) else { return };
+        if let Ok(entry) = self.by_client_id.find_entry(hash(&session.client_id), |known| *known == key) {
+            entry.remove();
+        }
+    }
+
+    /// Durable sessions that are not connected.
+    pub fn offline(&self) -> u64 {
+        let offline = |session: &HomeSession| session.durable.is_some() && session.edge().is_none();
+        self.sessions.iter().filter(|(_, session)| offline(session)).count() as u64
+    }
+
+    /// Sessions as an operator sees them, in client id order: those that begin with `prefix`, after `after`.
+    pub fn list(&self, core: u16, prefix: &str, after: &str, limit: usize) -> Vec<SessionInfo> {
+        let wanted = |session: &&HomeSession| session.client_id.starts_with(prefix) && *session.client_id > *after;
+        let mut found: Vec<&HomeSession> = self.sessions.iter().map(|(_, session)| session).filter(wanted).collect();
+        found.sort_unstable_by(|left, right| left.client_id.cmp(&right.client_id));
+        found.truncate(limit);
+        found.into_iter().map(|session| session.info(core)).collect()
+    }
+
+    /// One session as an operator sees it.
+    pub fn show(&self, core: u16, client_id: &str) -> Option<SessionInfo> {
+        Some(self.get(self.find(client_id)?)?.info(core))
+    }
+}
+
+impl HomeSession {
+    pub(super) fn edge(&self) -> Option<Edge> {
+        match self.phase {
+            Phase::Attached(edge) | Phase::Evicting(edge) => Some(edge),
+            Phase::Offline | Phase::Storing | Phase::Deleting => None,
+        }
+    }
+
+    fn info(&self, core: u16) -> SessionInfo {
+        let edge = self.edge();
+        let durable = self.durable.as_deref();
+        SessionInfo {
+            client_id: self.client_id.to_string(),
+            connected: edge.is_some(),
+            edge_core: edge.map(|edge| edge.core),
+            home_core: core,
+            peer: edge.map(|_| self.peer.to_string()),
+            expiry_s: durable.map_or(0, |durable| durable.expiry_s),
+            durable: durable.is_some(),
+            mailbox_messages: durable.map_or(0, |durable| durable.mailbox.len()),
+            mailbox_bytes: durable.map_or(0, |durable| durable.mailbox.bytes()),
+            disconnected_at_unix_ms: durable.and_then(|durable| durable.disconnected_at_unix_ms),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Mailboxes: what the engine holds for a durable session, and how much of it is at the edge.
+//!
+//! A message is *waiting* (only in the engine) or *unacknowledged* (also at the edge). An edge gets at most a window of
+//! messages; while nothing waits, a new message goes straight on without being read back.
+
+use reactor::slab::Key;
+
+use super::{Edge, Home, Phase, Request};
+use crate::core_message::{CoreMessage, Deliver, DeliverHome, MailboxPush, Outcome, Recipient};
+use crate::engine::{Command, Completion, MailboxEntry, MailboxSummary};
+use crate::message::SessionId;
+use crate::metrics::DropReason;
+use crate::turn::{Stats, Turn};
+
+/// The mailbox of one session, in numbers.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    /// Messages that only the engine has.
+    waiting: u64,
+    /// Messages at the edge.
+    unacknowledged: u32,
+    /// Bytes of those.
+    unacknowledged_bytes: u64,
+    /// Bytes of all, as far as they are known.
+    bytes: u64,
+    /// First sequence that the edge did not get on this connection.
+    read_from: u64,
+    /// Highest sequence that any connection got: up to here a message may have been sent before.
+    sent_to: u64,
+    /// The read that is under way; its number tells it from one of an earlier connection.
+    reading: Option<u32>,
+    reads: u32,
+    /// Messages at the edge that the engine has dropped since.
+    evicted: Vec<u64>,
+}
+
+impl Mailbox {
+    /// A mailbox as the engine holds it after a start. What was sent is unknown, so all of it may have been.
+    pub(super) fn restored(summary: MailboxSummary, stats: &mut Stats) -> Self {
+        for _ in 0..summary.messages {
+            stats.accept();
+        }
+        Self {
+            waiting: summary.messages,
+            bytes: summary.bytes,
+            sent_to: summary.next.saturating_sub(1),
+            ..Self::default()
+        }
+    }
+
+    /// Number of messages.
+    pub(super) fn len(&self) -> u64 {
+        self.waiting + u64::from(self.unacknowledged)
+    }
+
+    /// Their bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A connection has come: everything is to be sent from the start.
+    pub(super) fn attach(&mut self) {
+        self.read_from = 0;
+    }
+
+    /// The connection has gone: what it did not acknowledge waits again, unless the engine dropped it meanwhile.
+    pub(super) fn detach(&mut self, stats: &mut Stats) {
+        let evicted = self.evicted.len() as u64;
+        stats.drop_accepted(DropReason::MailboxEvicted, evicted);
+        self.waiting += u64::from(self.unacknowledged) - evicted;
+        self.unacknowledged = 0;
+        self.unacknowledged_bytes = 0;
+        self.evicted.clear();
+        self.read_from = 0;
+        self.reading = None;
+    }
+
+    /// Notes that the engine dropped old messages to make room.
+    fn evict(&mut self, sequences: Vec<u64>, stats: &mut Stats) {
+        for sequence in sequences {
+            if sequence < self.read_from {
+                self.evicted.push(sequence);
+            } else {
+                self.waiting -= 1;
+                stats.drop_accepted(DropReason::MailboxEvicted, 1);
+            }
+        }
+    }
+
+    /// Notes that a message goes to the edge; returns whether it may have been sent before.
+    fn push(&mut self, sequence: u64, bytes: u64) -> bool {
+        let dup = sequence <= self.sent_to;
+        self.waiting -= 1;
+        self.unacknowledged += 1;
+        self.unacknowledged_bytes += bytes;
+        self.read_from = sequence + 1;
+        self.sent_to = self.sent_to.max(sequence);
+        dup
+    }
+}
+
+impl Home {
+    /// The engine has appended a message to a mailbox, or refused to.
+    pub fn appended(&mut self, turn: &mut Turn<'_>, completion: Completion) {
+        let Completion::Appended { session: id, sequence, message, delivery, evicted } = completion else {
+            turn.stats.refuse(DropReason::MailboxRejected, 1);
+            return;
+        };
+        let Some(key) = self.durable.get(&id).copied() else {
+            turn.stats.refuse(DropReason::Stale, 1);
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(durable) = &mut session.durable else { return };
+        turn.stats.accept();
+        let mailbox = &mut durable.mailbox;
+        let straight_on = mailbox.waiting == 0 && mailbox.reading.is_none();
+        mailbox.waiting += 1;
+        mailbox.bytes += message.queued_bytes() as u64;
+        mailbox.evict(evicted, turn.stats);
+        let Phase::Attached(edge) = session.phase else { return };
+        if straight_on && has_room(mailbox, turn) {
+            let dup = mailbox.push(sequence, message.queued_bytes() as u64);
+            tell_push(turn, edge, sequence, Some((message, delivery)), dup);
+        } else {
+            self.pump(turn, key);
+        }
+    }
+
+    /// Reads on if messages wait and the window has room.
+    pub(super) fn pump(&mut self, turn: &mut Turn<'_>, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(durable) = &mut session.durable else { return };
+        let mailbox = &mut durable.mailbox;
+        if !matches!(session.phase, Phase::Attached(_))
+            || mailbox.waiting == 0
+            || mailbox.reading.is_some()
+            || !has_room(mailbox, turn)
+        {
+            return;
+        }
+        mailbox.reads = mailbox.reads.wrapping_add(1);
+        mailbox.reading = Some(mailbox.reads);
+        let limits = &turn.facts.limits;
+        let (read, from, id) = (mailbox.reads, mailbox.read_from, session.session);
+        let messages_max = limits.mailbox_window_messages - mailbox.unacknowledged;
+        let bytes_max = u64::from(limits.mailbox_window_bytes).saturating_sub(mailbox.unacknowledged_bytes) as u32;
+        let token = self.request(Request::Read { key, read });
+        turn.outbox.engine.push_back(Command::ReadMailbox { token, session: id, from, messages_max, bytes_max });
+    }
+
+    /// A page of a mailbox was read.
+    pub(super) fn page(&mut self, turn: &mut Turn<'_>, key: Key, read: u32, entries: Vec<MailboxEntry>, end: bool) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(durable) = &mut session.durable else { return };
+        let mailbox = &mut durable.mailbox;
+        let Phase::Attached(edge) = session.phase else { return };
+        if mailbox.reading != Some(read) {
+            return;
+        }
+        mailbox.reading = None;
+        for MailboxEntry { sequence, content } in entries {
+            if mailbox.waiting == 0 {
+                break;
+            }
+            let expired = content.as_ref().is_some_and(|(message, _)| message.is_expired(turn.now.unix_ms));
+            if expired {
+                mailbox.waiting -= 1;
+                mailbox.read_from = sequence + 1;
+                turn.stats.expire();
+                turn.outbox.engine.push_back(Command::Ack { session: session.session, sequence });
+                continue;
+            }
+            let bytes = content.as_ref().map_or(0, |(message, _)| message.queued_bytes() as u64);
+            let dup = mailbox.push(sequence, bytes);
+            tell_push(turn, edge, sequence, content, dup);
+        }
+        if end && mailbox.waiting > 0 {
+            debug_assert_eq!(mailbox.waiting, 0, "the engine and the home count the same messages");
+            turn.stats.drop_accepted(DropReason::Stale, mailbox.waiting);
+            mailbox.waiting = 0;
+        }
+        self.pump(turn, key);
+    }
+
+    /// The edge is done with a message.
+    pub fn mailbox_ack(&mut self, turn: &mut Turn<'_>, key: Key, sequence: u64, bytes: u32, outcome: Outcome) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(durable) = &mut session.durable else { return };
+        let mailbox = &mut durable.mailbox;
+        if mailbox.unacknowledged == 0 {
+            return;
+        }
+        mailbox.unacknowledged -= 1;
+        mailbox.unacknowledged_bytes = mailbox.unacknowledged_bytes.saturating_sub(u64::from(bytes));
+        mailbox.bytes = if mailbox.len() == 0 { 0 } else { mailbox.bytes.saturating_sub(u64::from(bytes)) };
+        mailbox.evicted.retain(|evicted| *evicted != sequence);
+        match outcome {
+            Outcome::Delivered => turn.stats.deliver(),
+            Outcome::Expired => turn.stats.expire(),
+            Outcome::TooLarge => turn.stats.drop_accepted(DropReason::TooLarge, 1),
+            Outcome::Refused => turn.stats.drop_accepted(DropReason::Refused, 1),
+        }
+        turn.outbox.engine.push_back(Command::Ack { session: session.session, sequence });
+        self.pump(turn, key);
+    }
+
+    /// The client has sent PUBREC.
+    pub fn mailbox_pubrec(&mut self, turn: &mut Turn<'_>, key: Key, sequence: u64) {
+        let Some((edge, session)) = self.edge_of(key) else { return };
+        let token = self.request(Request::PubRec { edge, sequence });
+        turn.outbox.engine.push_back(Command::PubRec { token, session, sequence });
+    }
+
+    /// The client has sent PUBREL.
+    pub fn release(&mut self, turn: &mut Turn<'_>, key: Key, packet_id: u16) {
+        let Some((edge, session)) = self.edge_of(key) else { return };
+        let token = self.request(Request::Release { edge, packet_id });
+        turn.outbox.engine.push_back(Command::Release { token, session, packet_id });
+    }
+
+    /// A QoS 0 message for durable sessions: those that are connected get it.
+    pub fn deliver_live(&mut self, turn: &mut Turn<'_>, deliver: DeliverHome) {
+        for (id, delivery) in deliver.recipients {
+            let session = self.durable.get(&id).and_then(|key| self.sessions.get(*key));
+            let Some(session) = session else {
+                turn.stats.refuse(DropReason::Stale, 1);
+                continue;
+            };
+            let Phase::Attached(edge) = session.phase else {
+                turn.stats.refuse(DropReason::Offline, 1);
+                continue;
+            };
+            let deliver = Deliver {
+                message: deliver.message.clone(),
+                recipients: vec![Recipient { connection: edge.connection, delivery }],
+                answer: None,
+                is_lossy: true,
+            };
+            turn.outbox.tell(edge.core, CoreMessage::Deliver(Box::new(deliver)));
+        }
+    }
+
+    fn edge_of(&self, key: Key) -> Option<(Edge, SessionId)> {
+        let session = self.sessions.get(key)?;
+        Some((session.edge()?, session.session))
+    }
+}
+
+fn has_room(mailbox: &Mailbox, turn: &Turn<'_>) -> bool {
+    mailbox.unacknowledged < turn.facts.limits.mailbox_window_messages
+        && mailbox.unacknowledged_bytes < u64::from(turn.facts.limits.mailbox_window_bytes)
+}
+
+fn tell_push(
+    turn: &mut Turn<'_>,
+    edge: Edge,
+    sequence: u64,
+    content: Option<(std::sync::Arc<crate::message::Message>, crate::engine::Delivery)>,
+    dup: bool,
+) {
+    let push = MailboxPush { connection: edge.connection, sequence, content, dup };
+    turn.outbox.tell(edge.core, CoreMessage::MailboxPush(Box::new(push)));
+}

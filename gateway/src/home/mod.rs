@@ -1,0 +1,397 @@
+//! The home role: the one place that knows the sessions of its users. It gives each client id one connection, holds the
+//! mailboxes of durable sessions, their wills and their end.
+//!
+//! ```text
+//!            ┌────────────── next CONNECT: Evict ──────────────┐
+//!            ▼                                                 │
+//! Offline ─attach─▶ (Deleting ─▶) (Storing ─▶) Attached ──────▶ Evicting
+//!    ▲                                            │               │
+//!    └───────────────── Detach ───────────────────┴───────────────┘
+//! ```
+//!
+//! A CONNECT that waits is in `next`; a newer one replaces it, and the older is told that its session was taken over.
+
+mod directory;
+mod lifetime;
+mod mailbox;
+mod subscribe;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use edge_proto::reason::ReasonCode;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use reactor::driver::ConnectionId;
+use reactor::slab::{Key, Slab};
+use reactor::wheel::TimerKey;
+
+use crate::core_message::{Attach, Attached, AttachedSession, CoreMessage, Detach, Origin};
+use crate::engine::{Command, Completion, MailboxSummary, SessionRecord, WillRecord};
+use crate::message::{Message, SessionId};
+use crate::retained_scan::Scan;
+use crate::shard::{TokenRole, token};
+use crate::turn::Turn;
+
+pub use directory::Directory;
+use mailbox::Mailbox;
+use subscribe::SubscriptionOp;
+
+/// State of the home role on one core.
+#[derive(Debug, Default)]
+pub struct Home {
+    sessions: Directory,
+    /// Durable sessions by id, for what the engine and the owners say.
+    durable: HashMap<SessionId, Key, FixedState>,
+    requests: HashMap<u64, Request, FixedState>,
+    next_request: u64,
+    operations: Slab<SubscriptionOp>,
+    scans: Slab<Scan<Key>>,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct HomeSession {
+    client_id: Box<str>,
+    session: SessionId,
+    phase: Phase,
+    /// The newest CONNECT that waits for the phase to end.
+    next: Option<Box<Attach>>,
+    /// What to publish if the connection is lost, or once its delay is over.
+    will: Option<Box<WillRecord>>,
+    durable: Option<Box<Durable>>,
+    peer: SocketAddr,
+}
+
+const _: () = assert!(size_of::<HomeSession>() <= 112, "a directory entry is small: there is one for every session");
+
+/// Which connection a session has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Offline,
+    Attached(Edge),
+    /// Its edge was told to end the connection.
+    Evicting(Edge),
+    /// The engine is creating the session.
+    Storing,
+    /// The engine is deleting the session.
+    Deleting,
+}
+
+/// A connection at an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Edge {
+    core: u16,
+    connection: ConnectionId,
+}
+
+/// What only a durable session has.
+#[derive(Debug, Default)]
+struct Durable {
+    expiry_s: u32,
+    disconnected_at_unix_ms: Option<u64>,
+    /// When the will is due, in milliseconds of Unix time.
+    will_at_unix_ms: Option<u64>,
+    timer: Option<TimerKey>,
+    subscriptions: u32,
+    /// Its shared subscriptions, whose owners hear when it comes and goes.
+    shared: Vec<Box<str>>,
+    /// QoS 2 packet identifiers received and not released, while it is not connected.
+    received: Vec<u16>,
+    mailbox: Mailbox,
+}
+
+/// What an answer of the engine is for.
+#[derive(Clone, Copy, Debug)]
+enum Request {
+    Stored(Key),
+    Deleted(Key),
+    PubRec { edge: Edge, sequence: u64 },
+    Release { edge: Edge, packet_id: u16 },
+    Read { key: Key, read: u32 },
+    Subscription(Key),
+}
+
+impl Home {
+    /// A CONNECT wants this client id.
+    pub fn attach(&mut self, turn: &mut Turn<'_>, attach: Attach) {
+        let key = match self.sessions.find(&attach.client_id) {
+            Some(key) => key,
+            None if self.sessions.len() >= turn.facts.limits.sessions_max => {
+                return refuse(turn, &attach, ReasonCode::QuotaExceeded);
+            }
+            None => self.sessions.insert(HomeSession {
+                client_id: attach.client_id.clone(),
+                session: turn.ids.next(),
+                phase: Phase::Offline,
+                next: None,
+                will: None,
+                durable: None,
+                peer: attach.peer,
+            }),
+        };
+        let session = self.sessions.get_mut(key).expect("found or just made");
+        if let Some(older) = session.next.replace(Box::new(attach)) {
+            refuse(turn, &older, ReasonCode::SessionTakenOver);
+        }
+        match session.phase {
+            Phase::Attached(edge) => {
+                session.phase = Phase::Evicting(edge);
+                let reason = ReasonCode::SessionTakenOver;
+                turn.outbox.tell(edge.core, CoreMessage::Evict { connection: edge.connection, reason });
+            }
+            Phase::Offline => self.advance(turn, key),
+            Phase::Evicting(_) | Phase::Storing | Phase::Deleting => {}
+        }
+    }
+
+    /// Gives an offline session to the CONNECT that waits for it, after the engine has done what it must.
+    fn advance(&mut self, turn: &mut Turn<'_>, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        debug_assert_eq!(session.phase, Phase::Offline);
+        let Some(attach) = session.next.as_deref() else {
+            if session.durable.is_none() {
+                self.sessions.remove(key);
+            }
+            return;
+        };
+        match &session.durable {
+            Some(durable) if attach.clean_start || durable.is_expired(turn.now.unix_ms) => self.delete(turn, key),
+            Some(_) => self.resume(turn, key),
+            None if attach.expiry_s > 0 => {
+                session.session = turn.ids.next();
+                session.durable = Some(Box::new(Durable { expiry_s: attach.expiry_s, ..Durable::default() }));
+                session.will = attach.will.clone().map(Box::new);
+                session.phase = Phase::Storing;
+                self.durable.insert(session.session, key);
+                self.put(turn, key, Some(Request::Stored(key)));
+            }
+            None => {
+                session.session = turn.ids.next();
+                self.connect(turn, key, false);
+            }
+        }
+    }
+
+    /// A durable session continues on a new connection.
+    fn resume(&mut self, turn: &mut Turn<'_>, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let (Some(durable), Some(attach)) = (&mut session.durable, &session.next) else { return };
+        durable.expiry_s = attach.expiry_s;
+        durable.disconnected_at_unix_ms = None;
+        durable.will_at_unix_ms = None; // The session went on before the delay was over: no will (MQTT-3.1.3-9).
+        if let Some(timer) = durable.timer.take() {
+            turn.timers.cancel(timer);
+        }
+        session.will = attach.will.clone().map(Box::new);
+        self.put(turn, key, None);
+        self.connect(turn, key, true);
+    }
+
+    /// The session now belongs to the connection that waited for it.
+    fn connect(&mut self, turn: &mut Turn<'_>, key: Key, present: bool) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(attach) = session.next.take() else { return };
+        let edge = Edge { core: attach.core, connection: attach.connection };
+        session.phase = Phase::Attached(edge);
+        session.peer = attach.peer;
+        session.will = attach.will.map(Box::new);
+        let received = session.durable.as_mut().map(|durable| std::mem::take(&mut durable.received));
+        let outcome = Ok(AttachedSession {
+            session: session.session,
+            home: key,
+            home_core: turn.facts.core,
+            present,
+            durable: received.is_some(),
+            received: received.unwrap_or_default(),
+            subscriptions: session.durable.as_ref().map_or(0, |durable| durable.subscriptions),
+        });
+        let attached = Attached { connection: edge.connection, outcome };
+        turn.outbox.tell(edge.core, CoreMessage::Attached(Box::new(attached)));
+        if let Some(durable) = &mut session.durable {
+            tell_presence(turn, session.session, &durable.shared, true);
+            durable.mailbox.attach();
+            self.pump(turn, key);
+        }
+    }
+
+    /// A connection has ended.
+    pub fn detach(&mut self, turn: &mut Turn<'_>, detach: Detach) {
+        let edge = Edge { core: detach.core, connection: detach.connection };
+        let Some(session) = self.sessions.get_mut(detach.home) else { return };
+        if session.phase != Phase::Attached(edge) && session.phase != Phase::Evicting(edge) {
+            return;
+        }
+        session.phase = Phase::Offline;
+        if !detach.will {
+            session.will = None;
+        }
+        match &mut session.durable {
+            None => {
+                if let Some(will) = session.will.take() {
+                    publish_will(turn, *will);
+                }
+                self.advance(turn, detach.home);
+            }
+            Some(durable) => {
+                durable.mailbox.detach(turn.stats);
+                durable.received = detach.received;
+                durable.expiry_s = detach.expiry_s.unwrap_or(durable.expiry_s);
+                durable.disconnected_at_unix_ms = Some(turn.now.unix_ms);
+                tell_presence(turn, session.session, &durable.shared, false);
+                self.went_offline(turn, detach.home);
+            }
+        }
+    }
+
+    /// An answer of the engine to a request of this role.
+    pub fn completed(&mut self, turn: &mut Turn<'_>, request: u64, completion: Completion) {
+        match (self.requests.remove(&request), completion) {
+            (Some(Request::Stored(key)), _) => {
+                if let Some(session) = self.sessions.get_mut(key) {
+                    session.phase = Phase::Offline;
+                    self.stored(turn, key);
+                }
+            }
+            (Some(Request::Deleted(key)), Completion::SessionDeleted { session, filters, .. }) => {
+                self.deleted(turn, key, session, &filters);
+            }
+            (Some(Request::PubRec { edge, sequence }), _) => {
+                let recorded = CoreMessage::PubRecRecorded { connection: edge.connection, sequence };
+                turn.outbox.tell(edge.core, recorded);
+            }
+            (Some(Request::Release { edge, packet_id }), _) => {
+                turn.outbox.tell(edge.core, CoreMessage::Released { connection: edge.connection, packet_id });
+            }
+            (Some(Request::Read { key, read }), Completion::MailboxPage { entries, end, .. }) => {
+                self.page(turn, key, read, entries, end);
+            }
+            (Some(Request::Subscription(operation)), _) => self.operation_step(turn, operation, None),
+            (Some(Request::Deleted(_) | Request::Read { .. }) | None, _) => {}
+        }
+    }
+
+    /// A new session is in the engine. Its CONNECT may have been replaced by one with other wishes.
+    fn stored(&mut self, turn: &mut Turn<'_>, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let wants_it = session.next.as_ref().is_some_and(|attach| attach.expiry_s > 0);
+        if wants_it {
+            if let (Some(durable), Some(attach)) = (&mut session.durable, &session.next) {
+                durable.expiry_s = attach.expiry_s;
+            }
+            self.connect(turn, key, false);
+        } else {
+            self.advance(turn, key);
+        }
+    }
+
+    /// The record of a session goes to the engine.
+    fn put(&mut self, turn: &mut Turn<'_>, key: Key, then: Option<Request>) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let Some(durable) = &session.durable else { return };
+        let record = Box::new(SessionRecord {
+            client_id: session.client_id.clone(),
+            user: None,
+            expiry_s: durable.expiry_s,
+            disconnected_at_unix_ms: durable.disconnected_at_unix_ms,
+            will: session.will.as_deref().cloned(),
+        });
+        let session = session.session;
+        let token = match then {
+            Some(request) => self.request(request),
+            None => token(TokenRole::Nobody, 0),
+        };
+        turn.outbox.engine.push_back(Command::PutSession { token, session, record });
+    }
+
+    fn request(&mut self, request: Request) -> crate::engine::Token {
+        self.next_request += 1;
+        self.requests.insert(self.next_request, request);
+        token(TokenRole::Home, self.next_request)
+    }
+
+    /// Takes over a session from the store; it is offline.
+    pub fn restore_session(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: SessionId,
+        record: SessionRecord,
+        mailbox: MailboxSummary,
+        received: Vec<u16>,
+    ) {
+        let unix_ms = turn.now.unix_ms;
+        let disconnected_at_unix_ms = record.disconnected_at_unix_ms.unwrap_or(unix_ms);
+        // A will that is still there was neither published nor discarded: its connection ended with the node.
+        let will_at = record.will.as_ref().map(|will| disconnected_at_unix_ms + u64::from(will.delay_s) * 1000);
+        let durable = Durable {
+            expiry_s: record.expiry_s,
+            disconnected_at_unix_ms: Some(disconnected_at_unix_ms),
+            will_at_unix_ms: will_at,
+            received,
+            mailbox: Mailbox::restored(mailbox, turn.stats),
+            ..Durable::default()
+        };
+        let key = self.sessions.insert(HomeSession {
+            client_id: record.client_id,
+            session: id,
+            phase: Phase::Offline,
+            next: None,
+            will: record.will.map(Box::new),
+            durable: Some(Box::new(durable)),
+            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
+        });
+        self.durable.insert(id, key);
+        self.arm(turn, key);
+    }
+
+    /// Takes over a subscription from the store, if its session is here.
+    pub fn restore_subscription(&mut self, session: SessionId, filter: &str) {
+        let Some(key) = self.durable.get(&session) else { return };
+        let Some(durable) = self.sessions.get_mut(*key).and_then(|session| session.durable.as_mut()) else { return };
+        durable.subscriptions += 1;
+        if filter.starts_with("$share/") {
+            durable.shared.push(filter.into());
+        }
+    }
+
+    /// The directory, for metrics and the admin side.
+    pub fn directory(&self) -> &Directory {
+        &self.sessions
+    }
+}
+
+impl Durable {
+    /// When the session ends, in milliseconds of Unix time; `None` while it is connected or when it never ends.
+    fn ends_at_unix_ms(&self) -> Option<u64> {
+        let disconnected_at = self.disconnected_at_unix_ms?;
+        (self.expiry_s != u32::MAX).then(|| disconnected_at + u64::from(self.expiry_s) * 1000)
+    }
+
+    fn is_expired(&self, unix_ms: u64) -> bool {
+        self.ends_at_unix_ms().is_some_and(|end| end <= unix_ms)
+    }
+}
+
+/// Tells the owners of shared subscriptions that a member came or went.
+fn tell_presence(turn: &mut Turn<'_>, session: SessionId, filters: &[Box<str>], connected: bool) {
+    for filter in filters {
+        for core in turn.facts.owners_of_filter(filter) {
+            turn.outbox.tell(core, CoreMessage::SharedPresence { filter: filter.clone(), session, connected });
+        }
+    }
+}
+
+fn refuse(turn: &mut Turn<'_>, attach: &Attach, reason: ReasonCode) {
+    let attached = Attached { connection: attach.connection, outcome: Err(reason) };
+    turn.outbox.tell(attach.core, CoreMessage::Attached(Box::new(attached)));
+}
+
+/// Publishes a will; its expiry counts from now.
+fn publish_will(turn: &mut Turn<'_>, will: WillRecord) {
+    let message: Arc<Message> = match will.message_expiry_s {
+        Some(seconds) => Arc::new(will.message.with_expiry(turn.now.unix_ms + u64::from(seconds) * 1000)),
+        None => will.message,
+    };
+    turn.stats.counters.wills_published += 1;
+    turn.publish(message, Origin::Nobody);
+}

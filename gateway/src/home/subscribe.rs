@@ -1,0 +1,162 @@
+//! Durable subscriptions: written to the engine and announced to the owners by the home, the one place that knows the
+//! session, so that nothing of an ended session can come after its end.
+
+use std::sync::Arc;
+
+use edge_proto::packet::{QoS, RetainHandling};
+use reactor::slab::Key;
+
+use super::{Home, Phase, Request};
+use crate::core_message::{
+    CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest, Subscriber, Target,
+    UnsubscribeRequest,
+};
+use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
+use crate::message::Message;
+use crate::retained_scan::Scan;
+use crate::shard::{TokenRole, token};
+use crate::turn::Turn;
+
+/// A SUBSCRIBE or UNSUBSCRIBE of one filter that waits for the engine and the owners.
+#[derive(Debug)]
+pub(super) struct SubscriptionOp {
+    reply: ReplyTo,
+    home: Key,
+    outstanding: u16,
+    existed: bool,
+    filter: Box<str>,
+    /// `None` for an UNSUBSCRIBE.
+    subscribe: Option<SubscriptionRecord>,
+}
+
+impl Home {
+    /// Makes a durable subscription.
+    pub fn subscribe(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe) {
+        let HomeSubscribe { home, reply, filter, options, subscription_id } = request;
+        let Some(session) = self.sessions.get_mut(home) else { return };
+        let Some(durable) = &mut session.durable else { return };
+        let (id, connected) = (session.session, matches!(session.phase, Phase::Attached(_)));
+        if filter.starts_with("$share/") && !durable.shared.contains(&filter) {
+            durable.shared.push(filter.clone());
+        }
+        let record = SubscriptionRecord { options, subscription_id };
+        let owners = turn.facts.owners_of_filter(&filter);
+        let operation = SubscriptionOp {
+            reply,
+            home,
+            outstanding: owners.len() as u16 + 1,
+            existed: false,
+            filter: filter.clone(),
+            subscribe: Some(record),
+        };
+        let operation = self.operations.insert(operation);
+        let subscriber = Subscriber { session: id, target: Target::Home { core: turn.facts.core }, options, subscription_id };
+        let reply = Some(ReplyTo { core: turn.facts.core, home: true, request: operation, index: 0 });
+        for core in owners {
+            let request = SubscribeRequest { filter: filter.clone(), subscriber, connected, reply };
+            turn.outbox.tell(core, CoreMessage::Subscribe(Box::new(request)));
+        }
+        let token = self.request(Request::Subscription(operation));
+        turn.outbox.engine.push_back(Command::Subscribe { token, session: id, filter, record });
+    }
+
+    /// Removes a durable subscription.
+    pub fn unsubscribe(&mut self, turn: &mut Turn<'_>, home: Key, reply: ReplyTo, filter: Box<str>) {
+        let Some(session) = self.sessions.get_mut(home) else { return };
+        let Some(durable) = &mut session.durable else { return };
+        durable.shared.retain(|shared| **shared != *filter);
+        let id = session.session;
+        let owners = turn.facts.owners_of_filter(&filter);
+        let operation = SubscriptionOp {
+            reply,
+            home,
+            outstanding: owners.len() as u16 + 1,
+            existed: false,
+            filter: filter.clone(),
+            subscribe: None,
+        };
+        let operation = self.operations.insert(operation);
+        let reply = Some(ReplyTo { core: turn.facts.core, home: true, request: operation, index: 0 });
+        for core in owners {
+            let request = UnsubscribeRequest { filter: filter.clone(), session: id, reply };
+            turn.outbox.tell(core, CoreMessage::Unsubscribe(Box::new(request)));
+        }
+        let token = self.request(Request::Subscription(operation));
+        turn.outbox.engine.push_back(Command::Unsubscribe { token, session: id, filter });
+    }
+
+    /// An owner (`Some(existed)`) or the engine (`None`) has done its part of an operation.
+    pub fn operation_step(&mut self, turn: &mut Turn<'_>, operation: Key, existed: Option<bool>) {
+        let Some(step) = self.operations.get_mut(operation) else { return };
+        step.existed |= existed.unwrap_or(false);
+        step.outstanding -= 1;
+        if step.outstanding > 0 {
+            return;
+        }
+        let Some(done) = self.operations.remove(operation) else { return };
+        let (reply, existed) = (done.reply, done.existed);
+        turn.outbox.tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
+        let durable = self.sessions.get_mut(done.home).and_then(|session| session.durable.as_mut());
+        let Some(durable) = durable else { return };
+        match done.subscribe {
+            None => durable.subscriptions = durable.subscriptions.saturating_sub(u32::from(existed)),
+            Some(record) => {
+                durable.subscriptions += u32::from(!existed);
+                let wanted = match record.options.retain_handling {
+                    RetainHandling::Send => true,
+                    RetainHandling::SendIfNew => !existed,
+                    RetainHandling::DoNotSend => false,
+                };
+                if wanted && !done.filter.starts_with("$share/") {
+                    let owners = turn.facts.owners_of_filter(&done.filter);
+                    let scan = Scan::new(done.home, done.filter, record, owners);
+                    let key = self.scans.insert(scan);
+                    self.continue_scan(turn, key);
+                }
+            }
+        }
+    }
+
+    fn continue_scan(&mut self, turn: &mut Turn<'_>, key: Key) {
+        let Some(scan) = self.scans.get(key) else { return };
+        scan.ask(turn, ReplyTo { core: turn.facts.core, home: true, request: key, index: 0 });
+    }
+
+    /// Retained messages for a new subscription: QoS 0 goes to the connection, the rest through the mailbox.
+    pub fn retained_page(&mut self, turn: &mut Turn<'_>, page: RetainedPage) {
+        let key = page.reply.request;
+        let Some(scan) = self.scans.get_mut(key) else { return };
+        let (home, record) = (scan.target, scan.record);
+        let more = scan.advance(page.next);
+        for message in page.messages {
+            self.send_retained(turn, home, message, record);
+        }
+        if more && self.sessions.get(home).is_some() {
+            self.continue_scan(turn, key);
+        } else {
+            self.scans.remove(key);
+        }
+    }
+
+    fn send_retained(&mut self, turn: &mut Turn<'_>, home: Key, message: Arc<Message>, record: SubscriptionRecord) {
+        let Some(session) = self.sessions.get(home) else { return };
+        let delivery = crate::retained_scan::delivery(&message, record);
+        if delivery.qos == QoS::AtMostOnce {
+            let Phase::Attached(edge) = session.phase else { return };
+            let recipients = vec![Recipient { connection: edge.connection, delivery }];
+            let deliver = Deliver { message, recipients, answer: None, is_lossy: true };
+            turn.outbox.tell(edge.core, CoreMessage::Deliver(Box::new(deliver)));
+        } else {
+            let append = Append { session: session.session, home: turn.facts.core, delivery };
+            turn.outbox.engine.push_back(Command::Publish {
+                token: token(TokenRole::Nobody, 0),
+                message,
+                appends: vec![append],
+                received: None,
+                retain: RetainChange::None,
+            });
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Delivery>() <= 24);

@@ -1,0 +1,135 @@
+//! The thread of one core: makes its driver, takes its kit, listens, and turns until the node stops.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread::JoinHandle;
+
+use reactor::driver::{Backend, Driver, DriverConfig, ListenOptions, Waker};
+use reactor::epoll::EpollDriver;
+use reactor::mesh::{Inbox, Port};
+use reactor::probe::pin_to_cpu;
+use reactor::uring::UringDriver;
+
+use super::{CoreReport, StartError, system};
+use crate::admin::AdminRequest;
+use crate::control::Cores;
+use crate::control::status::Listener;
+use crate::core_message::CoreMessage;
+use crate::engine::thread::CommandSender;
+use crate::engine::{Completion, Restored};
+use crate::event_loop::{Clock, EventLoop, Stopping};
+use crate::outbox::Outbox;
+use crate::shard::Shard;
+use crate::turn::Facts;
+
+/// What a core is, known before its thread starts.
+pub(super) struct CorePlan {
+    pub(super) core: u16,
+    pub(super) backend: Backend,
+    pub(super) driver: DriverConfig,
+    pub(super) pin: bool,
+    pub(super) listen: ListenOptions,
+    pub(super) boot: u32,
+    pub(super) facts: Facts,
+    pub(super) clock: Clock,
+    pub(super) stopping: Arc<Stopping>,
+}
+
+/// What a core gets once all drivers exist.
+pub(super) struct CoreKit {
+    pub(super) port: Port<CoreMessage>,
+    pub(super) wakers: Vec<Waker>,
+    pub(super) engine: CommandSender,
+    pub(super) completions: Inbox<Completion>,
+    pub(super) requests: Inbox<(u64, AdminRequest)>,
+    pub(super) cores: Arc<Cores>,
+    /// Its part of the store; with each item the home core of its session.
+    pub(super) restored: Vec<(Restored, u16)>,
+    /// What to listen on, with the configuration keys.
+    pub(super) listeners: Vec<(Listener, &'static str)>,
+}
+
+/// Starts the thread of a core.
+pub(super) fn spawn(
+    plan: CorePlan,
+    reports: Sender<CoreReport>,
+    kit: Receiver<CoreKit>,
+) -> Result<JoinHandle<()>, StartError> {
+    let thread = std::thread::Builder::new().name(format!("core-{}", plan.core));
+    let body = move || {
+        let (core, backend, config) = (plan.core, plan.backend, plan.driver);
+        if plan.pin
+            && let Err(error) = pin_to_cpu(usize::from(core))
+        {
+            tracing::warn!(core, %error, "the core could not be pinned to a CPU");
+        }
+        let failed = |source| StartError::Driver { core, source };
+        let outcome = match backend {
+            Backend::IoUring => {
+                UringDriver::new(config).map_err(failed).and_then(|driver| live(plan, driver, &reports, &kit))
+            }
+            Backend::Epoll | Backend::Fake => {
+                EpollDriver::new(config).map_err(failed).and_then(|driver| live(plan, driver, &reports, &kit))
+            }
+        };
+        if let Err(error) = outcome {
+            let _ = reports.send(CoreReport::Failed(error)); // The node is stopping anyway when nobody listens.
+        }
+    };
+    thread.spawn(body).map_err(system("a core thread"))
+}
+
+/// The life of a core.
+fn live<D: Driver>(
+    plan: CorePlan,
+    mut driver: D,
+    reports: &Sender<CoreReport>,
+    kit: &Receiver<CoreKit>,
+) -> Result<(), StartError> {
+    let core = plan.core;
+    if reports.send(CoreReport::Waker(core, driver.waker())).is_err() {
+        return Ok(());
+    }
+    let Ok(kit) = kit.recv() else { return Ok(()) };
+    let now = plan.clock.now();
+    let mut outbox = Outbox::new(core, plan.facts.placement.cores());
+    let mut shard = Shard::new(plan.facts, plan.boot, now);
+    for (item, home) in &kit.restored {
+        shard.restore(now, item, *home, &mut outbox);
+    }
+    let bound = listen(&mut driver, &kit.listeners, plan.listen)?;
+    if reports.send(CoreReport::Listening(bound)).is_err() {
+        return Ok(());
+    }
+    let event_loop = EventLoop {
+        driver,
+        shard,
+        outbox,
+        port: kit.port,
+        wakers: kit.wakers,
+        engine: kit.engine,
+        completions: kit.completions,
+        requests: kit.requests,
+        cores: kit.cores,
+        websocket: kit.listeners.iter().map(|(listener, _)| listener.kind == "websocket").collect(),
+        clock: plan.clock,
+        stopping: plan.stopping,
+        stop_by_ms: None,
+        watched: Vec::new(),
+    };
+    event_loop.run().map_err(|source| StartError::Driver { core, source })
+}
+
+fn listen(
+    driver: &mut impl Driver,
+    listeners: &[(Listener, &'static str)],
+    options: ListenOptions,
+) -> Result<Vec<SocketAddr>, StartError> {
+    let open = |(listener, key): &(Listener, &'static str)| {
+        let address = listener.address;
+        let opened = driver.listen(address, options);
+        opened.map(|(_, bound)| bound).map_err(|source| StartError::Listen { key, address, source })
+    };
+    listeners.iter().map(open).collect()
+}

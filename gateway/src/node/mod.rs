@@ -1,0 +1,357 @@
+//! A node: its cores, its engine and its control thread, from start to stop.
+//!
+//! Start: choose the backend → open the engine → start the cores (each makes its driver) → hand each core its part of the
+//! store and its ends of the mesh → listen → ready. Stop: cores tell their clients and end → the engine commits the rest.
+
+mod core_thread;
+mod store;
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use cluster::partition::Placement;
+use reactor::driver::{Backend, Waker};
+use reactor::mesh::{InboxSender, LaneCapacity, inbox, mesh};
+use reactor::probe::{Choice, ProbeError, choose, probe, raise_nofile_limit};
+
+use crate::admin::AdminRequest;
+use crate::config::Config;
+use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, banner};
+use crate::control::{Cores, SendToCore, http};
+use crate::engine::EngineError;
+use crate::engine::thread::EngineThread;
+use crate::event_loop::{Clock, Stopping};
+use crate::turn::{Facts, home_core};
+
+use core_thread::{CoreKit, CorePlan};
+use store::Store;
+
+/// Why a node did not start or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No backend can be run.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({key}): {source}; stop what uses it, or set {key} to another address")]
+    Listen {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A core's driver could not be made or failed.
+    #[error("core {core} cannot do I/O: {source}; `roadstead check` says what this machine allows")]
+    Driver {
+        /// Which core.
+        core: u16,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The system refused a thread, random numbers, signals or the like.
+    #[error("the system refused {what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
+    move |source| StartError::System { what, source }
+}
+
+/// What a core thread says while it starts, and when it ends.
+enum CoreReport {
+    /// Its driver exists.
+    Waker(u16, Waker),
+    /// It listens; the bound addresses in the order of its plan.
+    Listening(Vec<SocketAddr>),
+    /// It cannot go on.
+    Failed(StartError),
+}
+
+/// Entries of the mesh between two cores: fewer when there are many cores, whose rings multiply.
+fn lane_capacity(cores: u16) -> LaneCapacity {
+    let entries = (8_192 / u32::from(cores)).clamp(128, 2_048).next_power_of_two();
+    LaneCapacity { control: entries, data: entries }
+}
+
+/// Requests of operators and answers of the engine that wait for one core.
+const INBOX_REQUESTS: usize = 1_024;
+const INBOX_COMPLETIONS: usize = 8_192;
+
+/// Runs a node until it is told to stop by SIGINT or SIGTERM.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn run(config: Config) -> Result<(), StartError> {
+    let clock = Clock::start();
+    let cores = u16::try_from(config.core_count()).unwrap_or(u16::MAX);
+    let choice = choose(config.io_preference(), &probe(&config.driver_config()))?;
+    if let Some(remedy) = &choice.remedy {
+        tracing::warn!(reason = %choice.reason, %remedy, "io_uring cannot be used; epoll is used instead");
+    }
+    raise_nofile_limit().map_err(system("more open files"))?;
+    let admin = bind_admin(&config)?;
+    let plan = plan_listeners(&config)?;
+    let placement = Placement::single_node(cores);
+    let store = Store::open(&config, &placement, clock.now().unix_ms)?;
+
+    let (reports, report_receiver) = channel();
+    let stopping = Arc::new(Stopping::default());
+    let mut threads = Vec::new();
+    let mut kits = Vec::new();
+    let facts = facts(&config, &placement)?;
+    for core in 0..cores {
+        let (kit_sender, kit_receiver) = channel();
+        let plan = CorePlan {
+            core,
+            backend: choice.backend,
+            driver: config.driver_config(),
+            pin: config.node.pin_cores,
+            listen: config.listen_options(),
+            boot: store.boot,
+            facts: Facts { core, ..facts.clone() },
+            clock,
+            stopping: Arc::clone(&stopping),
+        };
+        threads.push(core_thread::spawn(plan, reports.clone(), kit_receiver)?);
+        kits.push(kit_sender);
+    }
+    drop(reports);
+    let wakers = collect_wakers(&report_receiver, cores)?;
+    let node = Node { config, clock, choice, stopping, wakers, threads, report_receiver, placement };
+    node.start(store, kits, plan, admin)
+}
+
+/// A node whose cores have drivers.
+struct Node {
+    config: Config,
+    clock: Clock,
+    choice: Choice,
+    stopping: Arc<Stopping>,
+    wakers: Vec<Waker>,
+    threads: Vec<JoinHandle<()>>,
+    report_receiver: Receiver<CoreReport>,
+    placement: Placement,
+}
+
+impl Node {
+    /// Connects the cores with each other, the engine and the control thread, and serves until the stop.
+    fn start(
+        self,
+        store: Store,
+        kits: Vec<Sender<CoreKit>>,
+        mut listeners: Vec<(Listener, &'static str)>,
+        admin: Option<TcpListener>,
+    ) -> Result<(), StartError> {
+        let cores = self.placement.cores();
+        let mut completion_senders = Vec::new();
+        let mut completions = Vec::new();
+        let mut senders = Vec::new();
+        let mut requests = Vec::new();
+        for waker in &self.wakers {
+            let (sender, receiver) = inbox(INBOX_COMPLETIONS, waker.clone());
+            completion_senders.push(sender);
+            completions.push(receiver);
+            let (sender, receiver) = inbox(INBOX_REQUESTS, waker.clone());
+            senders.push(send_to_core(sender));
+            requests.push(receiver);
+        }
+        let placement = self.placement.clone();
+        let home = Box::new(move |client_id: &str| usize::from(home_core(&placement, client_id)));
+        let control = Arc::new(Cores::new(senders, home));
+        let (engine, commands, restored) =
+            store.start(&self.config, cores, completion_senders).map_err(system("the engine thread"))?;
+        let parts = commands.into_iter().zip(completions).zip(requests).zip(restored).zip(mesh(
+            usize::from(cores),
+            lane_capacity(cores),
+        ));
+        for (core, ((((engine, completions), requests), restored), port)) in parts.enumerate() {
+            let kit = CoreKit {
+                port,
+                wakers: self.wakers.clone(),
+                engine,
+                completions,
+                requests,
+                cores: Arc::clone(&control),
+                restored,
+                listeners: listeners.iter().map(|(listener, key)| (listener.clone(), *key)).collect(),
+            };
+            let bound = self.hand_over(&kits[core], kit)?;
+            // The first core turns port 0 into a port; the others join it.
+            for ((listener, _), address) in listeners.iter_mut().zip(bound) {
+                listener.address = address;
+            }
+        }
+        let listeners = listeners.into_iter().map(|(listener, _)| listener).collect();
+        self.serve(engine, control, listeners, admin)
+    }
+
+    /// Gives a core its kit and waits until it listens.
+    fn hand_over(&self, kit_sender: &Sender<CoreKit>, kit: CoreKit) -> Result<Vec<SocketAddr>, StartError> {
+        let gone = || StartError::System { what: "a core thread", source: std::io::ErrorKind::BrokenPipe.into() };
+        kit_sender.send(kit).map_err(|_| gone())?;
+        match self.report_receiver.recv().map_err(|_| gone())? {
+            CoreReport::Listening(addresses) => Ok(addresses),
+            CoreReport::Failed(error) => Err(error),
+            CoreReport::Waker(..) => Err(gone()),
+        }
+    }
+
+    /// The control thread: admin HTTP and signals, until the node stops.
+    fn serve(
+        self,
+        engine: EngineThread,
+        control: Arc<Cores>,
+        listeners: Vec<Listener>,
+        admin: Option<TcpListener>,
+    ) -> Result<(), StartError> {
+        let engine_status = engine.status();
+        let opened = Opened {
+            backend: match self.choice.backend {
+                Backend::IoUring => "io_uring",
+                Backend::Epoll | Backend::Fake => "epoll",
+            },
+            backend_reason: self.choice.reason.clone(),
+            listeners,
+            admin: admin.as_ref().and_then(|listener| listener.local_addr().ok()),
+            engine: Box::new(move || EngineReport::of(&engine_status)),
+        };
+        let started = self.clock.now();
+        let status = Arc::new(NodeStatus::new(&self.config, opened, self.clock.started(), started.unix_ms));
+        status.set_ready(true);
+        let mut stdout = std::io::stdout();
+        let _ = write!(stdout, "{}", banner(&status)).and_then(|()| stdout.flush()); // Nobody may be reading.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let outcome = runtime.map_err(system("the control runtime"))?.block_on(self.control(admin, control, &status));
+        status.set_ready(false);
+        self.stop(engine);
+        outcome
+    }
+
+    async fn control(
+        &self,
+        admin: Option<TcpListener>,
+        cores: Arc<Cores>,
+        status: &Arc<NodeStatus>,
+    ) -> Result<(), StartError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("the handling of SIGTERM"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("the handling of SIGINT"))?;
+        let mut tick = tokio::time::interval(std::time::Duration::from_millis(250));
+        let stopped = async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return Ok(()),
+                    _ = interrupt.recv() => return Ok(()),
+                    _ = tick.tick() => {
+                        if let Ok(CoreReport::Failed(error)) = self.report_receiver.try_recv() {
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+        };
+        let Some(admin) = admin else { return stopped.await };
+        let settings = self.config.admin.clone();
+        let server = http::serve(admin, cores, Arc::clone(status), settings, std::future::pending());
+        tokio::select! {
+            outcome = stopped => outcome,
+            outcome = server => outcome.map_err(system("the admin listener")),
+        }
+    }
+
+    /// Ends the cores, then the engine.
+    fn stop(self, engine: EngineThread) {
+        tracing::info!("stopping");
+        self.stopping.requested.store(true, Ordering::Release);
+        for waker in &self.wakers {
+            waker.wake();
+        }
+        for thread in self.threads {
+            let _ = thread.join(); // A panic has been printed where it happened.
+        }
+        let report = engine.stop();
+        if report.uncommitted > 0 {
+            tracing::error!(commands = report.uncommitted, "stopped before everything was stored; nothing of it was acknowledged");
+        }
+    }
+}
+
+fn facts(config: &Config, placement: &Placement) -> Result<Facts, StartError> {
+    let mut seed = [0u8; 8];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut seed));
+    read.map_err(system("random numbers"))?;
+    Ok(Facts {
+        core: 0,
+        limits: config.to_limits(),
+        placement: placement.clone(),
+        root_depths: config.root_depths(),
+        websocket_path: config.listeners.websocket_path.0.as_str().into(),
+        seed: u64::from_ne_bytes(seed),
+    })
+}
+
+fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = config.admin.address.0 else { return Ok(None) };
+    let listener = TcpListener::bind(address);
+    listener.map(Some).map_err(|source| StartError::Listen { key: "admin.address", address, source })
+}
+
+/// The listeners of each core. A socket that another process listens on is found here: later, with SO_REUSEPORT, the two
+/// would silently share the port.
+fn plan_listeners(config: &Config) -> Result<Vec<(Listener, &'static str)>, StartError> {
+    let tcp = config.listeners.tcp.iter().map(|address| ("tcp", "listeners.tcp", *address));
+    let websocket = config.listeners.websocket.iter().map(|address| ("websocket", "listeners.websocket", *address));
+    let mut plan = Vec::new();
+    for (kind, key, address) in tcp.chain(websocket) {
+        let free = TcpListener::bind(address);
+        match free {
+            Ok(_) => plan.push((Listener { kind, address }, key)),
+            Err(error) if is_missing_ipv6(address, &error) => {
+                tracing::warn!(%address, "this machine has no IPv6; the address is left out");
+            }
+            Err(source) => return Err(StartError::Listen { key, address, source }),
+        }
+    }
+    Ok(plan)
+}
+
+/// True when an IPv6 address cannot be had because the machine has no IPv6 at all (a default listener is on `[::1]`).
+fn is_missing_ipv6(address: SocketAddr, error: &std::io::Error) -> bool {
+    address.is_ipv6()
+        && address.ip().is_loopback()
+        && matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+}
+
+fn collect_wakers(reports: &Receiver<CoreReport>, cores: u16) -> Result<Vec<Waker>, StartError> {
+    let mut wakers: Vec<Option<Waker>> = vec![None; usize::from(cores)];
+    for _ in 0..cores {
+        match reports.recv() {
+            Ok(CoreReport::Waker(core, waker)) => wakers[usize::from(core)] = Some(waker),
+            Ok(CoreReport::Failed(error)) => return Err(error),
+            Ok(CoreReport::Listening(_)) | Err(_) => break,
+        }
+    }
+    wakers.into_iter().collect::<Option<Vec<Waker>>>().ok_or(StartError::System {
+        what: "the core threads",
+        source: std::io::ErrorKind::BrokenPipe.into(),
+    })
+}
+
+fn send_to_core(sender: InboxSender<(u64, AdminRequest)>) -> SendToCore {
+    Box::new(move |id, request| sender.send((id, request)).map_err(|(_, request)| request))
+}
+

@@ -1,0 +1,127 @@
+//! The engine of a node: opened, read back and sorted by core, then handed to its thread.
+
+use cluster::partition::Placement;
+use edge_proto::topic::RootDepths;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use reactor::mesh::InboxSender;
+
+use crate::config::Config;
+use crate::engine::embedded::{Embedded, EmbeddedOptions};
+use crate::engine::thread::{CommandSender, CompletionSink, EngineEvent, EngineThread};
+use crate::engine::{Completion, Durability, Engine, EngineError, Restored};
+use crate::message::SessionId;
+use crate::turn::{home_core, without_share};
+
+/// Bytes of the store's file that are kept in memory.
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
+
+/// An open store and what it holds, by core.
+pub(super) struct Store {
+    engine: Embedded,
+    /// Counts the starts of the store.
+    pub(super) boot: u32,
+    restored: Vec<Vec<(Restored, u16)>>,
+}
+
+impl Store {
+    /// Opens the store and reads all of it.
+    pub(super) fn open(config: &Config, placement: &Placement, unix_ms: u64) -> Result<Self, EngineError> {
+        let options = EmbeddedOptions {
+            mailbox_limits: config.mailbox_limits(),
+            durability: config.durability(),
+            cache_bytes: CACHE_BYTES,
+        };
+        if config.durability() == Durability::Relaxed {
+            tracing::warn!(
+                interval = ?config.engine.sync_interval,
+                "engine.durability is \"relaxed\": a power failure loses what was acknowledged within the interval"
+            );
+        }
+        let mut engine = Embedded::open(&config.engine.path, options, unix_ms)?;
+        let mut sorter = Sorter::new(placement, config.root_depths());
+        engine.restore(&mut |item| sorter.sort(item))?;
+        Ok(Self { boot: engine.boot_count(), engine, restored: sorter.by_core })
+    }
+
+    /// Starts the engine thread; returns its queues and what each core takes over.
+    #[expect(clippy::type_complexity, reason = "three lists, taken apart at once")]
+    pub(super) fn start(
+        self,
+        config: &Config,
+        cores: u16,
+        completions: Vec<InboxSender<Completion>>,
+    ) -> std::io::Result<(EngineThread, Vec<CommandSender>, Vec<Vec<(Restored, u16)>>)> {
+        let sink = ToCores { completions };
+        let (thread, commands) = EngineThread::spawn(self.engine, cores, config.engine_limits(), sink, log_event)?;
+        Ok((thread, commands, self.restored))
+    }
+}
+
+fn log_event(event: EngineEvent<'_>) {
+    match event {
+        EngineEvent::Failing { error } => tracing::error!(%error, "the engine cannot store; nothing is acknowledged meanwhile"),
+        EngineEvent::Recovered { after } => tracing::info!(?after, "the engine stores again"),
+    }
+}
+
+/// Hands completions to the inboxes of the cores.
+struct ToCores {
+    completions: Vec<InboxSender<Completion>>,
+}
+
+impl CompletionSink for ToCores {
+    fn deliver(&mut self, core: u16, completion: Completion) -> Result<(), Completion> {
+        self.completions[usize::from(core)].send(completion)
+    }
+
+    fn wake(&mut self, _core: u16) {
+        // Every send has woken it already, which costs nothing while it is awake.
+    }
+}
+
+/// Finds the cores that an item of the store concerns.
+struct Sorter<'a> {
+    placement: &'a Placement,
+    root_depths: RootDepths,
+    homes: HashMap<SessionId, u16, FixedState>,
+    by_core: Vec<Vec<(Restored, u16)>>,
+}
+
+impl<'a> Sorter<'a> {
+    fn new(placement: &'a Placement, root_depths: RootDepths) -> Self {
+        let by_core = (0..placement.cores()).map(|_| Vec::new()).collect();
+        Self { placement, root_depths, homes: HashMap::default(), by_core }
+    }
+
+    fn sort(&mut self, item: Restored) {
+        match &item {
+            Restored::Session { session, record, .. } => {
+                let home = home_core(self.placement, &record.client_id);
+                self.homes.insert(*session, home);
+                self.by_core[usize::from(home)].push((item, home));
+            }
+            Restored::Subscription { session, filter, .. } => {
+                let Some(home) = self.homes.get(session).copied() else { return };
+                let owners = match self.root_depths.root_of_filter(without_share(filter)) {
+                    Some(root) => {
+                        let core = self.placement.core_of_root(root);
+                        core..core + 1
+                    }
+                    None => 0..self.placement.cores(),
+                };
+                if !owners.contains(&home) {
+                    self.by_core[usize::from(home)].push((item.clone(), home));
+                }
+                for core in owners {
+                    self.by_core[usize::from(core)].push((item.clone(), home));
+                }
+            }
+            Restored::Retained { message } => {
+                let root = self.root_depths.root_of_topic(message.topic());
+                let core = self.placement.core_of_root(root);
+                self.by_core[usize::from(core)].push((item, core));
+            }
+        }
+    }
+}

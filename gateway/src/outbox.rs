@@ -1,0 +1,153 @@
+//! What a turn produced, until the event loop hands it out: bytes per connection, messages per core, commands to the
+//! engine, answers to the admin side. One buffer per connection that was written to, so that each is flushed once.
+
+use std::collections::VecDeque;
+
+use edge_proto::websocket;
+use reactor::driver::{Close, ConnectionId};
+
+use crate::admin::AdminReply;
+use crate::core_message::CoreMessage;
+use crate::engine::Command;
+
+/// Bytes for one connection.
+#[derive(Debug)]
+pub struct Output {
+    /// For whom.
+    pub connection: ConnectionId,
+    /// What to send.
+    pub bytes: Vec<u8>,
+    /// Start of the payload of the WebSocket frame that is being filled; `None` without WebSocket.
+    frame: Option<usize>,
+}
+
+/// An order to the driver about one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Close it after what was written.
+    Close(ConnectionId, Close),
+    /// Stop reading from it.
+    Pause(ConnectionId),
+    /// Read from it again.
+    Resume(ConnectionId),
+    /// Say when everything written to it has been sent.
+    Watch(ConnectionId),
+}
+
+/// The results of a turn.
+#[derive(Debug)]
+pub struct Outbox {
+    core: u16,
+    /// Bytes per connection, in the order of the first write.
+    pub outputs: Vec<Output>,
+    /// Orders, in order; they come after the bytes.
+    pub orders: Vec<Order>,
+    /// Messages to other cores that the mesh has not taken yet, by core: those that may not be lost, and those that may.
+    pub mesh: Vec<[VecDeque<CoreMessage>; 2]>,
+    /// Messages to this core, handled before the turn ends.
+    pub local: VecDeque<CoreMessage>,
+    /// Commands that the engine has not taken yet.
+    pub engine: VecDeque<Command>,
+    /// Answers to admin requests.
+    pub admin: Vec<(u64, AdminReply)>,
+    /// Index + 1 into `outputs` by connection slot, 0 = none.
+    output_of_slot: Vec<u32>,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Outbox {
+    /// Spare buffers kept, and the largest capacity that is kept.
+    const SPARE_MAX: usize = 256;
+    const SPARE_BYTES_MAX: usize = 16 * 1024;
+
+    /// An empty outbox of one core among so many.
+    pub fn new(core: u16, cores: u16) -> Self {
+        Self {
+            core,
+            outputs: Vec::new(),
+            orders: Vec::new(),
+            mesh: (0..cores).map(|_| Default::default()).collect(),
+            local: VecDeque::new(),
+            engine: VecDeque::new(),
+            admin: Vec::new(),
+            output_of_slot: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// Sends a message to a role on a core.
+    pub fn tell(&mut self, core: u16, message: CoreMessage) {
+        if core == self.core {
+            self.local.push_back(message);
+        } else {
+            self.mesh[usize::from(core)][usize::from(message.is_lossy())].push_back(message);
+        }
+    }
+
+    /// Writes to a connection; returns the number of bytes that were written. With WebSocket they become part of a binary
+    /// frame.
+    pub fn write(&mut self, connection: ConnectionId, websocket: bool, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let output = self.output(connection);
+        if websocket && output.frame.is_none() {
+            output.frame = Some(output.bytes.len());
+        }
+        let before = output.bytes.len();
+        write(&mut output.bytes);
+        output.bytes.len() - before
+    }
+
+    /// Writes bytes to a connection outside any WebSocket data frame: the upgrade response, a control frame.
+    pub fn write_raw(&mut self, connection: ConnectionId, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let output = self.output(connection);
+        output.end_frame();
+        let before = output.bytes.len();
+        write(&mut output.bytes);
+        output.bytes.len() - before
+    }
+
+    /// Ends the turn for the bytes: frames are closed, and `outputs` can be drained.
+    pub fn seal(&mut self) {
+        for output in &mut self.outputs {
+            output.end_frame();
+            self.output_of_slot[output.connection.slot as usize] = 0;
+        }
+    }
+
+    /// Takes an emptied buffer back.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < Self::SPARE_MAX && buffer.capacity() <= Self::SPARE_BYTES_MAX {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Messages that wait for another core to take them.
+    pub fn mesh_backlog(&self) -> usize {
+        self.mesh.iter().flatten().map(VecDeque::len).sum()
+    }
+
+    fn output(&mut self, connection: ConnectionId) -> &mut Output {
+        let slot = connection.slot as usize;
+        if self.output_of_slot.len() <= slot {
+            self.output_of_slot.resize(slot + 1, 0);
+        }
+        let known = self.output_of_slot[slot] as usize;
+        if known != 0 && self.outputs[known - 1].connection == connection {
+            return &mut self.outputs[known - 1];
+        }
+        let bytes = self.spare.pop().unwrap_or_default();
+        self.outputs.push(Output { connection, bytes, frame: None });
+        self.output_of_slot[slot] = self.outputs.len() as u32;
+        self.outputs.last_mut().expect("just pushed")
+    }
+}
+
+impl Output {
+    /// Puts the header of the open WebSocket frame before its payload.
+    fn end_frame(&mut self) {
+        let Some(start) = self.frame.take() else { return };
+        let mut header = Vec::with_capacity(10);
+        websocket::write_frame_header(&mut header, websocket::Opcode::Binary, self.bytes.len() - start);
+        self.bytes.splice(start..start, header);
+    }
+}

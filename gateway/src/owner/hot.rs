@@ -1,0 +1,73 @@
+//! Which roots get the most messages: a bounded count (Space-Saving, Metwally et al. 2005), so that a root that is too hot
+//! for its core shows in a metric that names it.
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+/// Roots that are watched at once.
+const WATCHED: usize = 64;
+
+/// One message in so many is counted.
+const SAMPLE: u32 = 16;
+
+/// Roots that are told.
+const TOLD: usize = 10;
+
+/// Estimated message counts of the hottest roots.
+#[derive(Debug, Default)]
+pub struct HotRoots {
+    counts: HashMap<Box<str>, u64, FixedState>,
+    skipped: u32,
+}
+
+impl HotRoots {
+    /// Notes a message for a root.
+    pub fn count(&mut self, root: &str) {
+        self.skipped += 1;
+        if self.skipped < SAMPLE {
+            return;
+        }
+        self.skipped = 0;
+        if let Some(count) = self.counts.get_mut(root) {
+            *count += u64::from(SAMPLE);
+        } else if self.counts.len() < WATCHED {
+            self.counts.insert(root.into(), u64::from(SAMPLE));
+        } else {
+            self.replace_coldest(root);
+        }
+    }
+
+    /// The hottest roots, hottest first.
+    pub fn hottest(&self) -> Vec<(String, u64)> {
+        let mut roots: Vec<(String, u64)> = self.counts.iter().map(|(root, count)| (root.to_string(), *count)).collect();
+        roots.sort_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
+        roots.truncate(TOLD);
+        roots
+    }
+
+    /// A new root takes the place and the count of the coldest one, which bounds the error of each count by the coldest.
+    fn replace_coldest(&mut self, root: &str) {
+        let coldest = self.counts.iter().min_by(|left, right| left.1.cmp(right.1).then_with(|| left.0.cmp(right.0)));
+        let Some((coldest, count)) = coldest.map(|(root, count)| (root.clone(), *count)) else { return };
+        self.counts.remove(&coldest);
+        self.counts.insert(root.into(), count + u64::from(SAMPLE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hot_root_is_found_among_many_cold_ones() {
+        let mut hot = HotRoots::default();
+        for index in 0..100_000 {
+            hot.count(&format!("cold/{}", index % 5_000));
+            if index % 3 == 0 {
+                hot.count("g/hot");
+            }
+        }
+        assert_eq!(hot.hottest()[0].0, "g/hot");
+        assert!(hot.counts.len() <= WATCHED);
+    }
+}

@@ -1,0 +1,230 @@
+//! The owner role: routes every message of the partitions this core owns, orders them, and answers for them.
+//!
+//! A publish is acknowledged when everything it asked for has happened: the engine has committed it for every matching
+//! durable session (with the publisher's QoS 2 packet identifier and the retained message, in one atomic step), and every
+//! edge has taken it into the bounded queues of the matching live sessions.
+
+pub mod hot;
+pub mod retained;
+pub mod subscriptions;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use edge_proto::packet::QoS;
+use edge_proto::reason::ReasonCode;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use crate::core_message::{
+    CoreMessage, Deliver, DeliverHome, Origin, PublishRequest, Recipient, RetainedPage, RetainedScan, SubscribeRequest,
+    Target, UnsubscribeRequest,
+};
+use crate::engine::{Append, Command, Delivery, RetainChange};
+use crate::message::{Message, SessionId};
+use crate::shard::{TokenRole, token};
+use crate::turn::{Turn, without_share};
+
+use hot::HotRoots;
+use retained::Retained;
+use subscriptions::{Match, Subscriptions};
+
+/// State of the owner role on one core.
+#[derive(Debug, Default)]
+pub struct Owner {
+    /// Who gets what.
+    pub subscriptions: Subscriptions,
+    retained: Retained,
+    hot: HotRoots,
+    pending: HashMap<u64, Pending, FixedState>,
+    next_publish: u64,
+    scratch: Vec<Match>,
+}
+
+/// A publish that waits for stores and queues.
+#[derive(Debug)]
+struct Pending {
+    origin: Origin,
+    /// Answers still to come.
+    outstanding: u32,
+    recipients: u32,
+}
+
+impl Owner {
+    /// Routes one message.
+    pub fn publish(&mut self, turn: &mut Turn<'_>, request: PublishRequest) {
+        let PublishRequest { message, origin, received } = request;
+        let root = turn.facts.root_depths.root_of_topic(message.topic());
+        self.hot.count(root);
+        let retain = match self.retain(turn, &message) {
+            Ok(change) => change,
+            Err(reason) => return done(turn, origin, reason, 0),
+        };
+        let mut matches = std::mem::take(&mut self.scratch);
+        self.subscriptions.matches(root, &message, &mut matches);
+        if matches.is_empty() {
+            turn.stats.counters.publishes_unmatched += 1;
+        }
+        let recipients = matches.len() as u32;
+        let mut routes = Routes::default();
+        routes.sort(matches.drain(..));
+        self.scratch = matches;
+        let id = self.next_publish;
+        self.next_publish += 1;
+        let mut outstanding = 0;
+        if !routes.appends.is_empty() || received.is_some() || retain != RetainChange::None {
+            let store = Command::Publish {
+                token: token(TokenRole::Owner, id),
+                message: message.clone(),
+                appends: routes.appends,
+                received,
+                retain,
+            };
+            turn.outbox.engine.push_back(store);
+            outstanding += 1;
+        }
+        let waits = origin != Origin::Nobody;
+        for (core, recipients) in routes.live {
+            outstanding += u32::from(waits);
+            let answer = waits.then_some((turn.facts.core, id));
+            let is_lossy = !waits && recipients.iter().all(|recipient| recipient.delivery.qos == QoS::AtMostOnce);
+            let deliver = Deliver { message: message.clone(), recipients, answer, is_lossy };
+            turn.outbox.tell(core, CoreMessage::Deliver(Box::new(deliver)));
+        }
+        for (core, recipients) in routes.homes {
+            let deliver = DeliverHome { message: message.clone(), recipients };
+            turn.outbox.tell(core, CoreMessage::DeliverHome(Box::new(deliver)));
+        }
+        if outstanding > 0 {
+            self.pending.insert(id, Pending { origin, outstanding, recipients });
+        } else {
+            finish(turn, origin, recipients);
+        }
+    }
+
+    /// One of the answers to a publish has come: from the engine or from an edge.
+    pub fn answered(&mut self, turn: &mut Turn<'_>, publish: u64) {
+        let Some(pending) = self.pending.get_mut(&publish) else { return };
+        pending.outstanding -= 1;
+        if pending.outstanding == 0 {
+            let (origin, recipients) = (pending.origin, pending.recipients);
+            self.pending.remove(&publish);
+            finish(turn, origin, recipients);
+        }
+    }
+
+    /// Makes or replaces a subscription.
+    pub fn subscribe(&mut self, turn: &mut Turn<'_>, request: SubscribeRequest) {
+        let root = turn.facts.root_depths.root_of_filter(without_share(&request.filter));
+        let existed = self.subscriptions.subscribe(root, &request.filter, request.subscriber, request.connected);
+        if let Some(reply) = request.reply {
+            turn.outbox.tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
+        }
+    }
+
+    /// Removes a subscription.
+    pub fn unsubscribe(&mut self, turn: &mut Turn<'_>, request: &UnsubscribeRequest) {
+        let root = turn.facts.root_depths.root_of_filter(without_share(&request.filter));
+        let existed = self.subscriptions.unsubscribe(root, &request.filter, request.session);
+        if let Some(reply) = request.reply {
+            turn.outbox.tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
+        }
+    }
+
+    /// Notes that a durable member of a shared subscription came or went.
+    pub fn set_connected(&mut self, turn: &Turn<'_>, filter: &str, session: SessionId, connected: bool) {
+        let root = turn.facts.root_depths.root_of_filter(without_share(filter));
+        self.subscriptions.set_connected(root, filter, session, connected);
+    }
+
+    /// Reads a page of retained messages.
+    pub fn scan_retained(&self, turn: &mut Turn<'_>, scan: &RetainedScan) {
+        let (messages, next) = self.retained.page(&scan.filter, &scan.after, scan.limit, turn.now.unix_ms);
+        let page = RetainedPage { reply: scan.reply, messages, next };
+        turn.outbox.tell(scan.reply.core, CoreMessage::RetainedPage(Box::new(page)));
+    }
+
+    /// Takes over a retained message from the store.
+    pub fn restore_retained(&mut self, message: Arc<Message>) {
+        self.retained.set(message);
+    }
+
+    /// The retained messages, for metrics and the admin side.
+    pub fn retained(&self) -> &Retained {
+        &self.retained
+    }
+
+    /// Clears the retained messages that a filter matches; the store follows. Returns how many.
+    pub fn clear_retained(&mut self, turn: &mut Turn<'_>, filter: &str) -> u64 {
+        let cleared = self.retained.clear_matching(filter);
+        for message in &cleared {
+            let clear = Command::Publish {
+                token: token(TokenRole::Nobody, 0),
+                message: message.clone(),
+                appends: Vec::new(),
+                received: None,
+                retain: RetainChange::Clear,
+            };
+            turn.outbox.engine.push_back(clear);
+        }
+        cleared.len() as u64
+    }
+
+    /// The roots with the most messages.
+    pub fn hottest_roots(&self) -> Vec<(String, u64)> {
+        self.hot.hottest()
+    }
+
+    /// Changes the retained message of a topic if the message says so, within the bounds.
+    fn retain(&mut self, turn: &mut Turn<'_>, message: &Arc<Message>) -> Result<RetainChange, ReasonCode> {
+        if !message.retain {
+            return Ok(RetainChange::None);
+        }
+        if message.payload().is_empty() {
+            let existed = self.retained.remove(message.topic());
+            return Ok(if existed { RetainChange::Clear } else { RetainChange::None });
+        }
+        if !self.retained.has_room(message, &turn.facts.limits) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        self.retained.set(message.clone());
+        Ok(RetainChange::Set)
+    }
+}
+
+/// The recipients of a message, sorted by where they are.
+#[derive(Default)]
+struct Routes {
+    appends: Vec<Append>,
+    live: BTreeMap<u16, Vec<Recipient>>,
+    homes: BTreeMap<u16, Vec<(SessionId, Delivery)>>,
+}
+
+impl Routes {
+    fn sort(&mut self, matches: impl Iterator<Item = Match>) {
+        for Match { session, target, delivery, .. } in matches {
+            match target {
+                Target::Live { core, connection } => {
+                    self.live.entry(core).or_default().push(Recipient { connection, delivery });
+                }
+                Target::Home { core } if delivery.qos == QoS::AtMostOnce => {
+                    self.homes.entry(core).or_default().push((session, delivery));
+                }
+                Target::Home { core } => self.appends.push(Append { session, home: core, delivery }),
+            }
+        }
+    }
+}
+
+fn finish(turn: &mut Turn<'_>, origin: Origin, recipients: u32) {
+    let reason = if recipients == 0 { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
+    done(turn, origin, reason, recipients);
+}
+
+fn done(turn: &mut Turn<'_>, origin: Origin, reason: ReasonCode, recipients: u32) {
+    let core = match origin {
+        Origin::Nobody => return,
+        Origin::Client { core, .. } | Origin::Admin { core, .. } => core,
+    };
+    turn.outbox.tell(core, CoreMessage::PublishDone { origin, reason, recipients });
+}

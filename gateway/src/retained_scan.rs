@@ -1,0 +1,62 @@
+//! Retained messages for a new subscription, page by page and owner by owner, so that a filter that matches a million of
+//! them never holds more than a page in memory.
+
+use std::ops::Range;
+
+use crate::core_message::{CoreMessage, ReplyTo, RetainedScan};
+use crate::engine::{Delivery, SubscriptionRecord};
+use crate::message::Message;
+use crate::turn::Turn;
+
+/// Messages of one page.
+const PAGE: u16 = 32;
+
+/// A scan that goes on; `T` says for whom.
+#[derive(Debug)]
+pub struct Scan<T> {
+    /// For whom.
+    pub target: T,
+    /// The subscription.
+    pub record: SubscriptionRecord,
+    filter: Box<str>,
+    /// Owners still to ask, the current one first.
+    owners: Range<u16>,
+    after: Box<str>,
+}
+
+impl<T> Scan<T> {
+    /// A scan of these owners, from the start. There is at least one owner.
+    pub fn new(target: T, filter: Box<str>, record: SubscriptionRecord, owners: Range<u16>) -> Self {
+        Self { target, record, filter, owners, after: Box::default() }
+    }
+
+    /// Asks for the next page.
+    pub fn ask(&self, turn: &mut Turn<'_>, reply: ReplyTo) {
+        let scan = RetainedScan { filter: self.filter.clone(), after: self.after.clone(), limit: PAGE, reply };
+        turn.outbox.tell(self.owners.start, CoreMessage::RetainedScan(Box::new(scan)));
+    }
+
+    /// Notes where the page that came ended. True when there may be another one.
+    pub fn advance(&mut self, next: Option<Box<str>>) -> bool {
+        match next {
+            Some(after) => {
+                self.after = after;
+                true
+            }
+            None => {
+                self.owners.start += 1;
+                self.after = Box::default();
+                !self.owners.is_empty()
+            }
+        }
+    }
+}
+
+/// How a new subscription gets a retained message: always with the RETAIN flag (MQTT-3.3.1-8).
+pub fn delivery(message: &Message, record: SubscriptionRecord) -> Delivery {
+    Delivery {
+        qos: message.qos.min(record.options.maximum_qos),
+        retain: true,
+        subscription_ids: if record.subscription_id == 0 { Box::default() } else { Box::new([record.subscription_id]) },
+    }
+}

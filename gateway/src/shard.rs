@@ -1,0 +1,350 @@
+//! One core's whole state, and the one way in: [`Shard::handle`]. Pure: no clock, no socket, no thread.
+//!
+//! Each event is handled to its end, and so is every message it causes on this core, before `handle` returns. What leaves
+//! the core is in the [`Outbox`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use reactor::driver::ConnectionId;
+use reactor::wheel::Wheel;
+
+use crate::admin::AdminRequest;
+use crate::core_message::{CoreMessage, Origin, SubscribeRequest, Subscriber, Target};
+use crate::edge::Edge;
+use crate::engine::{Completion, Restored, Token};
+use crate::home::Home;
+use crate::message::Message;
+use crate::metrics::{CoreSnapshot, DropReason};
+use crate::outbox::Outbox;
+use crate::owner::Owner;
+use crate::turn::{Facts, Now, SessionIds, Stats, Timer, Turn};
+
+/// What happens to a core.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A listener accepted a connection.
+    Accepted {
+        /// The connection.
+        connection: ConnectionId,
+        /// True for a WebSocket listener.
+        websocket: bool,
+        /// Who it is.
+        peer: SocketAddr,
+    },
+    /// Bytes arrived. They are changed in place (WebSocket masks).
+    Received {
+        /// From whom.
+        connection: ConnectionId,
+        /// The bytes.
+        bytes: &'a mut [u8],
+    },
+    /// Everything written to a watched connection was sent.
+    Drained(ConnectionId),
+    /// The peer closed its side.
+    PeerClosed(ConnectionId),
+    /// The connection is gone.
+    Closed(ConnectionId),
+    /// A message from another core.
+    Core(CoreMessage),
+    /// An answer of the engine.
+    Engine(Completion),
+    /// A question of an operator, to be answered under this number.
+    Admin(u64, AdminRequest),
+    /// Time has passed; due timers fire. Also tells whether another core or the engine takes no more.
+    Tick {
+        /// See [`Turn::congested`].
+        congested: bool,
+    },
+    /// The node stops: clients are told.
+    Stop,
+}
+
+/// Which role an engine token belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TokenRole {
+    /// Nobody waits.
+    Nobody = 0,
+    /// The owner role.
+    Owner = 1,
+    /// The home role.
+    Home = 2,
+}
+
+/// The engine token of a role's request: role (8 bits), number (56 bits).
+pub fn token(role: TokenRole, number: u64) -> Token {
+    debug_assert!(number < 1 << 56);
+    Token((role as u64) << 56 | number)
+}
+
+fn role_of(token: Token) -> (TokenRole, u64) {
+    let role = match token.0 >> 56 {
+        1 => TokenRole::Owner,
+        2 => TokenRole::Home,
+        _ => TokenRole::Nobody,
+    };
+    (role, token.0 & ((1 << 56) - 1))
+}
+
+/// One core: edge, owner and home.
+#[derive(Debug)]
+pub struct Shard {
+    pub(crate) edge: Edge,
+    pub(crate) owner: Owner,
+    pub(crate) home: Home,
+    pub(crate) facts: Facts,
+    pub(crate) stats: Stats,
+    timers: Wheel<Timer>,
+    ids: SessionIds,
+    congested: bool,
+}
+
+impl Shard {
+    /// Timers handled in one tick; the rest fires in the next.
+    const TIMERS_PER_TICK: usize = 1024;
+
+    /// A core without connections and sessions. `boot` counts the starts of the store.
+    pub fn new(facts: Facts, boot: u32, now: Now) -> Self {
+        Self {
+            edge: Edge::default(),
+            owner: Owner::default(),
+            home: Home::default(),
+            ids: SessionIds::new(boot, facts.core),
+            facts,
+            stats: Stats::default(),
+            timers: Wheel::new(now.mono_ms),
+            congested: false,
+        }
+    }
+
+    /// Handles one event and everything that it causes on this core.
+    pub fn handle(&mut self, now: Now, event: Event<'_>, outbox: &mut Outbox) {
+        if let Event::Tick { congested } = event {
+            self.congested = congested;
+        }
+        let mut turn = Turn {
+            now,
+            outbox,
+            facts: &self.facts,
+            stats: &mut self.stats,
+            timers: &mut self.timers,
+            ids: &mut self.ids,
+            congested: self.congested,
+        };
+        match event {
+            Event::Accepted { connection, websocket, peer } => {
+                self.edge.accepted(&mut turn, connection, websocket, peer);
+            }
+            Event::Received { connection, bytes } => self.edge.received(&mut turn, connection, bytes),
+            Event::Drained(connection) => self.edge.drained(&mut turn, connection),
+            Event::PeerClosed(connection) => self.edge.peer_closed(&mut turn, connection),
+            Event::Closed(connection) => self.edge.closed(&mut turn, connection),
+            Event::Core(message) => turn.outbox.local.push_back(message),
+            Event::Engine(completion) => completed(&mut self.owner, &mut self.home, &mut turn, completion),
+            Event::Admin(id, request) => return self.answer(now, outbox, id, request),
+            Event::Tick { .. } => {
+                fire(&mut self.edge, &mut self.home, &mut turn);
+                self.edge.resume_stalled(&mut turn);
+            }
+            Event::Stop => self.edge.shut_down(&mut turn),
+        }
+        self.settle(now, outbox);
+    }
+
+    /// Handles the messages of this core's roles to each other until there are none.
+    fn settle(&mut self, now: Now, outbox: &mut Outbox) {
+        while let Some(message) = outbox.local.pop_front() {
+            let mut turn = Turn {
+                now,
+                outbox,
+                facts: &self.facts,
+                stats: &mut self.stats,
+                timers: &mut self.timers,
+                ids: &mut self.ids,
+                congested: self.congested,
+            };
+            dispatch(&mut self.edge, &mut self.owner, &mut self.home, &mut turn, message);
+        }
+    }
+
+    /// Answers an operator; an order that must travel is answered when it has.
+    fn answer(&mut self, now: Now, outbox: &mut Outbox, id: u64, request: AdminRequest) {
+        let mut turn = Turn {
+            now,
+            outbox,
+            facts: &self.facts,
+            stats: &mut self.stats,
+            timers: &mut self.timers,
+            ids: &mut self.ids,
+            congested: self.congested,
+        };
+        let reply = crate::admin::answer(&mut self.edge, &mut self.owner, &mut self.home, &mut turn, id, request);
+        if let Some(reply) = reply {
+            outbox.admin.push((id, reply));
+        }
+        self.settle(now, outbox);
+    }
+
+    /// Takes over one item of the store, before the first event. `home` is the home core of its session (any core for a
+    /// retained message). An item that does not concern this core is ignored.
+    pub fn restore(&mut self, now: Now, item: &Restored, home: u16, outbox: &mut Outbox) {
+        let mut turn = Turn {
+            now,
+            outbox,
+            facts: &self.facts,
+            stats: &mut self.stats,
+            timers: &mut self.timers,
+            ids: &mut self.ids,
+            congested: false,
+        };
+        match item {
+            Restored::Session { session, record, mailbox, received } => {
+                if home == turn.facts.core {
+                    self.home.restore_session(&mut turn, *session, record.clone(), *mailbox, received.clone());
+                }
+            }
+            Restored::Subscription { session, filter, record } => {
+                self.home.restore_subscription(*session, filter);
+                if turn.facts.owners_of_filter(filter).contains(&turn.facts.core) {
+                    let subscriber = Subscriber {
+                        session: *session,
+                        target: Target::Home { core: home },
+                        options: record.options,
+                        subscription_id: record.subscription_id,
+                    };
+                    let request = SubscribeRequest { filter: filter.clone(), subscriber, connected: false, reply: None };
+                    self.owner.subscribe(&mut turn, request);
+                }
+            }
+            Restored::Retained { message } => {
+                if turn.facts.owner_of_topic(message.topic()) == turn.facts.core {
+                    self.owner.restore_retained(message.clone());
+                }
+            }
+        }
+    }
+
+    /// When the next timer is due, in milliseconds of the monotonic clock.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.timers.next_deadline()
+    }
+
+    /// A consistent copy of all counters; the driver's are added by the event loop.
+    pub fn snapshot(&self) -> CoreSnapshot {
+        snapshot(&self.edge, &self.owner, &self.home, &self.stats)
+    }
+
+    /// The facts of this core.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Notes that a message to another core was dropped because that core takes no more.
+    pub fn dropped_in_mesh(&mut self, message: &CoreMessage) {
+        self.stats.refuse(DropReason::MeshFull, message.deliveries());
+    }
+}
+
+/// Counters and gauges of a core.
+pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -> CoreSnapshot {
+    let (connections, sessions_connected) = edge.counts();
+    CoreSnapshot {
+        counters: stats.counters.clone(),
+        dropped: stats.dropped,
+        deliveries_queued: stats.queued,
+        queued_bytes: stats.queued_bytes,
+        pending_bytes: stats.pending_bytes,
+        connections,
+        sessions_connected,
+        sessions: home.directory().len() as u64,
+        sessions_offline: home.directory().offline(),
+        subscriptions: owner.subscriptions.count(),
+        retained_messages: owner.retained().len() as u64,
+        retained_bytes: owner.retained().bytes() as u64,
+        hottest_roots: owner.hottest_roots(),
+        driver: reactor::driver::DriverCounters::default(),
+    }
+}
+
+/// Hands an answer of the engine to the role that waits for it.
+fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion: Completion) {
+    let token = match &completion {
+        Completion::Done { token }
+        | Completion::Published { token, .. }
+        | Completion::MailboxPage { token, .. }
+        | Completion::SessionDeleted { token, .. } => *token,
+        Completion::Appended { .. } | Completion::Rejected { .. } => return home.appended(turn, completion),
+    };
+    match role_of(token) {
+        (TokenRole::Nobody, _) => {}
+        (TokenRole::Owner, publish) => owner.answered(turn, publish),
+        (TokenRole::Home, request) => home.completed(turn, request, completion),
+    }
+}
+
+/// Fires the timers that are due.
+fn fire(edge: &mut Edge, home: &mut Home, turn: &mut Turn<'_>) {
+    let mut due = Vec::new();
+    turn.timers.expire(turn.now.mono_ms, Shard::TIMERS_PER_TICK, |timer| due.push(timer));
+    for timer in due {
+        match timer {
+            Timer::Connect(connection) => edge.connect_timeout(turn, connection),
+            Timer::KeepAlive(connection) => edge.keep_alive(turn, connection),
+            Timer::Session(key) => home.timer(turn, key),
+        }
+    }
+}
+
+/// Hands a message to the role it is for.
+fn dispatch(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, message: CoreMessage) {
+    match message {
+        CoreMessage::Publish(request) => owner.publish(turn, *request),
+        CoreMessage::PublishDone { origin: Origin::Admin { request, .. }, reason, recipients } => {
+            turn.outbox.admin.push((request, crate::admin::published(reason, recipients)));
+        }
+        CoreMessage::PublishDone { origin, reason, .. } => edge.publish_done(turn, origin, reason),
+        CoreMessage::Deliver(deliver) => edge.deliver(turn, *deliver),
+        CoreMessage::DeliverDone { publish } => owner.answered(turn, publish),
+        CoreMessage::DeliverHome(deliver) => home.deliver_live(turn, *deliver),
+        CoreMessage::Subscribe(request) => owner.subscribe(turn, *request),
+        CoreMessage::Unsubscribe(request) => owner.unsubscribe(turn, &request),
+        CoreMessage::SubscriptionDone { reply, existed } if reply.home => {
+            home.operation_step(turn, reply.request, Some(existed));
+        }
+        CoreMessage::SubscriptionDone { reply, existed } => edge.subscription_done(turn, reply, existed),
+        CoreMessage::SharedPresence { filter, session, connected } => {
+            owner.set_connected(turn, &filter, session, connected);
+        }
+        CoreMessage::RetainedScan(scan) => owner.scan_retained(turn, &scan),
+        CoreMessage::RetainedPage(page) if page.reply.home => home.retained_page(turn, *page),
+        CoreMessage::RetainedPage(page) => edge.retained_page(turn, *page),
+        CoreMessage::Attach(attach) => home.attach(turn, *attach),
+        CoreMessage::Attached(attached) => edge.attached(turn, *attached),
+        CoreMessage::Evict { connection, reason } => edge.evict(turn, connection, reason),
+        CoreMessage::Detach(detach) => home.detach(turn, *detach),
+        CoreMessage::HomeSubscribe(request) => home.subscribe(turn, *request),
+        CoreMessage::HomeUnsubscribe { home: session, reply, filter } => home.unsubscribe(turn, session, reply, filter),
+        CoreMessage::MailboxPush(push) => edge.mailbox_push(turn, *push),
+        CoreMessage::MailboxAck { home: session, sequence, bytes, outcome } => {
+            home.mailbox_ack(turn, session, sequence, bytes, outcome);
+        }
+        CoreMessage::MailboxPubRec { home: session, sequence } => home.mailbox_pubrec(turn, session, sequence),
+        CoreMessage::PubRecRecorded { connection, sequence } => edge.pubrec_recorded(turn, connection, sequence),
+        CoreMessage::Release { home: session, packet_id } => home.release(turn, session, packet_id),
+        CoreMessage::Released { connection, packet_id } => edge.released(turn, connection, packet_id),
+    }
+}
+
+/// A message that the node makes itself.
+pub(crate) fn internal_message(topic: &str, payload: &[u8], qos: edge_proto::packet::QoS, retain: bool) -> Arc<Message> {
+    Arc::new(Message::new(crate::message::MessageParts {
+        topic,
+        properties: &[],
+        payload,
+        qos,
+        retain,
+        expires_at_unix_ms: u64::MAX,
+        publisher: crate::message::SessionId(0),
+    }))
+}

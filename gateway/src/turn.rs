@@ -1,0 +1,182 @@
+//! What every role has at hand during a turn.
+
+use std::sync::Arc;
+
+use cluster::partition::Placement;
+use edge_proto::topic::RootDepths;
+use reactor::driver::ConnectionId;
+use reactor::slab::Key;
+use reactor::wheel::Wheel;
+
+use crate::core_message::{CoreMessage, Origin, PublishRequest};
+use crate::limits::Limits;
+use crate::message::{Message, SessionId};
+use crate::metrics::{Counters, DropReason};
+use crate::outbox::Outbox;
+
+/// The time of a turn, read once by the event loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since the start of the node, never going back.
+    pub mono_ms: u64,
+    /// Milliseconds of Unix time.
+    pub unix_ms: u64,
+}
+
+/// What a timer of the wheel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// The connection must have sent CONNECT.
+    Connect(ConnectionId),
+    /// Time to look whether the client was silent for too long.
+    KeepAlive(ConnectionId),
+    /// The session at this home expires, or its will is due.
+    Session(Key),
+}
+
+/// Facts that never change while the node runs; all but `core` are equal on all cores.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// This core.
+    pub core: u16,
+    /// Bounds.
+    pub limits: Limits,
+    /// Owners.
+    pub placement: Placement,
+    /// How deep a root is.
+    pub root_depths: RootDepths,
+    /// The path of the WebSocket listeners.
+    pub websocket_path: Box<str>,
+    /// A random number of this run: makes assigned client identifiers unguessable.
+    pub seed: u64,
+}
+
+impl Facts {
+    /// The core that owns the root of this topic.
+    pub fn owner_of_topic(&self, topic: &str) -> u16 {
+        self.placement.core_of_root(self.root_depths.root_of_topic(topic))
+    }
+
+    /// The home core of a client identifier: the owner of root `u/{user}`.
+    pub fn home_of(&self, client_id: &str) -> u16 {
+        home_core(&self.placement, client_id)
+    }
+
+    /// The cores that must know a filter: the owner of its root, or all of them for a broad one.
+    pub fn owners_of_filter(&self, filter: &str) -> std::ops::Range<u16> {
+        match self.root_depths.root_of_filter(without_share(filter)) {
+            Some(root) => {
+                let core = self.placement.core_of_root(root);
+                core..core + 1
+            }
+            None => 0..self.placement.cores(),
+        }
+    }
+}
+
+/// The home core of a client identifier.
+pub fn home_core(placement: &Placement, client_id: &str) -> u16 {
+    placement.core_of_root(&format!("u/{client_id}"))
+}
+
+/// The topic filter inside a shared subscription, or the filter itself.
+pub fn without_share(filter: &str) -> &str {
+    let Some(shared) = filter.strip_prefix("$share/") else { return filter };
+    shared.split_once('/').map_or(filter, |(_, inner)| inner)
+}
+
+/// Counters and gauges of a core.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Monotone counters.
+    pub counters: Counters,
+    /// Dropped deliveries by reason.
+    pub dropped: [u64; DropReason::ALL.len()],
+    /// Deliveries accepted and not ended.
+    pub queued: u64,
+    /// Bytes of messages queued at the edges of this core.
+    pub queued_bytes: u64,
+    /// Bytes of publishes that wait for their acknowledgement.
+    pub pending_bytes: u64,
+    /// Bytes of incomplete packets.
+    pub partial_bytes: u64,
+}
+
+impl Stats {
+    /// A delivery becomes this core's responsibility.
+    pub fn accept(&mut self) {
+        self.counters.deliveries_accepted += 1;
+        self.queued += 1;
+    }
+
+    /// An accepted delivery reached its client.
+    pub fn deliver(&mut self) {
+        self.counters.deliveries_delivered += 1;
+        self.queued -= 1;
+    }
+
+    /// An accepted delivery expired.
+    pub fn expire(&mut self) {
+        self.counters.deliveries_expired += 1;
+        self.queued -= 1;
+    }
+
+    /// An accepted delivery is given up.
+    pub fn drop_accepted(&mut self, reason: DropReason, count: u64) {
+        self.dropped[reason as usize] += count;
+        self.queued -= count;
+    }
+
+    /// Deliveries are refused on arrival.
+    pub fn refuse(&mut self, reason: DropReason, count: u64) {
+        self.counters.deliveries_accepted += count;
+        self.dropped[reason as usize] += count;
+    }
+}
+
+/// Everything a handler may use besides its own role's state.
+pub struct Turn<'a> {
+    /// The time.
+    pub now: Now,
+    /// Where results go.
+    pub outbox: &'a mut Outbox,
+    /// What never changes.
+    pub facts: &'a Facts,
+    /// Counters.
+    pub stats: &'a mut Stats,
+    /// The wheel of this core.
+    pub timers: &'a mut Wheel<Timer>,
+    /// Makes session ids.
+    pub ids: &'a mut SessionIds,
+    /// True exactly when another core or the engine takes no more: publishers of QoS ≥ 1 are not read.
+    pub congested: bool,
+}
+
+impl Turn<'_> {
+    /// Routes a message of the node itself: a will, or what an operator publishes.
+    pub fn publish(&mut self, message: Arc<Message>, origin: Origin) {
+        self.stats.counters.publishes_internal += 1;
+        let owner = self.facts.owner_of_topic(message.topic());
+        let request = PublishRequest { message, origin, received: None };
+        self.outbox.tell(owner, CoreMessage::Publish(Box::new(request)));
+    }
+}
+
+/// Makes the ids of new sessions: boot count (24 bits), core (8 bits), counter (32 bits).
+#[derive(Debug)]
+pub struct SessionIds {
+    next: u64,
+}
+
+impl SessionIds {
+    /// Ids of one core in one run of the node.
+    pub fn new(boot: u32, core: u16) -> Self {
+        Self { next: (u64::from(boot) & 0xFF_FFFF) << 40 | (u64::from(core) & 0xFF) << 32 }
+    }
+
+    /// A new id, never given before.
+    pub fn next(&mut self) -> SessionId {
+        self.next += 1;
+        SessionId(self.next)
+    }
+}
