@@ -286,3 +286,39 @@ fn client_only(out: &mut String, version: Version) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The statuses need a run (`--check`); what is listed does not.
+    #[test]
+    fn the_page_in_docs_lists_the_current_statements_and_cases() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CONFORMANCE.md");
+        let checked_in = std::fs::read_to_string(path).expect("docs/CONFORMANCE.md is readable");
+        for version in VERSIONS {
+            let (_, section) = checked_in
+                .split_once(&format!("## MQTT {}\n", version.name()))
+                .expect("a section for the version");
+            let found: Vec<&str> = section
+                .lines()
+                .skip(3)
+                .take_while(|line| line.starts_with("| MQTT-"))
+                .collect();
+            assert_eq!(
+                found.len(),
+                in_table(version).count(),
+                "rows of MQTT {}",
+                version.name()
+            );
+            for (line, row) in found.iter().zip(in_table(version)) {
+                let cases = shown_by(version, row.id).join("<br>");
+                let start = format!("| MQTT-{} | {} | {cases} |", row.id, row.demands);
+                assert!(
+                    line.starts_with(&start),
+                    "write the page again with --report: {line}"
+                );
+            }
+        }
+    }
+}

@@ -69,7 +69,12 @@ impl WebSocket {
 
     /// Sends one data frame.
     pub(crate) fn send_frame(&mut self, opcode: u8, payload: &[u8]) -> Result<()> {
-        let mut out = vec![0x80 | opcode];
+        self.send_part(0x80 | opcode, payload)
+    }
+
+    /// Sends one frame with this first byte: opcode, and 0x80 if it is the last of its message.
+    pub(crate) fn send_part(&mut self, first: u8, payload: &[u8]) -> Result<()> {
+        let mut out = vec![first];
         match payload.len() {
             length @ 0..=125 => out.push(0x80 | u8::try_from(length).map_err(Error::other)?),
             length => {

@@ -172,14 +172,26 @@ fn properties_of_other_packets_close(t: &Test) -> Outcome {
             &format!("after a {what} where it does not belong"),
         )?;
     }
-    t.client("c")
-        .props(reason)
-        .send()?
-        .refused_as_malformed("with a Reason String")?;
-    t.client("c")
-        .props(Props::new().u16(prop::TOPIC_ALIAS, 1))
-        .send()?
-        .refused_as_malformed("with a Topic Alias")
+    for (what, dial) in [
+        ("a Reason String", t.client("c").props(reason)),
+        (
+            "a Topic Alias",
+            t.client("c").props(Props::new().u16(prop::TOPIC_ALIAS, 1)),
+        ),
+        (
+            "a Will Delay Interval outside the will",
+            t.client("c").props(Props::new().u32(prop::WILL_DELAY, 1)),
+        ),
+        (
+            "a Topic Alias in the will",
+            t.client("c")
+                .will(&topic, "x", 0)
+                .will_props(Props::new().u16(prop::TOPIC_ALIAS, 1)),
+        ),
+    ] {
+        dial.send()?.refused_as_malformed(&format!("with {what}"))?;
+    }
+    Ok(())
 }
 
 fn repeated_properties_of_publish_close(t: &Test) -> Outcome {
@@ -298,14 +310,19 @@ fn forbidden_property_values_close(t: &Test) -> Outcome {
             .send()?
             .refused_as_malformed(&format!("with {what}"))?;
     }
-    let mut client = t.connect("s")?;
-    client.send(subscribe(
-        t.version,
-        1,
-        &[(&t.topic("a"), 0)],
-        &Props::new().var(prop::SUBSCRIPTION_ID, 0),
-    ));
-    client.closed_with(&[0x81, 0x82], "after Subscription Identifier 0")
+    let id = prop::SUBSCRIPTION_ID;
+    for (what, props) in [
+        ("Subscription Identifier 0", Props::new().var(id, 0)),
+        (
+            "two Subscription Identifiers",
+            Props::new().var(id, 1).var(id, 2),
+        ),
+    ] {
+        let mut client = t.connect("s")?;
+        client.send(subscribe(t.version, 1, &[(&t.topic("a"), 0)], &props));
+        client.closed_with(&[0x81, 0x82], &format!("after {what} in SUBSCRIBE"))?;
+    }
+    Ok(())
 }
 
 fn unlisted_reason_codes_close(t: &Test) -> Outcome {

@@ -71,7 +71,19 @@ fn wildcards_in_a_topic_name_close(t: &Test) -> Outcome {
 fn an_empty_topic_name_closes(t: &Test) -> Outcome {
     let mut client = t.connect("c")?;
     client.send_publish(&Publish::new("", "x"));
-    client.closed_with(&[0x81, 0x82, 0x90], "after an empty topic name")
+    client.closed_with(&[0x81, 0x82, 0x90], "after an empty topic name")?;
+    let code = t
+        .client("w")
+        .will("", "x", 0)
+        .send()?
+        .refused("with an empty will topic")?;
+    let fits = if t.v5() {
+        matches!(code, None | Some(0x81 | 0x82 | 0x90))
+    } else {
+        code.is_none()
+    };
+    ensure!(fits, "CONNACK {code:02x?} for an empty will topic");
+    Ok(())
 }
 
 fn a_delivered_topic_matches_the_filter(t: &Test) -> Outcome {

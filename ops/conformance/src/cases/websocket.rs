@@ -2,7 +2,7 @@
 
 use super::cases;
 use crate::dial::accepted;
-use crate::websocket::TEXT;
+use crate::websocket::{BINARY, TEXT};
 use crate::wire::{Props, Publish, first, frame, subscribe};
 use crate::{Outcome, Test, ensure};
 
@@ -11,6 +11,7 @@ cases! {
     a_text_frame_closes: "6.0.0-1", "6.0.0-1";
     the_server_sends_binary_frames: "6.0.0-1", "6.0.0-1";
     packets_need_not_match_frames: "6.0.0-2", "6.0.0-2";
+    a_fragmented_message_is_put_together: "6.0.0-2", "6.0.0-2";
 }
 
 fn the_server_selects_mqtt(t: &Test) -> Outcome {
@@ -80,4 +81,17 @@ fn packets_need_not_match_frames(t: &Test) -> Outcome {
         "another message"
     );
     client.silent("after both messages")
+}
+
+/// A WebSocket message in several frames (RFC 6455 §5.4): one with opcode binary, then continuations.
+fn a_fragmented_message_is_put_together(t: &Test) -> Outcome {
+    let mut client = t.websocket("mqtt")?;
+    let connect = t.client("c").connect.encode();
+    let (start, rest) = connect.split_at(3);
+    let (middle, end) = rest.split_at(rest.len() / 2);
+    for (first, part) in [(BINARY, start), (0, middle), (0x80, end)] {
+        // What could not be sent shows as a missing CONNACK.
+        let _ = client.websocket()?.send_part(first, part);
+    }
+    accepted(client)?.silent("after CONNACK")
 }
