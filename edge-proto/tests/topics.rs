@@ -266,6 +266,61 @@ fn many_children_of_one_level_are_found_and_freed() {
     assert!(trie.is_empty());
 }
 
+#[test]
+fn a_page_without_a_match_ends_and_says_where_to_go_on() {
+    let mut trie = TopicTrie::new();
+    for number in 0..100 {
+        trie.insert(&format!("u/{number:02}/a"), number);
+    }
+    trie.insert("u/99/z", 100);
+    let (mut pages, mut found, mut after) = (0, Vec::new(), None);
+    loop {
+        after = trie.matching_page("u/+/z", after.as_deref(), 1, |topic, _| {
+            found.push(topic.to_owned());
+        });
+        pages += 1;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, ["u/99/z"]);
+    assert!((2..20).contains(&pages), "{pages}");
+}
+
+#[test]
+fn retained_topics_are_found_in_order_and_taken_out() {
+    let mut trie = TopicTrie::new();
+    for (number, topic) in ["a-b", "a/b", "a", "$SYS/a", "a/b/c"]
+        .into_iter()
+        .enumerate()
+    {
+        trie.insert(topic, number);
+    }
+    let found = |trie: &TopicTrie<usize>, filter: &str| {
+        let mut found = Vec::new();
+        trie.matching(filter, |topic, _| found.push(topic.to_owned()));
+        found
+    };
+    assert_eq!(found(&trie, "a/#"), ["a", "a/b", "a/b/c"]);
+    assert_eq!(found(&trie, "#"), ["a", "a/b", "a/b/c", "a-b"]);
+    assert_eq!(found(&trie, "$SYS/#"), ["$SYS/a"]);
+    assert_eq!(found(&trie, "+"), ["a", "a-b"]);
+    *trie.get_mut("a/b").unwrap() = 7;
+    assert_eq!(
+        (
+            trie.remove("a/b"),
+            trie.remove("a/b"),
+            trie.len(),
+            trie.is_empty()
+        ),
+        (Some(7), None, 4, false)
+    );
+    assert_eq!(
+        format!("{trie:?}"),
+        r#"{"$SYS/a": 3, "a": 2, "a/b/c": 4, "a-b": 0}"#
+    );
+}
+
 proptest! {
     #[test]
     fn filters_match_as_their_words_say(filter in filter(), topic in topic()) {

@@ -185,6 +185,9 @@ pub struct ConnAck<'a> {
     pub authentication_data: Option<&'a [u8]>,
 }
 
+// Packets are passed by value, message by message.
+const _: () = assert!(size_of::<Packet<'_>>() <= 136);
+
 impl<'a> Connect<'a> {
     /// A CONNECT with a clean start, no keep-alive and every property at its protocol default.
     pub fn new(version: Version, client_id: &'a str) -> Self {

@@ -1,6 +1,7 @@
 //! Topic names in order, asked by filter.
 
 use core::cmp::Ordering;
+use core::fmt;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -12,7 +13,7 @@ const LOOKS_PER_MATCH: usize = 16;
 /// The names stand in one ordered map in which `/` sorts before any other character, so that a topic is followed by all
 /// topics below it. A filter is answered by walking the map in order and leaping over what cannot match; where a walk
 /// stopped, the next page starts.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TopicTrie<T> {
     /// By topic name with U+0000, which no topic contains, in place of `/`.
     topics: BTreeMap<Box<str>, T>,
@@ -21,6 +22,16 @@ pub struct TopicTrie<T> {
 impl<T> Default for TopicTrie<T> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for TopicTrie<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut map = formatter.debug_map();
+        self.for_each(|topic, value| {
+            map.entry(&topic, value);
+        });
+        map.finish()
     }
 }
 
@@ -68,9 +79,9 @@ impl<T> TopicTrie<T> {
     }
 
     /// Calls `visit` with the next topics that a filter matches, behind `after` in the order of the map (from the start
-    /// with `None`), at most `count_max` of them, and looks at a bounded number of others. Returns where it stopped when
-    /// there may be more, whether or not it found any: give it as `after` of the next page. Topics that come or go
-    /// between two pages are seen or not; all others are seen once.
+    /// with `None`), at most `count_max` of them (0 counts as 1), and looks at a bounded number of others. Returns where
+    /// it stopped when there may be more, even when it found none: give it as `after` of the next page. Topics that
+    /// come or go between two pages are seen or not; all others are seen once.
     pub fn matching_page<'t>(
         &'t self,
         filter: &str,
