@@ -156,7 +156,7 @@ fn nothing_is_left_over() {
 
 #[test]
 fn unsafe_is_in_one_crate_and_says_why() {
-    let unsafe_word = word(&["uns", "afe"]);
+    let unsafe_word = word(&["un", "safe"]);
     let starts = [
         format!("{unsafe_word} {{"),
         format!("{unsafe_word} impl"),
