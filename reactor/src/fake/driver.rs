@@ -1,6 +1,6 @@
 //! The driver over a [`FakeNet`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -48,6 +48,8 @@ pub struct FakeDriver {
     config: DriverConfig,
     connections: Slab<Connection>,
     listeners: Vec<SocketAddr>,
+    /// Connections that close gracefully, to be cut off when they linger too long.
+    closing: Vec<ConnectionId>,
     buffers: Buffers,
     reclaimed: Reclaimed,
     waker: Waker,
@@ -68,6 +70,7 @@ impl FakeDriver {
             config,
             connections: Slab::new(),
             listeners: Vec::new(),
+            closing: Vec::new(),
             buffers: Buffers::new(&config),
             reclaimed: Reclaimed::default(),
             waker: Waker::without_eventfd(),
@@ -369,17 +372,20 @@ impl Driver for FakeDriver {
                 Outcome::Gone(error) => self.finish(net, id, error, events),
             }
         }
-        let now = net.now;
-        let lingering = self.connections.iter().filter(|(_, connection)| {
-            matches!(connection.state, State::Closing { until, .. } if until <= now)
+        self.closing.retain(|id| {
+            let Some(connection) = self.connections.get(key(*id)) else {
+                return false;
+            };
+            let over = matches!(connection.state, State::Closing { until, .. } if until <= net.now);
+            if over {
+                again.push_back(*id);
+            }
+            !over
         });
-        again.extend(lingering.map(|(key, _)| ConnectionId {
-            slot: key.slot,
-            generation: key.generation,
-        }));
-        let mut seen = std::collections::BTreeSet::new();
-        again.retain(|id| seen.insert(*id));
-        net.ready[self.index].append(&mut again);
+        let ready = &mut net.ready[self.index];
+        ready.append(&mut again);
+        let mut seen = BTreeSet::new();
+        ready.retain(|id| seen.insert(*id));
         for id in &net.ready[self.index] {
             if let Some(connection) = self.connections.get_mut(key(*id)) {
                 connection.owes_drained |= connection.queue.bytes() > 0;
@@ -452,6 +458,7 @@ impl Driver for FakeDriver {
                     until,
                     fin_sent: false,
                 };
+                self.closing.push(connection);
             }
         }
         self.ready(connection);

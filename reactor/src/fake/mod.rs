@@ -10,3 +10,114 @@ mod net;
 
 pub use driver::FakeDriver;
 pub use net::{FakeNet, FakePeer};
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::{Duration, Instant};
+
+    use super::{FakeDriver, FakeNet};
+    use crate::driver::{Close, ConnectionId, Driver, DriverConfig, Event, ListenOptions};
+
+    const ADDRESS: SocketAddr = SocketAddr::new(
+        std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
+        1883,
+    );
+
+    fn net() -> FakeNet {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an instant can only be had from the clock"
+        )]
+        FakeNet::new(Instant::now())
+    }
+
+    fn listening(net: &FakeNet) -> FakeDriver {
+        let mut driver = net.driver(DriverConfig::small());
+        let options = ListenOptions {
+            backlog: 8,
+            reuse_port: false,
+        };
+        driver
+            .listen(ADDRESS, options)
+            .expect("the address is free");
+        driver
+    }
+
+    /// Polls once and returns what was told, with received bytes in full.
+    fn poll(driver: &mut FakeDriver) -> Vec<(ConnectionId, String)> {
+        let mut events = Vec::new();
+        driver
+            .poll(None, &mut events)
+            .expect("the fake does not fail");
+        let tell = |event| match event {
+            Event::Accepted { connection, .. } => (connection, "accepted".to_owned()),
+            Event::Connected { connection } => (connection, "connected".to_owned()),
+            Event::Received { connection, buffer } => (
+                connection,
+                String::from_utf8_lossy(driver.received(buffer)).into_owned(),
+            ),
+            Event::Drained { connection } => (connection, "drained".to_owned()),
+            Event::PeerClosed { connection } => (connection, "peer closed".to_owned()),
+            Event::Closed {
+                connection,
+                unsent,
+                error,
+            } => (connection, format!("closed {unsent} {}", error.is_some())),
+            Event::Woken => panic!("nobody wakes"),
+        };
+        events.into_iter().map(tell).collect()
+    }
+
+    fn told(driver: &mut FakeDriver) -> Vec<String> {
+        poll(driver).into_iter().map(|(_, what)| what).collect()
+    }
+
+    #[test]
+    fn two_drivers_of_one_net_talk() {
+        let net = net();
+        let (mut server, mut client) = (listening(&net), net.driver(DriverConfig::small()));
+        let ours = client.connect(ADDRESS, None).expect("there is room");
+        client.send(ours, b"hello".to_vec());
+        assert_eq!(told(&mut client), ["connected", "drained"]);
+        let accepted = poll(&mut server);
+        assert_eq!(
+            accepted.iter().map(|(_, what)| what).collect::<Vec<_>>(),
+            ["accepted", "hello"]
+        );
+        server.close(accepted[0].0, Close::Graceful { linger_ms: 1_000 });
+        assert_eq!(told(&mut server), [""; 0]);
+        assert_eq!(told(&mut client), ["peer closed"]);
+        client.close(ours, Close::Graceful { linger_ms: 1_000 });
+        assert_eq!(told(&mut client), ["closed 0 false"]);
+        assert_eq!(told(&mut server), ["closed 0 false"]);
+    }
+
+    #[test]
+    fn chunks_stalls_and_virtual_time_do_what_the_test_says() {
+        let net = net();
+        let mut driver = listening(&net);
+        let peer = net.open(ADDRESS).expect("it listens");
+        peer.set_chunk(2);
+        peer.stall(2);
+        assert_eq!(peer.write(b"abcde"), 5);
+        let accepted = poll(&mut driver);
+        let heard: Vec<String> = (0..6).flat_map(|_| told(&mut driver)).collect();
+        assert_eq!(heard, ["ab", "cd", "e"]);
+        assert_eq!(driver.counters().receive_buffers_exhausted, 2);
+        peer.set_window(3);
+        driver.send(accepted[0].0, b"12345".to_vec());
+        driver.close(accepted[0].0, Close::Graceful { linger_ms: 500 });
+        assert_eq!(told(&mut driver), [""; 0]);
+        assert_eq!(peer.read(), b"123");
+        peer.set_window(0);
+        net.advance(Duration::from_millis(499));
+        assert_eq!(told(&mut driver), [""; 0]);
+        net.advance(Duration::from_millis(1));
+        driver
+            .poll(None, &mut Vec::new())
+            .expect("the fake does not fail");
+        assert_eq!(told(&mut driver), ["closed 2 false"]);
+        assert!(peer.is_reset());
+    }
+}

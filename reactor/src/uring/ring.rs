@@ -262,23 +262,29 @@ impl Ring {
         }
     }
 
-    /// Cancels everything and takes completions until nothing is in flight; false when that did not happen in time.
+    /// Cancels everything and takes completions until nothing is in flight; false when that came to a standstill.
     pub(super) fn shut_down(&mut self) -> bool {
         let mut completions = Vec::new();
-        for _ in 0..50 {
+        let mut standstill = 0;
+        while self.in_flight > 0 && standstill < 50 {
+            let before = self.in_flight;
             // Submits what is queued, so that the cancellation covers it too.
             let _ = self.enter(Wait::No);
+            self.take(usize::MAX, &mut completions);
+            let patience = Some(Timespec::new().nsec(10_000_000));
             let _ = self
                 .submitter()
-                .register_sync_cancel(Some(Timespec::new().nsec(10_000_000)), CancelBuilder::any());
-            self.take(usize::MAX, &mut completions);
-            completions.clear();
-            if self.in_flight == 0 {
-                return true;
+                .register_sync_cancel(patience, CancelBuilder::any());
+            if self.in_flight > 0 {
+                let _ = self.enter(Wait::For(Duration::from_millis(10)));
             }
-            let _ = self.enter(Wait::For(Duration::from_millis(10)));
             self.take(usize::MAX, &mut completions);
             completions.clear();
+            standstill = if self.in_flight < before {
+                0
+            } else {
+                standstill + 1
+            };
         }
         self.in_flight == 0
     }

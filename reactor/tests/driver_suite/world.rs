@@ -189,11 +189,8 @@ impl<S: Setup> World<S> {
                 Seen::Connected(connection)
             }
             Event::Received { connection, buffer } => {
-                assert_eq!(
-                    self.phases.get(&connection),
-                    Some(&Phase::Open),
-                    "bytes come while it is open"
-                );
+                let phase = self.phases.get(&connection);
+                assert_eq!(phase, Some(&Phase::Open), "bytes come while open");
                 let bytes = self.setup.driver().received(buffer);
                 assert!(!bytes.is_empty() && bytes.len() == buffer.length as usize);
                 self.data
