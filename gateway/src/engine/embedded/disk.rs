@@ -1,93 +1,57 @@
-//! What stands between redb and its file: it keeps what was written since the last sync, to write it again if a sync fails.
+//! What stands between redb and its file: it remembers the first error, since redb only says later that there was one.
 //!
 //! After a failed `fsync` Linux drops the pages it could not write but goes on showing them, and the next `fsync` succeeds
-//! without them. So what is read back after a failure proves nothing, unless it is written and synced once more.
+//! without them. That needs no care here, for two reasons that must stay: a commit has two phases, so a root is never
+//! shown before a sync has confirmed all pages under it; and a batch whose commit failed is written again, whatever
+//! reading shows.
 
-use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::StorageBackend;
 
 /// The file of a store, which outlives the database handles over it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Disk {
     storage: Arc<dyn StorageBackend>,
-    unsynced: Arc<Mutex<Unsynced>>,
+    first_error: Arc<Mutex<Option<Noted>>>,
 }
 
-#[derive(Default)]
-struct Unsynced {
-    /// Offset in the file and end in `bytes` of each write since the last sync, in order.
-    writes: Vec<(u64, usize)>,
-    bytes: Vec<u8>,
-    /// The first error since the handle was opened; later ones only say that there was one.
-    first_error: Option<(Option<i32>, String)>,
-}
-
-impl fmt::Debug for Disk {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_tuple("Disk").field(&self.storage).finish()
-    }
-}
+/// Code of an error, if the system gave one, and its text.
+type Noted = (Option<i32>, String);
 
 impl Disk {
     pub(super) fn new(storage: Arc<dyn StorageBackend>) -> Self {
         Self {
             storage,
-            unsynced: Arc::default(),
+            first_error: Arc::default(),
         }
     }
 
-    /// After a failure: writes everything again that no sync has confirmed, and syncs.
-    pub(super) fn settle(&self) -> io::Result<()> {
-        let mut unsynced = self.unsynced();
-        unsynced.first_error = None;
-        let mut begin = 0;
-        for &(offset, end) in &unsynced.writes {
-            self.storage.write(offset, &unsynced.bytes[begin..end])?;
-            begin = end;
-        }
-        self.storage.sync_data()?;
-        unsynced.confirm();
-        Ok(())
-    }
-
-    /// The first error since the last [`Disk::settle`].
-    pub(super) fn first_error(&self) -> Option<io::Error> {
-        let unsynced = self.unsynced();
-        let (code, text) = unsynced.first_error.as_ref()?;
-        Some(match code {
-            Some(code) => io::Error::from_raw_os_error(*code),
-            None => io::Error::other(text.clone()),
-        })
+    /// The first error since this was last asked.
+    pub(super) fn take_first_error(&self) -> Option<io::Error> {
+        let mut error = self
+            .first_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (code, text) = error.take()?;
+        Some(code.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error))
     }
 
     /// Length of the file.
-    pub(super) fn bytes(&self) -> Option<u64> {
-        self.storage.len().ok()
-    }
-
-    fn unsynced(&self) -> MutexGuard<'_, Unsynced> {
-        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn bytes(&self) -> io::Result<u64> {
+        self.storage.len()
     }
 
     fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if let Err(error) = &result {
-            self.unsynced()
+            let mut first = self
                 .first_error
-                .get_or_insert_with(|| (error.raw_os_error(), error.to_string()));
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert_with(|| (error.raw_os_error(), error.to_string()));
         }
         result
-    }
-}
-
-impl Unsynced {
-    fn confirm(&mut self) {
-        self.writes.clear();
-        self.bytes.clear();
-        // One large batch must not keep its memory for ever.
-        self.bytes.shrink_to(4 << 20);
     }
 }
 
@@ -105,17 +69,10 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.noted(self.storage.sync_data())?;
-        self.unsynced().confirm();
-        Ok(())
+        self.noted(self.storage.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.noted(self.storage.write(offset, data))?;
-        let mut unsynced = self.unsynced();
-        unsynced.bytes.extend_from_slice(data);
-        let end = unsynced.bytes.len();
-        unsynced.writes.push((offset, end));
-        Ok(())
+        self.noted(self.storage.write(offset, data))
     }
 }

@@ -228,7 +228,7 @@ impl Embedded {
             Err(error) => Err(open::engine_error(
                 &self.path,
                 error,
-                self.disk.first_error(),
+                self.disk.take_first_error(),
             )),
         }
     }
@@ -245,7 +245,7 @@ impl Engine for Embedded {
             .as_ref()
             .expect("nothing has failed before the first commit");
         open::restore(database, &self.index, self.opened_at_unix_ms, sink)
-            .map_err(|error| open::engine_error(&self.path, error, self.disk.first_error()))
+            .map_err(|error| open::engine_error(&self.path, error, self.disk.take_first_error()))
     }
 
     fn commit(

@@ -109,7 +109,7 @@ impl Embedded {
         unix_ms: u64,
     ) -> Result<Self, EngineError> {
         let disk = Disk::new(storage);
-        let opening = |error| opening_error(path, error, disk.first_error());
+        let opening = |error| opening_error(path, error, disk.take_first_error());
         let mut database = open_checked(&disk, &options).map_err(opening)?;
         let found = meta(&database, META_FORMAT).map_err(opening)?;
         if found > FORMAT {
@@ -139,7 +139,6 @@ impl Embedded {
 
 /// A new handle after a failure.
 pub(super) fn reopen(disk: &Disk, options: &EmbeddedOptions) -> Result<Database, redb::Error> {
-    disk.settle()?;
     // Not closed cleanly: redb checks everything by itself.
     Ok(redb::Builder::new()
         .set_cache_size(options.cache_bytes)
