@@ -47,6 +47,16 @@ impl Test {
         Dial::new(self.address, self.version, &self.id(role))
     }
 
+    /// The same in the other protocol version.
+    pub fn client_of_other_version(&self, role: &str) -> Dial {
+        let other = if self.v5() {
+            Version::V311
+        } else {
+            Version::V5
+        };
+        Dial::new(self.address, other, &self.id(role))
+    }
+
     /// Connects a client with this role.
     pub fn connect(&self, role: &str) -> Outcome<Client> {
         self.client(role).open()

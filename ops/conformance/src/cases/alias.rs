@@ -16,6 +16,7 @@ cases! {
     an_alias_without_topic_closes: "4.13.1-1 3.3.2-7", "";
     no_alias_for_a_client_that_takes_none: "3.1.2-27", "";
     the_server_keeps_to_the_alias_maximum: "3.1.2-26 3.3.2-11 3.3.2-3", "";
+    a_redelivery_does_not_rest_on_an_earlier_alias: "3.3.2-7 4.4.0-1", "";
     an_alias_of_the_publisher_is_not_forwarded: "3.1.2-27 3.3.2-7", "";
 }
 
@@ -194,5 +195,41 @@ fn an_alias_of_the_publisher_is_not_forwarded(t: &Test) -> Outcome {
         message.props.find(prop::TOPIC_ALIAS).is_none(),
         "the publisher's Topic Alias was forwarded"
     );
+    Ok(())
+}
+
+fn a_redelivery_does_not_rest_on_an_earlier_alias(t: &Test) -> Outcome {
+    let topic = t.topic("a");
+    let dial = t
+        .client("s")
+        .resume()
+        .props(Props::new().u16(prop::TOPIC_ALIAS_MAXIMUM, 5));
+    let mut sub = dial.open()?;
+    sub.subscribe(&topic, 1)?;
+    let mut publisher = t.connect("p")?;
+    for text in ["one", "two", "three"] {
+        publisher.publish_text(&topic, text, 1)?;
+        sub.message("a message that stays unacknowledged")?;
+    }
+    sub.cut()?;
+    let mut sub = dial.open()?;
+    let mut known = None;
+    for text in ["one", "two", "three"] {
+        let message = sub.message("the redelivered message")?;
+        let alias = message.props.number(prop::TOPIC_ALIAS);
+        ensure!(
+            message.text() == text,
+            "{:?} instead of {text:?}",
+            message.text()
+        );
+        let understood = message.topic == topic || message.topic.is_empty() && alias == known;
+        ensure!(
+            understood,
+            "topic {:?} with alias {alias:?}, which this connection did not set",
+            message.topic
+        );
+        known = alias.or(known);
+        sub.acknowledge(&message)?;
+    }
     Ok(())
 }

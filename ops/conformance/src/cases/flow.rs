@@ -13,6 +13,8 @@ cases! {
     a_client_above_the_receive_maximum_is_closed: "3.3.4-7 4.13.1-1", "";
     the_server_takes_its_whole_receive_maximum: "4.9.0-3", "";
     a_message_too_large_for_a_client_is_dropped_for_it: "3.1.2-24 3.1.2-25", "";
+    a_stored_message_too_large_for_a_client_is_dropped_for_it: "3.1.2-24 3.1.2-25", "";
+    a_packet_of_the_maximum_size_is_taken: "3.3.4-1 4.3.2-4", "";
     a_client_above_the_maximum_packet_size_is_closed: "3.2.2-15 4.13.1-1", "";
 }
 
@@ -183,8 +185,71 @@ fn a_message_too_large_for_a_client_is_dropped_for_it(t: &Test) -> Outcome {
     Ok(())
 }
 
+fn a_stored_message_too_large_for_a_client_is_dropped_for_it(t: &Test) -> Outcome {
+    let topic = t.topic("a");
+    let mut sub = t.client("s").resume().open()?;
+    sub.subscribe(&topic, 2)?;
+    sub.disconnect()?;
+    let mut publisher = t.connect("p")?;
+    for qos in 1..3 {
+        publisher.publish(Publish::new(&topic, vec![b'x'; 200]).qos(qos, 0))?;
+        publisher.publish_text(&topic, "fits", qos)?;
+    }
+    let mut sub = t
+        .client("s")
+        .resume()
+        .props(Props::new().u32(prop::MAXIMUM_PACKET_SIZE, 120))
+        .open()?;
+    for qos in 1..3 {
+        let message = sub.take("the message that fits")?;
+        ensure!(
+            message.text() == "fits" && message.qos == qos,
+            "{:?} at QoS {}",
+            message.text(),
+            message.qos
+        );
+    }
+    sub.silent("after the messages that fit")
+}
+
+fn a_packet_of_the_maximum_size_is_taken(t: &Test) -> Outcome {
+    let topic = t.topic("a");
+    let mut publisher = t.connect("p")?;
+    let maximum = publisher
+        .connack
+        .number(prop::MAXIMUM_PACKET_SIZE)
+        .unwrap_or(1 << 20);
+    if maximum > TRIED_MAX {
+        skip!("the server's Maximum Packet Size is above {TRIED_MAX} bytes");
+    }
+    let mut sub = t.connect("s")?;
+    sub.subscribe(&topic, 1)?;
+    // First byte, three or four bytes of length, topic, packet identifier, property length.
+    let size = maximum as usize;
+    let header = 1 + if size > (1 << 21) + 3 { 4 } else { 3 } + 2 + topic.len() + 2 + 1;
+    if size < 20_000 {
+        skip!("the server's Maximum Packet Size is only {size} bytes");
+    }
+    let publish = Publish::new(&topic, vec![b'x'; size - header]).qos(1, 0);
+    let length = publish.encode(t.version).len();
+    ensure!(
+        length == size,
+        "the suite made a packet of {length} bytes instead of {size}"
+    );
+    publisher.publish(publish)?;
+    let message = sub.take("the message of the maximum size")?;
+    ensure!(
+        message.payload.len() == size - header,
+        "{} bytes",
+        message.payload.len()
+    );
+    Ok(())
+}
+
+/// Larger packets would mostly show how fast the machine is.
+const TRIED_MAX: u32 = 8 << 20;
+
 fn a_client_above_the_maximum_packet_size_is_closed(t: &Test) -> Outcome {
-    const TRIED_MAX: u32 = 8 << 20;
     let mut client = t.connect("c")?;
     let Some(maximum) = client
         .connack

@@ -1,7 +1,7 @@
 //! Properties of a PUBLISH on their way through the server (5.0 §3.3.2.3).
 
 use super::cases;
-use crate::wire::{Props, Publish, prop};
+use crate::wire::{Bytes, Props, Publish, first, prop};
 use crate::{Outcome, Test, ensure};
 
 cases! {
@@ -11,6 +11,7 @@ cases! {
     no_property_is_made_up: "3.3.2-4 3.3.2-15 3.3.2-16 3.3.2-20", "";
     user_properties_keep_names_values_and_order: "3.3.2-17 3.3.2-18 1.5.4-3", "";
     a_response_topic_with_wildcards_closes: "3.3.2-14 4.13.1-1", "";
+    properties_of_clients_are_taken: "3.1.4-5 3.4.2-1 3.5.2-1 3.6.2-1 3.7.2-1 3.8.4-1 3.10.4-4", "";
     a_large_property_block_is_forwarded: "3.3.2-17 1.5.5-1", "";
 }
 
@@ -140,6 +141,40 @@ fn a_response_topic_with_wildcards_closes(t: &Test) -> Outcome {
         )?;
     }
     Ok(())
+}
+
+/// Every packet of a client with every property that only explains: none of them may disturb a server.
+fn properties_of_clients_are_taken(t: &Test) -> Outcome {
+    let topic = t.topic("a");
+    let user = Props::new().user("n", "v").user("n", "v");
+    let told = user.clone().data(prop::REASON_STRING, "why not");
+    let answer = |id: u16, told: &Props| Bytes::new().u16(id).u8(0).props(t.version, told);
+    let mut client = t.client("c").props(user.clone()).open()?;
+    client.send(crate::wire::subscribe(t.version, 1, &[(&topic, 2)], &user));
+    client.suback(first::SUBACK, 1)?;
+    let mut publisher = t.connect("p")?;
+    publisher.publish_text(&topic, "1", 1)?;
+    let one = client.message("the QoS 1 message")?;
+    client.send(answer(one.id, &told).frame(first::PUBACK));
+    publisher.publish_text(&topic, "2", 2)?;
+    let two = client.message("the QoS 2 message")?;
+    client.send(answer(two.id, &told).frame(first::PUBREC));
+    client.acknowledgement(first::PUBREL, two.id)?;
+    client.send(answer(two.id, &told).frame(first::PUBCOMP));
+    publisher.send_publish(&Publish::new(t.topic("b"), "3").qos(2, 99));
+    publisher.acknowledgement(first::PUBREC, 99)?;
+    publisher.send(answer(99, &told).frame(first::PUBREL));
+    publisher.acknowledgement(first::PUBCOMP, 99)?;
+    client.send(
+        Bytes::new()
+            .u16(2)
+            .props(t.version, &user)
+            .data(&topic)
+            .frame(first::UNSUBSCRIBE),
+    );
+    client.suback(first::UNSUBACK, 2)?;
+    client.silent("after all of them")?;
+    client.disconnect_with(0, &told)
 }
 
 fn a_large_property_block_is_forwarded(t: &Test) -> Outcome {

@@ -13,6 +13,8 @@ cases! {
     a_delivered_topic_matches_the_filter: "3.3.2-3", "3.3.2-3";
     a_subscription_identifier_from_a_client_closes: "3.3.4-6 4.13.1-1", "";
     payloads_are_delivered_unaltered: "3.3.4-1 4.2.0-1 4.5.0-1", "3.3.4-1 4.5.0-1 7.0.0-2 7.1.1-1";
+    messages_cross_protocol_versions: "3.3.4-1 4.5.0-1", "3.3.4-1 4.5.0-1";
+    packets_may_come_in_pieces: "4.2.0-1", "7.1.1-1";
     messages_of_a_client_stay_in_order: "4.6.0-5 4.6.0-6", "4.6.0-5 4.6.0-6";
     stored_messages_stay_in_order: "4.6.0-5 4.6.0-6", "4.6.0-5 4.6.0-6";
     acknowledgements_come_in_order: "4.6.0-2 4.6.0-3 4.6.0-4", "4.6.0-2 4.6.0-3 4.6.0-4 4.6.0-6";
@@ -126,6 +128,61 @@ fn payloads_are_delivered_unaltered(t: &Test) -> Outcome {
                 message.qos
             );
         }
+    }
+    Ok(())
+}
+
+fn messages_cross_protocol_versions(t: &Test) -> Outcome {
+    let topic = t.topic("a");
+    let mut sub = t.connect("s")?;
+    sub.subscribe(&topic, 2)?;
+    let mut publisher = t.client_of_other_version("p").open()?;
+    for qos in 0..3 {
+        // Properties that a 3.1.1 subscriber must not see a byte of; a 3.1.1 publisher cannot send them.
+        let props = Props::new()
+            .user("n", "v")
+            .data(prop::CONTENT_TYPE, "text/plain");
+        publisher.publish(Publish::new(&topic, "payload").qos(qos, 0).props(props))?;
+        let message = sub.take("the message of the other version")?;
+        ensure!(
+            message.text() == "payload" && message.qos == qos,
+            "{:?} at QoS {}",
+            message.text(),
+            message.qos
+        );
+        ensure!(
+            message.props.pairs().is_empty() || !t.v5(),
+            "user properties from 3.1.1"
+        );
+    }
+    Ok(())
+}
+
+fn packets_may_come_in_pieces(t: &Test) -> Outcome {
+    let topic = t.topic("a");
+    let mut client = t.raw()?;
+    for byte in t.client("c").connect.encode() {
+        client.send([byte]);
+    }
+    let mut client = crate::dial::accepted(client)?;
+    client.subscribe(&topic, 1)?;
+    let packet = Publish::new(&topic, "x".repeat(300))
+        .qos(1, 9)
+        .encode(t.version);
+    // Every cut once: the pieces of one packet with a PINGREQ glued to the end.
+    for cut in (1..packet.len()).step_by(13) {
+        client.send(&packet[..cut]);
+        client.send([&packet[cut..], &[first::PINGREQ, 0]].concat());
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            let packet = client.receive("PUBACK, PINGRESP and the message")?;
+            if let crate::parse::Body::Publish(message) = &packet.body {
+                client.acknowledge(message)?;
+            }
+            seen.push(packet.first >> 4);
+        }
+        seen.sort_unstable();
+        ensure!(seen == [3, 4, 13], "packet types {seen:?}");
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ cases! {
     a_repeated_qos_2_publish_is_delivered_once: "4.3.3-10", "4.3.3-2";
     a_qos_2_identifier_is_free_after_pubcomp: "4.3.3-12", "4.3.3-2";
     pubrel_is_always_answered: "4.3.3-11 3.7.2-1", "4.3.3-2";
+    an_unknown_pubrec_is_answered_or_closes: "3.6.2-1", "";
     the_server_completes_a_qos_2_delivery: "4.3.3-4 2.2.1-5 3.6.2-1", "4.3.3-1 2.3.1-6";
     pubrec_with_an_error_ends_the_delivery: "4.4.0-2 4.3.3-4", "";
     puback_with_an_error_ends_the_delivery: "4.4.0-2", "";
@@ -88,7 +89,25 @@ fn pubrel_is_always_answered(t: &Test) -> Outcome {
         !t.v5() || matches!(code, 0x00 | 0x92),
         "PUBCOMP {code:#04x} for an unknown packet identifier"
     );
+    client.publish_text(&t.topic("a"), "x", 2)?;
+    client.send(ack(first::PUBREL, 1));
+    client.acknowledgement(first::PUBCOMP, 1)?;
     client.silent("after PUBCOMP")
+}
+
+/// Table 3-6 has a code for it; a server may also call it a Protocol Error.
+fn an_unknown_pubrec_is_answered_or_closes(t: &Test) -> Outcome {
+    let mut client = t.connect("c")?;
+    client.send(ack(first::PUBREC, 77));
+    if client.first_byte()? == Some(first::PUBREL) {
+        let code = client.acknowledgement(first::PUBREL, 77)?;
+        ensure!(
+            !t.v5() || matches!(code, 0x00 | 0x92),
+            "PUBREL {code:#04x} for an unknown packet identifier"
+        );
+        return client.silent("after PUBREL");
+    }
+    client.closed_with(&[0x82], "after PUBREC for an unknown packet identifier")
 }
 
 fn the_server_completes_a_qos_2_delivery(t: &Test) -> Outcome {

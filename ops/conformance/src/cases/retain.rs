@@ -17,6 +17,7 @@ cases! {
     retain_handling_2_never_sends: "3.3.1-11", "";
     retain_is_0_for_established_subscriptions: "3.3.1-12", "3.3.1-9";
     retain_as_published_forwards_retain: "3.3.1-13", "";
+    retain_as_published_holds_for_stored_messages: "3.3.1-12 3.3.1-13", "3.3.1-9";
     retain_handling_3_closes: "4.13.1-1", "";
 }
 
@@ -217,6 +218,29 @@ fn retain_as_published_forwards_retain(t: &Test) -> Outcome {
     expect(&mut sub, "kept", true)?;
     t.connect("p")?.publish_text(&topic, "passing", 1)?;
     expect(&mut sub, "passing", false)
+}
+
+fn retain_as_published_holds_for_stored_messages(t: &Test) -> Outcome {
+    let topic = t.topic("a");
+    let options: &[u8] = if t.v5() {
+        &[1, 1 | RETAIN_AS_PUBLISHED]
+    } else {
+        &[1]
+    };
+    for (number, &options) in options.iter().enumerate() {
+        let role = format!("s{number}");
+        let mut sub = t.client(&role).resume().open()?;
+        subscribe(
+            &mut sub,
+            &topic,
+            options | if t.v5() { HANDLING_2 } else { 0 },
+        )?;
+        sub.disconnect()?;
+        retain(t, &topic, "kept", 1)?;
+        let mut sub = t.client(&role).resume().open()?;
+        expect(&mut sub, "kept", options & RETAIN_AS_PUBLISHED != 0)?;
+    }
+    Ok(())
 }
 
 fn retain_handling_3_closes(t: &Test) -> Outcome {

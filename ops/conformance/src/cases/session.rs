@@ -13,6 +13,8 @@ cases! {
     a_session_is_discarded_after_its_expiry: "4.1.0-2", "";
     a_session_is_kept_while_its_connection_is_open: "4.1.0-1", "4.1.0-1 4.1.0-2";
     disconnect_may_change_the_expiry: "4.1.0-2 3.1.2-23", "";
+    a_clean_start_may_have_an_expiry: "3.1.2-23 3.1.2-4", "";
+    a_later_connect_replaces_the_expiry: "4.1.0-2 3.1.2-23", "";
     the_expiry_is_counted_from_the_last_connection: "3.1.2-23 4.1.0-2", "";
     the_client_identifier_names_the_session: "3.1.3-2", "3.1.3-2";
     retained_messages_outlive_the_session: "", "3.1.2-7";
@@ -123,6 +125,32 @@ fn disconnect_may_change_the_expiry(t: &Test) -> Outcome {
     ensure!(
         t.client("o").resume().open()?.session_present,
         "DISCONNECT with expiry 100 did not keep the session"
+    );
+    Ok(())
+}
+
+fn a_clean_start_may_have_an_expiry(t: &Test) -> Outcome {
+    let topic = t.topic("a");
+    let mut sub = t
+        .client("s")
+        .props(Props::new().u32(prop::SESSION_EXPIRY, 100))
+        .open()?;
+    sub.subscribe(&topic, 1)?;
+    sub.disconnect()?;
+    t.connect("p")?.publish_text(&topic, "x", 1)?;
+    let mut sub = t.client("s").resume().open()?;
+    ensure!(sub.session_present, "a session with expiry 100 s is gone");
+    sub.take("the stored message").map(drop)
+}
+
+fn a_later_connect_replaces_the_expiry(t: &Test) -> Outcome {
+    t.client("s").resume_for(100).open()?.disconnect()?;
+    let sub = t.client("s").resume_for(0).open()?;
+    ensure!(sub.session_present, "a session with expiry 100 s is gone");
+    sub.disconnect()?;
+    ensure!(
+        !t.client("s").resume().open()?.session_present,
+        "a CONNECT with expiry 0 left the session"
     );
     Ok(())
 }

@@ -22,6 +22,7 @@ cases! {
     a_subscription_identifier_comes_with_its_messages: "3.3.4-3 3.3.4-4", "";
     overlapping_subscription_identifiers_all_come: "3.3.4-3 3.3.4-4 3.3.4-5", "";
     a_replacement_replaces_the_identifier: "3.8.4-3 3.3.4-3", "";
+    a_stored_message_carries_the_identifier: "3.3.4-3 3.3.4-4", "";
     a_retained_message_carries_the_identifier: "3.3.4-3", "";
     wildcards_are_supported_or_refused: "4.7.1-1 4.7.1-2", "3.8.3-2";
 }
@@ -316,6 +317,18 @@ fn a_replacement_replaces_the_identifier(t: &Test) -> Outcome {
         found.is_empty(),
         "identifiers {found:?} after a replacement without one"
     );
+    Ok(())
+}
+
+fn a_stored_message_carries_the_identifier(t: &Test) -> Outcome {
+    let topic = t.topic("a");
+    let mut sub = t.client("s").resume().open()?;
+    with_id(&mut sub, &topic, 1, 9)?;
+    sub.disconnect()?;
+    t.connect("p")?.publish_text(&topic, "x", 1)?;
+    let mut sub = t.client("s").resume().open()?;
+    let found = sub.take("the stored message")?.props.subscription_ids();
+    ensure!(found == [9], "identifiers {found:?} instead of [9]");
     Ok(())
 }
 
