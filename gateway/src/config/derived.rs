@@ -37,6 +37,7 @@ impl Config {
             filters_per_packet_max: self.mqtt.filters_per_packet_max as usize,
             subscriptions_per_session_max: self.mqtt.subscriptions_per_session_max,
             receive_maximum: self.mqtt.receive_maximum,
+            processing_max: self.mqtt.processing_max,
             topic_alias_maximum: self.mqtt.topic_alias_maximum,
             outbound_topic_aliases_max: self.mqtt.outbound_topic_aliases_max,
             inflight_max: self.mqtt.inflight_max,

@@ -89,9 +89,11 @@ sections! {
         filters_per_packet_max: u32 = 256, 1 => 65_536;
         /// Most subscriptions of a session; more get 0x97 in SUBACK.
         subscriptions_per_session_max: u32 = 1_000, 1 => 10_000_000;
-        /// Receive Maximum of the server: QoS 1 and 2 publishes of one client being processed. MQTT 5.0 clients that exceed
-        /// it get 0x93; from 3.1.1 clients nothing more is read until one is acknowledged.
-        receive_maximum: u16 = 128, 1 => u16::MAX;
+        /// Receive Maximum of the server: QoS 1 and 2 publishes of one client that are not answered to their end. MQTT 5.0
+        /// clients that exceed it get 0x93.
+        receive_maximum: u16 = 1_024, 1 => u16::MAX;
+        /// QoS 1 and 2 publishes of one client being processed; nothing more is read from it until one is answered.
+        processing_max: u16 = 128, 1 => u16::MAX;
         /// Topic Alias Maximum of the server; higher aliases get 0x94.
         topic_alias_maximum: u16 = 16, 0 => u16::MAX;
         /// Topic aliases the server uses towards one client, within the client's own maximum.

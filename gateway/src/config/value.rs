@@ -24,7 +24,10 @@ pub trait Setting: Sized + PartialOrd {
 ///
 /// # Errors
 /// What is wrong and what would be right.
-pub fn parse_in_range<T: Setting>(value: &Value, range: Option<(T, T)>) -> Result<T, String> {
+pub(super) fn parse_in_range<T: Setting>(
+    value: &Value,
+    range: Option<(T, T)>,
+) -> Result<T, String> {
     let bounds = |(low, high): &(T, T)| format!("from {} to {}", low.to_value(), high.to_value());
     let out_of_range = |range| format!("out of range; write a value {}", bounds(range));
     match (T::parse(value), &range) {
@@ -40,7 +43,7 @@ pub fn parse_in_range<T: Setting>(value: &Value, range: Option<(T, T)>) -> Resul
 }
 
 /// A range as values.
-pub fn range_values<T: Setting>(range: Option<(T, T)>) -> Option<(Value, Value)> {
+pub(super) fn range_values<T: Setting>(range: Option<(T, T)>) -> Option<(Value, Value)> {
     range.map(|(low, high)| (low.to_value(), high.to_value()))
 }
 
@@ -110,7 +113,7 @@ fn parse_quantity(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 /// The largest unit that divides the amount.
 fn largest_unit(amount: u64, units: &'static [(&'static str, u64)]) -> (u64, &'static str) {
-    let whole = |(_, worth): &&(&str, u64)| amount % worth == 0 && amount > 0;
+    let whole = |(_, worth): &&(&str, u64)| amount.is_multiple_of(*worth) && amount > 0;
     let (name, worth) = units.iter().rev().find(whole).unwrap_or(&units[0]);
     (amount / worth, name)
 }

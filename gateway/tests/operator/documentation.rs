@@ -1,6 +1,7 @@
 //! `docs/OPERATIONS.md` has every key, every metric, every command and every path.
 
 use std::fmt::Write as _;
+use std::sync::Mutex;
 
 use gateway::config::{KEYS, markdown_table};
 
@@ -8,6 +9,8 @@ use crate::exposition::scrape;
 use crate::repository;
 
 const PATH: &str = "docs/OPERATIONS.md";
+/// Held while the file is read and written: the tests run at the same time.
+static FILE: Mutex<()> = Mutex::new(());
 
 fn operations() -> String {
     std::fs::read_to_string(repository(PATH)).expect("docs/OPERATIONS.md is there")
@@ -17,6 +20,7 @@ fn operations() -> String {
 fn assert_generated(what: &str, table: &str) {
     let begin = format!("<!-- {what}: written by the tests of gateway, with UPDATE_GOLDEN=1 -->\n");
     let end = format!("<!-- end of {what} -->");
+    let _held = FILE.lock().expect("no panic while held");
     let text = operations();
     let (before, rest) = text.split_once(&begin).expect("the place for the table");
     let (kept, after) = rest.split_once(&end).expect("the end of the table");
@@ -30,7 +34,7 @@ fn assert_generated(what: &str, table: &str) {
     } else {
         assert!(
             kept == table,
-            "the {what} of {PATH} are not current; run with UPDATE_GOLDEN=1 -- --test-threads=1"
+            "the {what} of {PATH} are not current; run with UPDATE_GOLDEN=1"
         );
     }
 }

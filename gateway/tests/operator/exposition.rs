@@ -9,22 +9,22 @@ use crate::fake::{Mood, Node, snapshot, status};
 
 /// One series: its name, labels and value.
 #[derive(Debug)]
-pub struct Sample {
-    pub name: String,
-    pub labels: BTreeMap<String, String>,
-    pub value: f64,
+pub(crate) struct Sample {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) value: f64,
 }
 
 /// Samples, and type and help by family.
-pub struct Scrape {
-    pub samples: Vec<Sample>,
-    pub kinds: BTreeMap<String, String>,
-    pub helps: BTreeMap<String, String>,
+pub(crate) struct Scrape {
+    pub(crate) samples: Vec<Sample>,
+    pub(crate) kinds: BTreeMap<String, String>,
+    pub(crate) helps: BTreeMap<String, String>,
 }
 
 impl Scrape {
     /// Reads the text format; fails on what Prometheus would not take.
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut scrape = Self {
             samples: Vec::new(),
             kinds: BTreeMap::new(),
@@ -72,7 +72,7 @@ impl Scrape {
     }
 
     /// The sum over all series of a name.
-    pub fn sum(&self, name: &str) -> f64 {
+    pub(crate) fn sum(&self, name: &str) -> f64 {
         let values: Vec<_> = self
             .samples
             .iter()
@@ -92,7 +92,7 @@ impl Scrape {
 }
 
 /// A scrape of two cores that answered.
-pub fn scrape() -> Scrape {
+pub(crate) fn scrape() -> Scrape {
     let sample = |core| CoreSample {
         snapshot: snapshot(core),
         answered: true,

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 /// What a fake core does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mood {
+pub(crate) enum Mood {
     /// Answers at once.
     Answers,
     /// Takes requests and never answers.
@@ -25,10 +25,10 @@ pub enum Mood {
 }
 
 /// What the requests did, for the tests to look at.
-pub type Requests = Arc<Mutex<Vec<(usize, AdminRequest)>>>;
+pub(crate) type Requests = Arc<Mutex<Vec<(usize, AdminRequest)>>>;
 
 /// Cores in these moods, and the requests they saw.
-pub fn cores(moods: Arc<Mutex<Vec<Mood>>>) -> (Arc<Cores>, Requests) {
+pub(crate) fn cores(moods: Arc<Mutex<Vec<Mood>>>) -> (Arc<Cores>, Requests) {
     let requests = Requests::default();
     let this = Arc::new(OnceLock::<Weak<Cores>>::new());
     let count = moods.lock().expect("no panic").len();
@@ -133,7 +133,7 @@ fn session(core: usize, client_id: String) -> SessionInfo {
 }
 
 /// Numbers that conserve deliveries.
-pub fn snapshot(core: usize) -> CoreSnapshot {
+pub(crate) fn snapshot(core: usize) -> CoreSnapshot {
     let mut snapshot = CoreSnapshot::default();
     snapshot.counters.publishes_received = 100 + core as u64;
     snapshot.counters.deliveries_accepted = 50;
@@ -152,7 +152,7 @@ pub fn snapshot(core: usize) -> CoreSnapshot {
 }
 
 /// A node's facts, its engine in this state.
-pub fn status(engine: EngineState) -> NodeStatus {
+pub(crate) fn status(engine: EngineState) -> NodeStatus {
     let mut config = Config::default();
     config.node.cores = gateway::config::CoreCount::Exactly(2);
     let report = move || EngineReport {
@@ -188,21 +188,21 @@ pub fn status(engine: EngineState) -> NodeStatus {
 }
 
 /// A node that serves until it is dropped.
-pub struct Node {
-    pub address: SocketAddr,
-    pub moods: Arc<Mutex<Vec<Mood>>>,
-    pub requests: Requests,
-    pub status: Arc<NodeStatus>,
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
+    pub(crate) moods: Arc<Mutex<Vec<Mood>>>,
+    pub(crate) requests: Requests,
+    pub(crate) status: Arc<NodeStatus>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Node {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(&Config::default(), EngineState::Working)
     }
 
-    pub fn with(config: &Config, engine: EngineState) -> Self {
+    pub(crate) fn with(config: &Config, engine: EngineState) -> Self {
         let moods = Arc::new(Mutex::new(vec![Mood::Answers; 2]));
         let (cores, requests) = cores(Arc::clone(&moods));
         let status = Arc::new(status(engine));
@@ -228,7 +228,7 @@ impl Node {
         }
     }
 
-    pub fn set_mood(&self, core: usize, mood: Mood) {
+    pub(crate) fn set_mood(&self, core: usize, mood: Mood) {
         self.moods.lock().expect("no panic")[core] = mood;
     }
 }
@@ -246,7 +246,7 @@ impl Drop for Node {
 }
 
 /// Runs a future on a runtime like that of the control thread.
-pub fn run<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

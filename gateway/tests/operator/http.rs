@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::fake::{Mood, Node, cores};
 
 /// Sends a request as it is written and returns the status and the body.
-pub fn exchange(address: SocketAddr, request: &str) -> (u16, String) {
+pub(crate) fn exchange(address: SocketAddr, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("the node listens");
     stream.write_all(request.as_bytes()).expect("it reads");
     let mut answer = String::new();
