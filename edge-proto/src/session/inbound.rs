@@ -61,6 +61,9 @@ pub struct Inbound {
     processing: VecDeque<Processing>,
     received: Vec<u16>,
     releasing: Vec<u16>,
+    /// PUBLISH packets of this connection that are not answered to their end (§4.9). What an earlier connection left does not
+    /// count, and its end does not make the quota larger.
+    quota_used: u16,
 }
 
 impl Inbound {
@@ -82,16 +85,17 @@ impl Inbound {
         self.processing.is_empty() && self.releasing.is_empty()
     }
 
-    /// True when one more QoS ≥ 1 message would exceed the Receive Maximum.
-    pub fn is_full(&self, receive_maximum: u16) -> bool {
-        self.processing.len() + self.received.len() + self.releasing.len()
-            >= usize::from(receive_maximum)
+    /// True when so many messages are being processed that the next one should not be read yet. Counts nothing that waits
+    /// for the client, so that this always ends.
+    pub fn is_busy(&self, processing_max: u16) -> bool {
+        self.processing.len() >= usize::from(processing_max)
     }
 
     /// A PUBLISH of QoS 1 or 2 arrived.
     pub fn publish(&mut self, packet_id: u16, qos: QoS, receive_maximum: u16) -> Arrival {
         if qos == QoS::ExactlyOnce {
             if self.received.contains(&packet_id) {
+                self.quota_used = self.quota_used.saturating_add(1).min(receive_maximum);
                 return Arrival::Received;
             }
             let known =
@@ -100,9 +104,10 @@ impl Inbound {
                 return Arrival::Processing;
             }
         }
-        if self.is_full(receive_maximum) {
+        if self.quota_used >= receive_maximum {
             return Arrival::OverMaximum;
         }
+        self.quota_used += 1;
         self.processing.push_back(Processing {
             packet_id,
             qos,
@@ -126,7 +131,10 @@ impl Inbound {
     pub fn next_answer(&mut self) -> Option<Answer> {
         let reason = self.processing.front()?.done?;
         let entry = self.processing.pop_front()?;
-        if entry.qos == QoS::ExactlyOnce && (reason as u8) < 0x80 {
+        if entry.qos == QoS::AtLeastOnce || reason.is_error() {
+            self.quota_used = self.quota_used.saturating_sub(1);
+        }
+        if entry.qos == QoS::ExactlyOnce && !reason.is_error() {
             self.received.push(entry.packet_id);
         }
         Some(Answer {
@@ -162,6 +170,7 @@ impl Inbound {
         {
             Some(index) => {
                 self.releasing.remove(index);
+                self.quota_used = self.quota_used.saturating_sub(1);
                 true
             }
             None => false,
@@ -225,6 +234,14 @@ mod tests {
         inbound.next_answer();
         assert_eq!(inbound.pubrel(3), Release::Unknown);
         assert!(inbound.is_empty());
+    }
+
+    #[test]
+    fn what_an_earlier_connection_left_does_not_use_the_quota() {
+        let mut inbound = Inbound::resume(vec![7, 8]);
+        assert_eq!(inbound.publish(1, QoS::AtLeastOnce, 1), Arrival::New);
+        assert_eq!(inbound.pubrel(7), Release::Release);
+        assert_eq!(inbound.publish(2, QoS::AtLeastOnce, 1), Arrival::OverMaximum);
     }
 
     #[test]

@@ -375,3 +375,60 @@ impl<'f> Step<'f> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes<T>(trie: &FilterTrie<T>) -> usize {
+        let (mut count, mut nodes) = (0, vec![&trie.root]);
+        while let Some(node) = nodes.pop() {
+            count += 1;
+            nodes.extend(node.any.as_deref());
+            node.children.for_each(|_, child| nodes.push(child));
+        }
+        count
+    }
+
+    #[test]
+    fn nodes_are_freed_as_soon_as_no_filter_needs_them() {
+        let mut trie = FilterTrie::new();
+        let mut add_and_count = |filter: &str| {
+            trie.insert(filter, ());
+            nodes(&trie)
+        };
+        assert_eq!(
+            ["a/b/c/d", "a/b/+/d", "a/#", "a/b", "#"].map(&mut add_and_count),
+            [5, 7, 7, 7, 7]
+        );
+        let mut remove_and_count = |filter: &str| {
+            assert!(trie.remove(filter).is_some());
+            nodes(&trie)
+        };
+        assert_eq!(
+            ["a/b/c/d", "a/b", "a/b/+/d", "#", "a/#"].map(&mut remove_and_count),
+            [5, 5, 2, 2, 1]
+        );
+    }
+
+    #[test]
+    fn children_change_their_form_with_their_number() {
+        let mut trie = FilterTrie::new();
+        for number in 0..=FEW_CHILDREN_MAX {
+            assert!(matches!(trie.root.children, Children::Few(_)));
+            trie.insert(&number.to_string(), number);
+        }
+        assert!(matches!(trie.root.children, Children::Many(_)));
+        for number in 0..=FEW_CHILDREN_MAX / 2 {
+            assert!(matches!(trie.root.children, Children::Many(_)));
+            trie.remove(&number.to_string());
+        }
+        assert!(matches!(trie.root.children, Children::Few(_)));
+        for number in 0..=FEW_CHILDREN_MAX {
+            assert_eq!(
+                trie.get(&number.to_string()).is_some(),
+                number > FEW_CHILDREN_MAX / 2
+            );
+        }
+    }
+}
