@@ -206,7 +206,7 @@ pub trait Driver {
     ) -> io::Result<ConnectionId>;
 
     /// Submits everything since the last poll, waits until an event, a wake or the deadline (`None` = no limit, a past
-    /// instant = do not wait), and appends at most `events_max` events to `events`.
+    /// instant = do not wait), and appends at most `events_max` events to `events`. It may return early with none.
     ///
     /// # Errors
     /// Only what makes the driver unusable; an error of one connection is a `Closed` event.

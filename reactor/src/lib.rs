@@ -2,6 +2,7 @@
 //!
 //! Reading order: [`driver`] (the trait and its events), [`uring`], [`epoll`], [`fake`] (its three implementations),
 //! [`probe`] (which of them this machine can run, and why), [`mesh`] (bounded rings between cores), [`slab`], [`wheel`].
+//! The rest is shared by the drivers: `waker` (the sleep protocol), `socket` (TCP by system call), `buffers`, `send_queue`.
 //!
 //! **Invariants**
 //! - All unsafe code of the workspace is in this crate; each block says why it is sound.

@@ -98,13 +98,19 @@ pub struct Probe {
 /// Looks at this machine, and tries a ring of the sizes in `config`.
 #[must_use]
 pub fn probe(config: &DriverConfig) -> Probe {
+    probe_for_cores(config, 1)
+}
+
+/// As [`probe`], with one ring for each of `cores` cores held at once: RLIMIT_MEMLOCK may have room for one and not for all.
+#[must_use]
+pub fn probe_for_cores(config: &DriverConfig, cores: usize) -> Probe {
     let release = release();
     // SAFETY: sysconf takes an integer and no memory.
     let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     Probe {
         kernel: KernelVersion::parse(&release).unwrap_or(KernelVersion { major: 0, minor: 0 }),
         release,
-        ring: crate::uring::check(config),
+        ring: crate::uring::check(config, cores),
         open_files: open_files_limit(),
         locked_memory: limits::locked_memory_limit(),
         sysctls: Sysctls::read(),

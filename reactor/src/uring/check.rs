@@ -11,20 +11,28 @@ use crate::driver::DriverConfig;
 use crate::probe::{RingFailure, RingStage};
 use crate::slab::Key;
 
-const OPERATIONS: [(u8, &str); 9] = [
-    (opcode::PollAdd::CODE, "POLL_ADD"),
-    (opcode::Accept::CODE, "ACCEPT"),
-    (opcode::Connect::CODE, "CONNECT"),
-    (opcode::Recv::CODE, "RECV"),
-    (opcode::Send::CODE, "SEND"),
-    (opcode::Shutdown::CODE, "SHUTDOWN"),
-    (opcode::Close::CODE, "CLOSE"),
-    (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
-    (opcode::Nop::CODE, "NOP"),
+const OPERATIONS: [u8; 8] = [
+    opcode::PollAdd::CODE,
+    opcode::Accept::CODE,
+    opcode::Connect::CODE,
+    opcode::Recv::CODE,
+    opcode::Send::CODE,
+    opcode::Shutdown::CODE,
+    opcode::Close::CODE,
+    opcode::AsyncCancel::CODE,
 ];
 
-/// Sets a ring up as the driver does, in small, and completes one operation.
-pub(crate) fn check(config: &DriverConfig) -> Result<(), RingFailure> {
+/// Sets up as many rings as there will be cores, each as the driver does, and completes one operation on each. They are
+/// held together, since RLIMIT_MEMLOCK counts them together.
+pub(crate) fn check(config: &DriverConfig, cores: usize) -> Result<(), RingFailure> {
+    let mut held = Vec::new();
+    for _ in 0..cores.max(1) {
+        held.push(check_one(config)?);
+    }
+    Ok(())
+}
+
+fn check_one(config: &DriverConfig) -> Result<(Ring, BufferRing), RingFailure> {
     let at = |stage| {
         move |error: io::Error| RingFailure {
             stage,
@@ -33,46 +41,41 @@ pub(crate) fn check(config: &DriverConfig) -> Result<(), RingFailure> {
     };
     let mut ring = Ring::new(config.submission_entries, config.completion_entries)
         .map_err(at(RingStage::Setup))?;
+    let submitter = ring.submitter();
     let mut supported = Probe::new();
-    ring.submitter()
+    submitter
         .register_probe(&mut supported)
         .map_err(at(RingStage::Operations))?;
-    if OPERATIONS
-        .iter()
-        .any(|(code, _)| !supported.is_supported(*code))
-    {
+    if OPERATIONS.iter().any(|code| !supported.is_supported(*code)) {
         return Err(RingFailure {
             stage: RingStage::Operations,
             errno: libc::EOPNOTSUPP,
         });
     }
-    ring.submitter()
+    submitter
         .register_files_sparse(8)
         .map_err(at(RingStage::Descriptors))?;
-    let buffers = BufferRing::new(&ring.submitter(), config).map_err(at(RingStage::Buffers))?;
-    let nop = opcode::Nop::new().build().user_data(user_data(
-        Kind::Cancel,
-        Key {
-            slot: 7,
-            generation: 0,
-        },
-    ));
+    let buffers = BufferRing::new(&submitter, config).map_err(at(RingStage::Buffers))?;
+    let anything = Key {
+        slot: 0,
+        generation: 0,
+    };
+    let nop = opcode::Nop::new()
+        .build()
+        .user_data(user_data(Kind::Cancel, anything));
     // SAFETY: a NOP points to no memory.
     unsafe { ring.push(&nop) };
     ring.enter(Wait::Forever).map_err(at(RingStage::Enter))?;
     let mut completions = Vec::new();
     ring.take(1, &mut completions);
-    drop(ring);
-    drop(buffers);
-    match completions.first() {
-        Some(completion) if completion.result == 0 => Ok(()),
-        Some(completion) => Err(RingFailure {
+    let result = completions
+        .first()
+        .map_or(-libc::EIO, |completion| completion.result);
+    if result < 0 {
+        return Err(RingFailure {
             stage: RingStage::Enter,
-            errno: -completion.result,
-        }),
-        None => Err(RingFailure {
-            stage: RingStage::Enter,
-            errno: libc::EIO,
-        }),
+            errno: -result,
+        });
     }
+    Ok((ring, buffers))
 }

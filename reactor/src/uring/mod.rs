@@ -318,10 +318,11 @@ impl Driver for UringDriver {
 
     fn poll(&mut self, deadline: Option<Instant>, events: &mut Vec<Event>) -> io::Result<()> {
         self.buffers().recycle_all();
-        self.feed_starved();
         let first = events.len();
         let limit = first + self.config.events_max.max(1);
         loop {
+            // Every turn of the loop begins with all buffers free, or those who wait for one could wait for ever.
+            self.feed_starved();
             self.drive_dirty();
             self.arm_accepts();
             let sleep = !self.ring.has_completions() && self.waker.flag().prepare_sleep();

@@ -44,7 +44,7 @@ pub(crate) fn a_graceful_close_gives_up_after_its_linger_time<S: Setup>() {
     let address = world.listen();
     let (_stuck, first) = world.pair_with(address, true);
     let (mut idle, second) = world.pair(address);
-    world.send(first, &pattern(8_000_000));
+    world.send(first, &pattern(5_000_000));
     world.turn();
     world
         .driver()
@@ -66,14 +66,14 @@ pub(crate) fn an_abort_drops_what_is_queued<S: Setup>() {
     let mut world = World::<S>::new(config());
     let address = world.listen();
     let (mut peer, connection) = world.pair_with(address, true);
-    world.send(connection, &pattern(8_000_000));
+    world.send(connection, &pattern(5_000_000));
     world.turn();
     world.send(connection, &pattern(1_000));
     world.driver().close(connection, Close::Abort);
     let (unsent, error) = world.until_closed(connection);
     assert!(unsent > 1_000 && error.is_none(), "{unsent} {error:?}");
     let (received, _) = world.read_to_end(&mut peer, 1 << 20);
-    assert!(received.len() <= 8_000_000 && received == pattern(8_000_000)[..received.len()]);
+    assert!(received.len() <= 5_000_000 && received == pattern(5_000_000)[..received.len()]);
     assert_eq!(world.driver().counters().bytes_unsent, 0);
     // Before anything was flushed.
     let (_peer, connection) = world.pair(address);
@@ -111,7 +111,7 @@ pub(crate) fn a_reset_ends_a_send_in_flight<S: Setup>() {
     let mut world = World::<S>::new(config());
     let address = world.listen();
     let (mut peer, connection) = world.pair_with(address, true);
-    world.send(connection, &pattern(8_000_000));
+    world.send(connection, &pattern(5_000_000));
     for _ in 0..3 {
         world.turn();
         peer.read(1_000);

@@ -24,7 +24,7 @@ pub(crate) fn a_slow_reader_gets_everything_and_one_drained_event<S: Setup>() {
     let mut world = World::<S>::new(config());
     let address = world.listen();
     let (mut peer, connection) = world.pair_with(address, true);
-    let bytes = pattern(8_000_000);
+    let bytes = pattern(5_000_000);
     for part in bytes.chunks(1_000_000) {
         world.send(connection, part);
     }
