@@ -203,6 +203,10 @@ impl<D: Driver> EventLoop<D> {
             }
             self.shard.stats.counters.engine_commands += 1;
         }
+        for (connection, violation) in self.outbox.violations.drain(..) {
+            let core = self.shard.facts().core;
+            tracing::debug!(core, slot = connection.slot, %violation, "a client broke a rule of the protocol");
+        }
         for (id, reply) in self.outbox.admin.drain(..) {
             self.cores.answer(id, with_driver(reply, &self.driver));
         }

@@ -27,9 +27,11 @@ pub struct Limits {
     pub filters_per_packet_max: usize,
     /// Most subscriptions of a session; more get 0x97 in SUBACK.
     pub subscriptions_per_session_max: u32,
-    /// Receive Maximum of the server: QoS ≥ 1 publishes of one client being processed. MQTT 5.0 clients that exceed it get
-    /// 0x93; from 3.1.1 clients nothing more is read until one is acknowledged.
+    /// Receive Maximum of the server: QoS ≥ 1 publishes of one client that are not answered to their end. MQTT 5.0 clients
+    /// that exceed it get 0x93.
     pub receive_maximum: u16,
+    /// QoS ≥ 1 publishes of one client being processed; nothing more is read from it until one is answered.
+    pub processing_max: u16,
     /// Topic Alias Maximum of the server; more get 0x94.
     pub topic_alias_maximum: u16,
     /// Topic aliases the server uses towards one client, within the client's own maximum.
@@ -79,7 +81,8 @@ impl Default for Limits {
             topic_levels_max: 32,
             filters_per_packet_max: 256,
             subscriptions_per_session_max: 1_000,
-            receive_maximum: 128,
+            receive_maximum: 1_024,
+            processing_max: 128,
             topic_alias_maximum: 16,
             outbound_topic_aliases_max: 16,
             inflight_max: 128,

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use edge_proto::reason::Violation;
 use edge_proto::websocket;
 use reactor::driver::{Close, ConnectionId};
 
@@ -48,6 +49,8 @@ pub struct Outbox {
     pub local: VecDeque<CoreMessage>,
     /// Commands that the engine has not taken yet.
     pub engine: VecDeque<Command>,
+    /// Rules that clients broke, for the log.
+    pub violations: Vec<(ConnectionId, Violation)>,
     /// Answers to admin requests.
     pub admin: Vec<(u64, AdminReply)>,
     /// Index + 1 into `outputs` by connection slot, 0 = none.
@@ -69,6 +72,7 @@ impl Outbox {
             mesh: (0..cores).map(|_| Default::default()).collect(),
             local: VecDeque::new(),
             engine: VecDeque::new(),
+            violations: Vec::new(),
             admin: Vec::new(),
             output_of_slot: Vec::new(),
             spare: Vec::new(),

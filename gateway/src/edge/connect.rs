@@ -49,6 +49,7 @@ impl Edge {
             Ok(connect) => self.connect(turn, id, &connect).map_err(|reason| (connect.version, reason)),
             Err(violation) => {
                 turn.stats.counters.protocol_violations += 1;
+                turn.outbox.violations.push((id, violation));
                 // Without a version that we know, 5.0 is what a newer client understands.
                 Err((connect_version(frame).unwrap_or(Version::V5), violation.reason))
             }

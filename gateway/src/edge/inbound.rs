@@ -64,7 +64,12 @@ impl Edge {
         let Some((link, session)) = self.live(id) else { return Ok(Flow::Closed) };
         let version = session.version;
         if let Some(packet_id) = publish.packet_id {
-            let receive_maximum = turn.facts.limits.receive_maximum;
+            let limits = &turn.facts.limits;
+            if session.traffic().inbound.is_busy(limits.processing_max) {
+                return Ok(Flow::Stall);
+            }
+            // A 3.1.1 client knows no Receive Maximum; its packet identifiers are the bound.
+            let receive_maximum = if version == Version::V5 { limits.receive_maximum } else { u16::MAX };
             match session.traffic().inbound.publish(packet_id, publish.qos, receive_maximum) {
                 Arrival::New => {}
                 Arrival::Processing => return Ok(Flow::Continue),
@@ -73,7 +78,6 @@ impl Edge {
                     write_answer(link, session, turn, answer);
                     return Ok(Flow::Continue);
                 }
-                Arrival::OverMaximum if version == Version::V311 => return Ok(Flow::Stall),
                 Arrival::OverMaximum => {
                     return Err(Violation::new(
                         ReasonCode::ReceiveMaximumExceeded,

@@ -223,6 +223,7 @@ impl Edge {
     /// The peer broke a rule: it is told why, and the connection ends.
     fn violated(&mut self, turn: &mut Turn<'_>, id: ConnectionId, violation: Violation) {
         turn.stats.counters.protocol_violations += 1;
+        turn.outbox.violations.push((id, violation));
         let Some(connection) = self.connection(id) else { return };
         if matches!(connection.state, State::AwaitConnect(_)) {
             turn.stats.counters.connects_refused += 1;
