@@ -288,6 +288,20 @@ fn a_page_without_a_match_ends_and_says_where_to_go_on() {
 }
 
 #[test]
+fn a_filter_looks_at_few_topics_that_it_cannot_match() {
+    let mut trie = TopicTrie::new();
+    for number in 0..1000 {
+        trie.insert(&format!("b/{number}"), number);
+        trie.insert(&format!("c/1/{number}"), number);
+    }
+    trie.insert("c/2", 0);
+    for filter in ["b/7", "b/999/#", "a/#", "+/2", "d/+"] {
+        let next = trie.matching_page(filter, None, 4, |_, _| {});
+        assert_eq!(next, None, "{filter} is answered in one page");
+    }
+}
+
+#[test]
 fn retained_topics_are_found_in_order_and_taken_out() {
     let mut trie = TopicTrie::new();
     for (number, topic) in ["a-b", "a/b", "a", "$SYS/a", "a/b/c"]

@@ -195,6 +195,8 @@ fn client_and_server_shake_hands() {
         parse_upgrade_response(&response, [8; 16]),
         Err(UpgradeError::Refused(_))
     ));
+    let other_status = String::from_utf8(response).unwrap().replace("101", "200");
+    assert!(parse_upgrade_response(other_status.as_bytes(), key).is_err());
     let mut refusal = Vec::new();
     UpgradeError::UnknownPath.write_response(&mut refusal);
     assert!(matches!(

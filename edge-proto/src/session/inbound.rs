@@ -241,7 +241,10 @@ mod tests {
         let mut inbound = Inbound::resume(vec![7, 8]);
         assert_eq!(inbound.publish(1, QoS::AtLeastOnce, 1), Arrival::New);
         assert_eq!(inbound.pubrel(7), Release::Release);
-        assert_eq!(inbound.publish(2, QoS::AtLeastOnce, 1), Arrival::OverMaximum);
+        assert_eq!(
+            inbound.publish(2, QoS::AtLeastOnce, 1),
+            Arrival::OverMaximum
+        );
     }
 
     #[test]
