@@ -48,13 +48,10 @@ impl UringDriver {
     }
 
     fn accepted(&mut self, key: Key, result: i32, events: &mut Vec<Event>) {
-        let address = self.addresses.remove(key.slot).map(HeldAddress::release);
-        let Some(connection) = self.connections.get_mut(key) else {
+        let Some(held) = self.addresses.remove(key.slot) else {
             return;
         };
-        let State::Accepting { listener: index } = connection.state else {
-            return;
-        };
+        let (index, address) = (held.listener, held.release());
         let listener = &mut self.listeners[usize::from(index)];
         listener.outstanding -= 1;
         if result < 0 {
@@ -65,11 +62,11 @@ impl UringDriver {
             }
             return;
         }
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
         let full = self.counters.connections >= u64::from(self.config.connections_max);
-        let Some(peer) = address
-            .and_then(|address| address.address())
-            .filter(|_| !full)
-        else {
+        let Some(peer) = address.address().filter(|_| !full) else {
             self.counters.refused += 1;
             connection.silent = true;
             connection.state = State::Ending;

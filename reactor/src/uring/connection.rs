@@ -15,10 +15,8 @@ use crate::send_queue::{Reclaimed, SendQueue};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// The slot is promised to an accept of this listener.
-    Accepting {
-        listener: u16,
-    },
+    /// The slot is promised to an accept.
+    Accepting,
     Connecting,
     Open,
     /// Graceful: sends the rest.
@@ -99,7 +97,7 @@ pub(super) struct Connection {
     pub(super) pending: Pending,
 }
 
-const _: () = assert!(size_of::<Option<Connection>>() <= 40);
+const _: () = assert!(size_of::<Option<Connection>>() <= 32);
 
 /// Operations in flight, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

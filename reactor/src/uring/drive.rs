@@ -34,7 +34,7 @@ impl UringDriver {
         };
         connection.dirty = false;
         match connection.state {
-            State::Accepting { .. } | State::Connecting | State::Closing => {}
+            State::Accepting | State::Connecting | State::Closing => {}
             State::Ending => self.drive_ending(key),
             State::Open | State::Flushing | State::Lingering => {
                 self.drive_sending(key);
@@ -159,7 +159,7 @@ impl UringDriver {
         };
         if matches!(
             connection.state,
-            State::Ending | State::Closing | State::Accepting { .. }
+            State::Ending | State::Closing | State::Accepting
         ) {
             return;
         }
@@ -198,11 +198,9 @@ impl UringDriver {
                 }
                 listener.outstanding += 1;
                 let socket = socket.as_raw_fd();
-                let key = self.connections.insert(Connection::new(State::Accepting {
-                    listener: index as u16,
-                }));
-                let address = HeldAddress::new(RawAddress::empty());
-                let place = address.0.as_ptr();
+                let key = self.connections.insert(Connection::new(State::Accepting));
+                let address = HeldAddress::new(RawAddress::empty(), index as u16);
+                let place = address.place.as_ptr();
                 self.addresses.insert(key.slot, address);
                 // SAFETY: `place` is a live box; this computes field addresses and reads nothing.
                 let (storage, length) =
@@ -220,8 +218,8 @@ impl UringDriver {
     }
 
     pub(super) fn start_connect(&mut self, key: Key, remote: SocketAddr) {
-        let address = HeldAddress::new(remote.into());
-        let place = address.0.as_ptr();
+        let address = HeldAddress::new(remote.into(), 0);
+        let place = address.place.as_ptr();
         self.addresses.insert(key.slot, address);
         // SAFETY: `place` is a live box that nobody writes to.
         let (pointer, length) = unsafe { ((*place).as_ptr(), (*place).length) };

@@ -65,16 +65,21 @@ struct Listener {
 
 /// An address that the kernel reads or writes while an operation is in flight; at a fixed place until that completed.
 #[derive(Debug)]
-struct HeldAddress(std::ptr::NonNull<RawAddress>);
+struct HeldAddress {
+    place: std::ptr::NonNull<RawAddress>,
+    /// Of an accept.
+    listener: u16,
+}
 
 impl HeldAddress {
-    fn new(address: RawAddress) -> Self {
-        Self(std::ptr::NonNull::from(Box::leak(Box::new(address))))
+    fn new(address: RawAddress, listener: u16) -> Self {
+        let place = std::ptr::NonNull::from(Box::leak(Box::new(address)));
+        Self { place, listener }
     }
 
     fn release(self) -> RawAddress {
         // SAFETY: the pointer came from a box, and `self` is its only owner. The caller saw the operation complete.
-        unsafe { *Box::from_raw(self.0.as_ptr()) }
+        unsafe { *Box::from_raw(self.place.as_ptr()) }
     }
 }
 

@@ -12,6 +12,9 @@ use io_uring::{IoUring, cqueue, squeue};
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 const ENTER_REGISTERED_RING: u32 = 1 << 4;
+const ENTER_NO_IOWAIT: u32 = 1 << 7;
+/// Threads of the kernel that run what cannot be started without blocking: shutdown(2), for this driver.
+const WORKERS_MAX: u32 = 2;
 const REGISTER_RING_FDS: u32 = 20;
 const UNREGISTER_RING_FDS: u32 = 21;
 
@@ -71,6 +74,8 @@ pub(super) struct Ring {
     /// What enter takes: an index of a registered ring, or a descriptor.
     enter_fd: RawFd,
     registered: bool,
+    /// Flags of every enter.
+    enter_flags: u32,
 }
 
 impl std::fmt::Debug for Ring {
@@ -95,12 +100,23 @@ impl Ring {
                 Err(error)
             }
         })?;
+        // Works with the kernel's own bound when it fails.
+        let _ = ring
+            .submitter()
+            .register_iowq_max_workers(&mut [WORKERS_MAX; 2]);
+        // A thread that waits for the network is idle, and not waiting for a disk.
+        let no_iowait = if ring.params().is_feature_no_iowait() {
+            ENTER_NO_IOWAIT
+        } else {
+            0
+        };
         let mut ring = Self {
             enter_fd: ring.as_raw_fd(),
             ring,
             backlog: VecDeque::new(),
             in_flight: 0,
             registered: false,
+            enter_flags: ENTER_GETEVENTS | ENTER_EXT_ARG | no_iowait,
         };
         ring.register_ring_fd();
         Ok(ring)
@@ -225,7 +241,7 @@ impl Ring {
                 self.enter_fd,
                 to_submit,
                 wanted,
-                ENTER_GETEVENTS | ENTER_EXT_ARG | registered,
+                self.enter_flags | registered,
                 &raw const argument,
                 size_of::<WaitArgument>(),
             )
