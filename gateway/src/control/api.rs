@@ -153,8 +153,15 @@ async fn readiness(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     let (samples, _) = admin.samples(SCRAPE_TIMEOUT).await;
-    let content_type = [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)];
-    (content_type, exposition(&samples, &admin.status)).into_response()
+    match exposition(&samples, &admin.status) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            error.to_string(),
+            "please report this",
+        )
+        .into_response(),
+    }
 }
 
 async fn node_status(State(admin): State<Arc<Admin>>) -> ApiResult {
@@ -423,12 +430,12 @@ async fn subscriptions(State(admin): State<Arc<Admin>>, uri: Uri) -> ApiResult {
         _ => None,
     })
     .await?;
-    // A broad filter is on every core; each tells of its own subscribers.
+    // A broad filter is on every core with all of its subscribers, a rooted one on its owner alone.
     let mut merged = BTreeMap::<String, SubscriptionInfo>::new();
     for row in found {
         merged
             .entry(row.filter.clone())
-            .and_modify(|known| known.subscribers += row.subscribers)
+            .and_modify(|known| known.subscribers = known.subscribers.max(row.subscribers))
             .or_insert(row);
     }
     let more = merged.len() > limit;

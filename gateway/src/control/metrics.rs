@@ -31,12 +31,18 @@ pub struct CoreSample {
 }
 
 /// The whole exposition in the text format of Prometheus.
-pub fn exposition(samples: &[CoreSample], status: &NodeStatus) -> String {
+///
+/// # Errors
+/// When a family cannot be written, which is a bug: its name, for the asker to report.
+pub fn exposition(
+    samples: &[CoreSample],
+    status: &NodeStatus,
+) -> Result<String, prometheus::Error> {
     let mut families = families(samples, status);
     families.extend(ProcessCollector::for_self().collect());
-    prometheus::TextEncoder::new()
-        .encode_to_string(&families)
-        .unwrap_or_else(|error| format!("# {error}\n"))
+    // The encoder refuses a family without a series, and an idle node has no hot root.
+    families.retain(|family| !family.get_metric().is_empty());
+    prometheus::TextEncoder::new().encode_to_string(&families)
 }
 
 /// Every family of the node, the operating system's view of the process excepted.

@@ -97,10 +97,9 @@ pub(crate) fn scrape() -> Scrape {
         snapshot: snapshot(core),
         answered: true,
     };
-    Scrape::parse(&exposition(
-        &[sample(0), sample(1)],
-        &status(EngineState::Working),
-    ))
+    Scrape::parse(
+        &exposition(&[sample(0), sample(1)], &status(EngineState::Working)).expect("encoded"),
+    )
 }
 
 #[test]
@@ -127,7 +126,8 @@ fn a_delivery_that_vanished_shows() {
         answered: true,
     };
     sample.snapshot.deliveries_queued -= 1;
-    let scrape = Scrape::parse(&exposition(&[sample], &status(EngineState::Working)));
+    let scrape =
+        Scrape::parse(&exposition(&[sample], &status(EngineState::Working)).expect("encoded"));
     assert_eq!(scrape.sum("roadstead_deliveries_unaccounted"), 1.0);
 }
 
@@ -165,7 +165,7 @@ fn a_root_of_any_length_makes_a_short_label() {
         answered: true,
     };
     sample.snapshot.hottest_roots = vec![("ä".repeat(30_000), 5), ("a\"\n\\".into(), 4)];
-    let text = exposition(&[sample], &status(EngineState::Working));
+    let text = exposition(&[sample], &status(EngineState::Working)).expect("encoded");
     assert!(
         text.lines().all(|line| line.len() < 1_000),
         "no line is long"
@@ -174,6 +174,13 @@ fn a_root_of_any_length_makes_a_short_label() {
         text.contains(r#"roadstead_root_publishes{root="a\"\n\\"} 4"#),
         "{text}"
     );
+}
+
+#[test]
+fn a_node_that_has_done_nothing_exposes_its_metrics_too() {
+    let text =
+        exposition(&[CoreSample::default()], &status(EngineState::Working)).expect("encoded");
+    assert_eq!(Scrape::parse(&text).sum("roadstead_cores"), 1.0);
 }
 
 #[test]
