@@ -20,6 +20,14 @@ pub fn connect_version(frame: Frame<'_>) -> Option<Version> {
     }
 }
 
+/// The version in which to answer a CONNECT that [`decode_connect`] refuses: 3.1.1 for a protocol level below 5, whose
+/// clients know no reason codes, else 5.0.
+pub fn answer_version(frame: Frame<'_>) -> Version {
+    let mut reader = Reader::new(frame.body);
+    let level = reader.binary().and_then(|_| reader.u8());
+    if level.is_ok_and(|level| level < 5) { Version::V311 } else { Version::V5 }
+}
+
 /// Decodes the first packet of a connection.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use crate::property::{Properties, Property, check_authentication, not_allowed};
 use crate::read::Reader;
 use crate::reason::{ReasonCode, Violation};
 
-pub use connect::{connect_version, decode_connect};
+pub use connect::{answer_version, connect_version, decode_connect};
 pub use publish::forwarded_properties;
 
 /// Who sent a packet: some properties and packet types are for one direction only.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use edge_proto::decode::{connect_version, decode_connect};
+use edge_proto::decode::{answer_version, decode_connect};
 use edge_proto::encode;
 use edge_proto::frame::Frame;
 use edge_proto::packet::{ConnAck, Connect, PacketType, Version, Will};
@@ -50,8 +50,7 @@ impl Edge {
             Err(violation) => {
                 turn.stats.counters.protocol_violations += 1;
                 turn.outbox.violations.push((id, violation));
-                // Without a version that we know, 5.0 is what a newer client understands.
-                Err((connect_version(frame).unwrap_or(Version::V5), violation.reason))
+                Err((answer_version(frame), violation.reason))
             }
         };
         match outcome {

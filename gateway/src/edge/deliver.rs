@@ -126,7 +126,8 @@ impl Edge {
 
 /// Writes one message if the client's window and connection have room.
 fn send(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, queued: Queued) -> Sent {
-    if queued.message.is_expired(turn.now.unix_ms) {
+    // A delivery that has begun goes on (MQTT-3.3.2-5).
+    if !queued.dup && queued.message.is_expired(turn.now.unix_ms) {
         end(session, turn, &queued, Outcome::Expired);
         return Sent::Yes;
     }

@@ -14,12 +14,18 @@ use reactor::driver::ConnectionId;
 
 use super::depart::Leave;
 use super::link::Link;
-use super::session::{Session, Traffic};
+use super::session::Session;
 use super::{Edge, Flow, tells_reasons};
 use crate::core_message::{CoreMessage, Origin, Outcome, PublishRequest};
 use crate::message::{Message, MessageParts};
 use crate::metrics::DropReason;
 use crate::turn::Turn;
+
+const OVER_MAXIMUM: Violation = Violation::new(
+    ReasonCode::ReceiveMaximumExceeded,
+    "MQTT-3.3.4-7",
+    "more unacknowledged messages than the server's Receive Maximum",
+);
 
 impl Edge {
     /// One packet of a connected client.
@@ -61,15 +67,18 @@ impl Edge {
             self.stalled.push_back(id);
             return Ok(Flow::Stall);
         }
+        let limits = &turn.facts.limits;
         let Some((link, session)) = self.live(id) else { return Ok(Flow::Closed) };
-        let version = session.version;
+        if publish.qos > QoS::AtMostOnce && session.traffic().inbound.is_busy(limits.processing_max) {
+            return Ok(Flow::Stall);
+        }
+        // What can break a rule comes before the packet identifier is taken, or its session would wait for an answer for ever.
+        let alias = resolve_alias(session, publish, limits.topic_alias_maximum)?;
+        let topic = alias.as_deref().unwrap_or(publish.topic);
+        let levels = TopicName::parse(topic)?.levels().count();
         if let Some(packet_id) = publish.packet_id {
-            let limits = &turn.facts.limits;
-            if session.traffic().inbound.is_busy(limits.processing_max) {
-                return Ok(Flow::Stall);
-            }
             // A 3.1.1 client knows no Receive Maximum; its packet identifiers are the bound.
-            let receive_maximum = if version == Version::V5 { limits.receive_maximum } else { u16::MAX };
+            let receive_maximum = if session.version == Version::V5 { limits.receive_maximum } else { u16::MAX };
             match session.traffic().inbound.publish(packet_id, publish.qos, receive_maximum) {
                 Arrival::New => {}
                 Arrival::Processing => return Ok(Flow::Continue),
@@ -78,19 +87,10 @@ impl Edge {
                     write_answer(link, session, turn, answer);
                     return Ok(Flow::Continue);
                 }
-                Arrival::OverMaximum => {
-                    return Err(Violation::new(
-                        ReasonCode::ReceiveMaximumExceeded,
-                        "MQTT-3.3.4-7",
-                        "more unacknowledged messages than the server's Receive Maximum",
-                    ));
-                }
+                Arrival::OverMaximum => return Err(OVER_MAXIMUM),
             }
         }
         turn.stats.counters.publishes_received += 1;
-        let topic = resolve_alias(session.traffic(), publish, turn.facts.limits.topic_alias_maximum)?;
-        let topic = topic.as_deref().unwrap_or(publish.topic);
-        let levels = TopicName::parse(topic)?.levels().count();
         if levels > turn.facts.limits.topic_levels_max || topic.starts_with('$') {
             // Correct, but nothing that a client may publish to (MQTT-4.7.2-1 reserves `$` for the server).
             self.answer(turn, id, publish.packet_id, ReasonCode::TopicNameInvalid);
@@ -256,13 +256,13 @@ fn link_of(edge: &mut Edge, id: ConnectionId, act: impl FnOnce(&mut Link)) {
 }
 
 /// The topic that an alias stands for; `None` when the packet names its topic itself.
-fn resolve_alias(traffic: &mut Traffic, publish: &Publish<'_>, maximum: u16) -> Result<Option<Box<str>>, Violation> {
+fn resolve_alias(session: &mut Session, publish: &Publish<'_>, maximum: u16) -> Result<Option<Box<str>>, Violation> {
     let Some(alias) = publish.properties.topic_alias else { return Ok(None) };
     if alias > maximum {
         let detail = "a topic alias above the server's Topic Alias Maximum";
         return Err(Violation::new(ReasonCode::TopicAliasInvalid, "MQTT-3.3.2-9", detail));
     }
-    let aliases = traffic.inbound_aliases.get_or_insert_default();
+    let aliases = session.traffic().inbound_aliases.get_or_insert_default();
     if publish.topic.is_empty() {
         let unknown = Violation::protocol("MQTT5 §3.3.2.3.4", "a topic alias that was never set");
         return aliases.topic(alias).map(|topic| Some(topic.into())).ok_or(unknown);

@@ -27,6 +27,9 @@ pub(super) struct Mailbox {
     read_from: u64,
     /// Highest sequence that any connection got: up to here a message may have been sent before.
     sent_to: u64,
+    /// Highest sequence that a connection got since the node started: the delivery of these has begun, so they do not
+    /// expire any more (MQTT-3.3.2-5).
+    begun_to: u64,
     /// The read that is under way; its number tells it from one of an earlier connection.
     reading: Option<u32>,
     reads: u32,
@@ -95,6 +98,7 @@ impl Mailbox {
         self.unacknowledged_bytes += bytes;
         self.read_from = sequence + 1;
         self.sent_to = self.sent_to.max(sequence);
+        self.begun_to = self.begun_to.max(sequence);
         dup
     }
 }
@@ -164,7 +168,7 @@ impl Home {
                 break;
             }
             let expired = content.as_ref().is_some_and(|(message, _)| message.is_expired(turn.now.unix_ms));
-            if expired {
+            if expired && sequence > mailbox.begun_to {
                 mailbox.waiting -= 1;
                 mailbox.read_from = sequence + 1;
                 turn.stats.expire();
