@@ -7,85 +7,28 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use edge_proto::topic::{TopicFilter, TopicName};
+use edge_proto::topic::TopicName;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::answer::{ApiError, filter, gather, query, rows};
 use super::http::{Admin, guard};
 use super::metrics::{CoreSample, exposition};
 use super::status::{EngineReport, VERSION};
-use super::{AskError, Cores};
 use crate::admin::{AdminReply, AdminRequest, SubscriptionInfo};
 
 /// How old the last turn of a healthy core may be.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a scrape waits for a core; shorter than the time Prometheus gives a scrape.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Rows of a listing when the request names no limit, and at most.
-const ROWS: usize = 100;
-const ROWS_MAX: usize = 1_000;
-
 const PATHS: &str = "the paths are /healthz, /readyz, /metrics, /v1/status, /v1/sessions, /v1/sessions/{id}, /v1/publish, \
                      /v1/subscriptions and /v1/retained";
-
-/// A failure as the asker sees it.
-#[derive(Debug)]
-pub(super) struct ApiError {
-    status: StatusCode,
-    error: String,
-    remedy: String,
-}
-
-impl ApiError {
-    pub(super) fn new(
-        status: StatusCode,
-        error: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self {
-            status,
-            error: error.into(),
-            remedy: remedy.into(),
-        }
-    }
-
-    fn bad(error: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, error, remedy)
-    }
-
-    /// A reply of another kind than the request: a bug of the node, which the asker cannot mend.
-    fn mismatch() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "a core gave an answer of the wrong kind",
-            "please report this",
-        )
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        (
-            self.status,
-            Json(json!({ "error": self.error, "remedy": self.remedy })),
-        )
-            .into_response()
-    }
-}
-
-impl From<AskError> for ApiError {
-    fn from(error: AskError) -> Self {
-        let remedy = "see /healthz for all cores; try again, and if it stays so, restart the node: nothing stored is lost";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), remedy)
-    }
-}
 
 type ApiResult = Result<Json<Value>, ApiError>;
 
@@ -501,47 +444,4 @@ async fn clear_retained(State(admin): State<Arc<Admin>>, uri: Uri) -> ApiResult 
         }
     }
     Ok(Json(json!({ "cleared": cleared })))
-}
-
-/// The rows of all cores together.
-async fn gather<T>(
-    cores: &Cores,
-    request: AdminRequest,
-    rows_of: impl Fn(AdminReply) -> Option<Vec<T>>,
-) -> Result<Vec<T>, ApiError> {
-    let mut all = Vec::new();
-    for reply in cores.ask_all(request).await? {
-        all.extend(rows_of(reply).ok_or_else(ApiError::mismatch)?);
-    }
-    Ok(all)
-}
-
-fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
-    let parsed = Query::try_from_uri(uri).map(|Query(parsed)| parsed);
-    parsed.map_err(|error| {
-        ApiError::bad(
-            error.body_text(),
-            "docs/OPERATIONS.md lists the parameters of each path",
-        )
-    })
-}
-
-fn rows(limit: Option<usize>) -> Result<usize, ApiError> {
-    match limit.unwrap_or(ROWS) {
-        limit @ 1..=ROWS_MAX => Ok(limit),
-        limit => Err(ApiError::bad(
-            format!("limit {limit} is out of range"),
-            format!("write 1 to {ROWS_MAX}, and page"),
-        )),
-    }
-}
-
-fn filter(text: String) -> Result<String, ApiError> {
-    match TopicFilter::parse(&text) {
-        Ok(_) => Ok(text),
-        Err(error) => Err(ApiError::bad(
-            format!("\"{text}\" is not a topic filter: {error}"),
-            "write e.g. sensors/# or +/state",
-        )),
-    }
 }

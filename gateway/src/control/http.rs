@@ -20,7 +20,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
 
-use super::api::{ApiError, router};
+use super::answer::ApiError;
+use super::api::router;
 use super::metrics::CoreSample;
 use super::status::NodeStatus;
 use super::{AskError, Cores};

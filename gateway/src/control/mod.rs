@@ -4,6 +4,7 @@
 //! knows about itself apart from its cores; [`log`] sets up the log of the shell. The core itself does not log: it
 //! counts.
 
+mod answer;
 mod api;
 pub mod http;
 pub mod log;
