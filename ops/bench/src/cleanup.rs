@@ -1,0 +1,125 @@
+//! What has to be undone however a run ends: processes that were started, settings of the kernel that were changed.
+//!
+//! Guards undo it on return and on errors. The release profile aborts on a panic, so a hook undoes it there too. A signal
+//! only sets a flag ([`interrupted`]), at which every wait of a run returns an error.
+
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
+
+static UNDO: Mutex<Vec<(u64, Undo)>> = Mutex::new(Vec::new());
+static NEXT: AtomicU64 = AtomicU64::new(0);
+static INTERRUPTED: Mutex<Option<Arc<AtomicBool>>> = Mutex::new(None);
+
+#[derive(Debug)]
+enum Undo {
+    Kill(Child),
+    Restore { path: String, value: String },
+    Remove(std::path::PathBuf),
+}
+
+impl Undo {
+    fn run(self) {
+        // Nothing here has a caller who could do more about an error than read of it.
+        let outcome = match self {
+            Self::Kill(mut child) => child.kill().and_then(|()| child.wait().map(drop)),
+            Self::Restore { path, value } => fs::write(&path, value),
+            Self::Remove(folder) => fs::remove_dir_all(folder),
+        };
+        if let Err(error) = outcome {
+            eprintln!("bench: not undone: {error}");
+        }
+    }
+}
+
+/// Undoes one thing when it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Guard(u64);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut list = lock(&UNDO);
+        let at = list.iter().position(|(id, _)| *id == self.0);
+        let undo = at.map(|at| list.remove(at).1);
+        drop(list);
+        undo.map(Undo::run);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn register(undo: Undo) -> Guard {
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    lock(&UNDO).push((id, undo));
+    Guard(id)
+}
+
+/// Kills this process in the end.
+pub(crate) fn kill_at_end(child: Child) -> Guard {
+    register(Undo::Kill(child))
+}
+
+/// Removes this folder in the end.
+pub(crate) fn remove_at_end(folder: std::path::PathBuf) -> Guard {
+    register(Undo::Remove(folder))
+}
+
+/// Sets a sysctl (`net/core/somaxconn`), and sets it back in the end.
+///
+/// # Errors
+/// When it cannot be read or written: mostly not enough rights.
+pub(crate) fn set_sysctl(name: &str, value: &str) -> io::Result<Guard> {
+    let path = format!("/proc/sys/{name}");
+    let before = fs::read_to_string(&path)?;
+    fs::write(&path, value)?;
+    Ok(register(Undo::Restore {
+        path,
+        value: before,
+    }))
+}
+
+/// Whether the process of a guard has ended by itself.
+pub(crate) fn has_ended(guard: &Guard) -> bool {
+    let mut list = lock(&UNDO);
+    let child = list.iter_mut().find(|(id, _)| *id == guard.0);
+    match child {
+        Some((_, Undo::Kill(child))) => child.try_wait().is_ok_and(|status| status.is_some()),
+        _ => true,
+    }
+}
+
+/// Catches SIGINT, SIGTERM and SIGHUP, and panics.
+///
+/// # Errors
+/// When the system refuses the handlers.
+pub(crate) fn install() -> io::Result<()> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGHUP,
+    ] {
+        // The second signal ends the process at once.
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&flag))?;
+        signal_hook::flag::register(signal, Arc::clone(&flag))?;
+    }
+    *lock(&INTERRUPTED) = Some(flag);
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        before(panic);
+        if let Ok(mut list) = UNDO.try_lock() {
+            list.drain(..).rev().for_each(|(_, undo)| undo.run());
+        }
+    }));
+    Ok(())
+}
+
+/// True once a signal asked to stop.
+pub(crate) fn interrupted() -> bool {
+    let flag = lock(&INTERRUPTED);
+    flag.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
+}

@@ -1,0 +1,326 @@
+//! One client: from the connection to a live session, and what it answers while it is live.
+//!
+//! ```text
+//! Connecting ─▶ Upgrading (WebSocket) ─▶ Greeting ─CONNACK─▶ Subscribing ─SUBACK─▶ Live ─▶ Ended
+//!                                              └──────────── nothing to subscribe to ─▲
+//! ```
+
+use edge_proto::decode::{Sender, decode};
+use edge_proto::encode;
+use edge_proto::frame::{PACKET_LENGTH_MAX, next_frame};
+use edge_proto::packet::{
+    Ack, Connect, Packet, PacketType, Publish, PublishProperties, QoS, SubscriptionOptions, Version,
+};
+use edge_proto::reason::ReasonCode;
+use edge_proto::websocket::{self, Decoder, Opcode, handshake};
+use reactor::driver::ConnectionId;
+
+use super::{Settings, Topics};
+use crate::arguments::Transport;
+
+/// Bytes of a payload that say when it was sent.
+pub(crate) const STAMP_BYTES: usize = 8;
+/// The key of every upgrade request: nobody is between us and the server whom a random one would stop.
+const KEY: [u8; 16] = *b"roadstead  bench";
+/// The mask of every frame, for the same reason.
+const MASK: [u8; 4] = [0x5A, 0xA5, 0x3C, 0xC3];
+
+/// Where a client is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Connecting,
+    Upgrading,
+    Greeting,
+    Subscribing,
+    Live,
+    Ended,
+}
+
+/// One client. A million of them are held by one process, so it keeps what it must.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) connection: ConnectionId,
+    /// Its number among all clients of the run.
+    pub(super) number: u32,
+    /// When it last sent something, in milliseconds from the start of the run.
+    pub(super) last_sent_ms: u32,
+    pub(super) phase: Phase,
+    /// QoS 1 and 2 messages that wait for their acknowledgement.
+    pub(super) outstanding: u16,
+    next_packet_id: u16,
+    partial: Option<Box<Vec<u8>>>,
+    decoder: Option<Box<Decoder>>,
+}
+
+const _: () = assert!(size_of::<Client>() <= 48);
+
+/// What a packet meant to the generator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The session is live from now on.
+    BecameLive,
+    /// A message arrived, sent this many nanoseconds after the start of the run.
+    Arrived { stamp_ns: u64 },
+    /// A QoS 1 or 2 message is through.
+    Acknowledged,
+    /// A PINGRESP.
+    Pong,
+}
+
+impl Client {
+    pub(super) const fn new(connection: ConnectionId, number: u32, now_ms: u32) -> Self {
+        Self {
+            connection,
+            number,
+            last_sent_ms: now_ms,
+            phase: Phase::Connecting,
+            outstanding: 0,
+            next_packet_id: 0,
+            partial: None,
+            decoder: None,
+        }
+    }
+
+    /// The connection is there: writes what opens the conversation.
+    pub(super) fn connected(&mut self, settings: &Settings, out: &mut Vec<u8>) {
+        match settings.transport {
+            Transport::Tcp => self.greet(settings, out),
+            Transport::Websocket => {
+                self.phase = Phase::Upgrading;
+                handshake::client_handshake(out, "127.0.0.1", "/mqtt", KEY);
+            }
+        }
+    }
+
+    fn greet(&mut self, settings: &Settings, out: &mut Vec<u8>) {
+        self.phase = Phase::Greeting;
+        let client_id = format!("bench-{:07}", self.number);
+        let mut connect = Connect::new(settings.version, &client_id);
+        connect.keep_alive_s = settings.keep_alive_s;
+        self.write(out, |out| encode::connect(out, &connect));
+    }
+
+    /// Writes one packet, in a frame where the transport has frames.
+    fn write(&self, out: &mut Vec<u8>, packet: impl FnOnce(&mut Vec<u8>)) {
+        if self.decoder.is_none() {
+            return packet(out);
+        }
+        let mut bytes = Vec::with_capacity(64);
+        packet(&mut bytes);
+        websocket::write_client_frame(out, Opcode::Binary, MASK, &bytes);
+    }
+
+    /// Writes a PINGREQ.
+    pub(super) fn ping(&self, out: &mut Vec<u8>) {
+        self.write(out, encode::pingreq);
+    }
+
+    /// Writes a PUBLISH.
+    pub(super) fn publish(&mut self, out: &mut Vec<u8>, version: Version, qos: QoS, topic: &str, payload: &[u8]) {
+        let packet_id = (qos != QoS::AtMostOnce).then(|| {
+            self.outstanding += 1;
+            self.packet_id()
+        });
+        let publish = Publish {
+            dup: false,
+            qos,
+            retain: false,
+            topic,
+            packet_id,
+            properties: PublishProperties::default(),
+            payload,
+        };
+        self.write(out, |out| encode::publish(out, version, &publish));
+    }
+
+    fn packet_id(&mut self) -> u16 {
+        self.next_packet_id = self.next_packet_id.checked_add(1).unwrap_or(1);
+        self.next_packet_id
+    }
+
+    /// Reads received bytes: tells `sink` what they meant, and writes the answers to `out`.
+    ///
+    /// # Errors
+    /// What the server did that ends the connection.
+    pub(super) fn received(
+        &mut self,
+        settings: &Settings,
+        bytes: &mut [u8],
+        out: &mut Vec<u8>,
+        sink: &mut impl FnMut(Outcome),
+    ) -> Result<(), String> {
+        if self.phase == Phase::Upgrading {
+            return self.upgrade(settings, bytes, out, sink);
+        }
+        let Some(mut decoder) = self.decoder.take() else {
+            return self.stream(settings, bytes, out, sink);
+        };
+        let mut stream = Vec::new();
+        let mut pongs = Vec::new();
+        let mut closed = None;
+        let decoded = decoder.decode(bytes, |event| match event {
+            websocket::Event::Data(data) => stream.extend_from_slice(data),
+            websocket::Event::Ping(payload) => {
+                websocket::write_client_frame(&mut pongs, Opcode::Pong, MASK, payload);
+            }
+            websocket::Event::Pong => {}
+            websocket::Event::Close(code) => closed = Some(code),
+        });
+        self.decoder = Some(decoder);
+        out.append(&mut pongs);
+        decoded.map_err(|error| format!("the server broke a rule of WebSocket: {error}"))?;
+        self.stream(settings, &stream, out, sink)?;
+        match closed {
+            Some(code) => Err(format!("the server closed the WebSocket with {code:?}")),
+            None => Ok(()),
+        }
+    }
+
+    fn upgrade(
+        &mut self,
+        settings: &Settings,
+        bytes: &mut [u8],
+        out: &mut Vec<u8>,
+        sink: &mut impl FnMut(Outcome),
+    ) -> Result<(), String> {
+        let mut head = self.partial.take().unwrap_or_default();
+        head.extend_from_slice(bytes);
+        match handshake::parse_upgrade_response(&head, KEY) {
+            Ok(Some(length)) => {
+                self.decoder = Some(Box::new(Decoder::client()));
+                self.greet(settings, out);
+                let mut rest = head.split_off(length);
+                if rest.is_empty() { Ok(()) } else { self.received(settings, &mut rest, out, sink) }
+            }
+            Ok(None) => {
+                self.partial = Some(head);
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn stream(
+        &mut self,
+        settings: &Settings,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+        sink: &mut impl FnMut(Outcome),
+    ) -> Result<(), String> {
+        let Some(mut partial) = self.partial.take() else {
+            let consumed = self.packets(settings, bytes, out, sink)?;
+            if consumed < bytes.len() {
+                self.partial = Some(Box::new(bytes[consumed..].to_vec()));
+            }
+            return Ok(());
+        };
+        partial.extend_from_slice(bytes);
+        let consumed = self.packets(settings, &partial, out, sink)?;
+        if consumed < partial.len() {
+            partial.drain(..consumed);
+            self.partial = Some(partial);
+        }
+        Ok(())
+    }
+
+    fn packets(
+        &mut self,
+        settings: &Settings,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+        sink: &mut impl FnMut(Outcome),
+    ) -> Result<usize, String> {
+        let mut consumed = 0;
+        while let Some(frame) = next_frame(&bytes[consumed..], PACKET_LENGTH_MAX as u32).map_err(|error| error.to_string())? {
+            consumed += frame.length;
+            let packet = decode(settings.version, Sender::Server, frame)
+                .map_err(|error| format!("the server broke a rule of MQTT: {error}"))?;
+            self.packet(settings, &packet, out, sink)?;
+        }
+        Ok(consumed)
+    }
+
+    fn packet(
+        &mut self,
+        settings: &Settings,
+        packet: &Packet<'_>,
+        out: &mut Vec<u8>,
+        sink: &mut impl FnMut(Outcome),
+    ) -> Result<(), String> {
+        let version = settings.version;
+        match packet {
+            Packet::ConnAck(connack) if connack.reason == ReasonCode::Success => {
+                let Some(filter) = settings.topics.filter(self.number) else {
+                    self.phase = Phase::Live;
+                    sink(Outcome::BecameLive);
+                    return Ok(());
+                };
+                self.phase = Phase::Subscribing;
+                let packet_id = self.packet_id();
+                let options = SubscriptionOptions::from_qos(settings.qos);
+                self.write(out, |out| encode::subscribe(out, version, packet_id, None, &[(&filter, options)]));
+            }
+            Packet::ConnAck(connack) => return Err(format!("CONNECT refused: {:?}", connack.reason)),
+            Packet::SubAck(suback) => {
+                if suback.reasons.iter().any(|reason| *reason >= 0x80) {
+                    return Err(format!("SUBSCRIBE refused: {:02x?}", suback.reasons));
+                }
+                self.phase = Phase::Live;
+                sink(Outcome::BecameLive);
+            }
+            Packet::Publish(publish) => {
+                sink(Outcome::Arrived { stamp_ns: stamp(publish.payload) });
+                let answer = match publish.qos {
+                    QoS::AtMostOnce => None,
+                    QoS::AtLeastOnce => Some(PacketType::PubAck),
+                    QoS::ExactlyOnce => Some(PacketType::PubRec),
+                };
+                if let Some((answer, packet_id)) = answer.zip(publish.packet_id) {
+                    self.acknowledge(out, version, answer, packet_id);
+                }
+            }
+            Packet::PubRec(ack) if !ack.reason.is_error() => self.acknowledge(out, version, PacketType::PubRel, ack.packet_id),
+            Packet::PubRel(ack) => self.acknowledge(out, version, PacketType::PubComp, ack.packet_id),
+            Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubComp(ack) => {
+                if ack.reason.is_error() {
+                    return Err(format!("PUBLISH refused: {:?}", ack.reason));
+                }
+                self.outstanding = self.outstanding.saturating_sub(1);
+                sink(Outcome::Acknowledged);
+            }
+            Packet::PingResp => sink(Outcome::Pong),
+            Packet::Disconnect(disconnect) => return Err(format!("DISCONNECT: {:?}", disconnect.reason)),
+            other => return Err(format!("the server sent what nobody asked for: {other:?}")),
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&self, out: &mut Vec<u8>, version: Version, answer: PacketType, packet_id: u16) {
+        let ack = Ack::new(packet_id, ReasonCode::Success);
+        self.write(out, |out| encode::ack(out, version, answer, &ack));
+    }
+}
+
+impl Topics {
+    /// The filter that the client of this number subscribes to.
+    pub(super) fn filter(self, number: u32) -> Option<String> {
+        match self {
+            Self::None => None,
+            Self::Own => Some(own_topic(number)),
+            Self::Shared { publishers } => (number >= publishers).then(|| SHARED_TOPIC.to_owned()),
+        }
+    }
+}
+
+/// The topic of one client.
+pub(super) fn own_topic(number: u32) -> String {
+    format!("bench/{number}")
+}
+
+/// The topic of all clients.
+pub(super) const SHARED_TOPIC: &str = "bench/all";
+
+/// When a message was sent; 0 for one that is not ours.
+fn stamp(payload: &[u8]) -> u64 {
+    payload.first_chunk::<STAMP_BYTES>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}

@@ -1,0 +1,328 @@
+//! Threads of clients: each thread has a driver of the reactor and its share of the clients.
+//!
+//! Scenarios tell all threads what to do ([`Command`]) and watch the counters. Clients 2k and 2k + 1 are on one thread.
+
+mod addresses;
+mod client;
+mod load;
+mod thread;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use edge_proto::packet::{QoS, Version};
+use hdrhistogram::Histogram;
+use reactor::driver::{Backend, Waker};
+
+use crate::arguments::Transport;
+use crate::clock;
+use crate::machine::Plan;
+use crate::memory;
+use crate::server::{Server, pause};
+
+pub(crate) use load::{Load, Target};
+
+/// A phase in which nothing moves for so long has failed.
+const STUCK_AFTER: Duration = Duration::from_secs(20);
+/// Different faults that are told.
+const FAULTS_MAX: usize = 5;
+
+/// What clients subscribe to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Topics {
+    /// Nothing.
+    None,
+    /// A topic of its own each.
+    Own,
+    /// All but the first so many: the one shared topic.
+    Shared {
+        /// Clients that do not subscribe.
+        publishers: u32,
+    },
+}
+
+/// What all clients of a run have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Where they connect.
+    pub(crate) remote: SocketAddr,
+    pub(crate) transport: Transport,
+    pub(crate) version: Version,
+    /// 0 = no keep-alive, no pings.
+    pub(crate) keep_alive_s: u16,
+    /// QoS of subscriptions and publishes.
+    pub(crate) qos: QoS,
+    pub(crate) topics: Topics,
+    /// Bytes of a payload, at least 16.
+    pub(crate) payload_bytes: usize,
+    pub(crate) seed: u64,
+}
+
+/// What a thread is told to do.
+#[derive(Clone, Debug)]
+enum Command {
+    /// Open the clients with these numbers that are its own, so many in a second (0 = no pace) on this thread.
+    Open { numbers: std::ops::Range<u32>, per_second: f64 },
+    /// Each of its clients sends so many PINGREQs, one by one.
+    Ping { rounds: u32 },
+    /// Publish.
+    Load(Load),
+    /// Publish no more.
+    Quiet,
+    /// Forget the latencies so far.
+    Forget,
+    /// Send the latencies so far.
+    Tell(mpsc::Sender<Latencies>),
+    /// End.
+    Stop,
+}
+
+/// Times that were measured, in microseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Latencies {
+    /// From PUBLISH to its arrival.
+    pub(crate) messages: Histogram<u64>,
+}
+
+impl Latencies {
+    fn new() -> Self {
+        const LONGEST_US: u64 = 120_000_000;
+        let messages = Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are in order");
+        Self { messages }
+    }
+
+    /// A quantile in milliseconds.
+    pub(crate) fn message_ms(&self, quantile: f64) -> f64 {
+        self.messages.value_at_quantile(quantile) as f64 / 1_000.0
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of one thread, which alone adds to them.
+        #[derive(Debug, Default)]
+        struct Counters { $($name: AtomicU64,)* }
+
+        /// What all threads counted.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub(crate) struct Totals { $($(#[$doc])* pub(crate) $name: u64,)* }
+
+        impl Totals {
+            fn add(&mut self, counters: &Counters) {
+                $(self.$name += counters.$name.load(Ordering::Acquire);)*
+            }
+
+            /// What was counted since `before`.
+            pub(crate) fn since(&self, before: &Self) -> Self {
+                Self { $($name: self.$name - before.$name,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Sessions that became live.
+    live,
+    /// Connections that ended before their session was live.
+    failed,
+    /// Live sessions that ended although nobody asked for it.
+    disconnects,
+    /// PUBLISH sent.
+    published,
+    /// Publishes that were due and left out, because too many of the publisher's were not acknowledged.
+    left_out,
+    /// PUBLISH received.
+    delivered,
+    /// QoS 1 and 2 publishes that are through.
+    acknowledged,
+    /// PINGREQ sent.
+    pings,
+    /// PINGRESP received.
+    pongs,
+}
+
+impl Counters {
+    fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// What threads and scenario share.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    threads: usize,
+    counters: Vec<Counters>,
+    epoch: Instant,
+    faults: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    fn fault(&self, fault: String) {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if faults.len() < FAULTS_MAX && !faults.contains(&fault) {
+            faults.push(fault);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Thread {
+    commands: mpsc::Sender<Command>,
+    waker: Waker,
+    handle: JoinHandle<()>,
+}
+
+/// The load generator.
+#[derive(Debug)]
+pub(crate) struct Generator {
+    shared: Arc<Shared>,
+    threads: Vec<Thread>,
+}
+
+impl Generator {
+    /// Starts the threads; `clients` is how many will be opened in all.
+    pub(crate) fn start(settings: Settings, plan: &Plan, clients: u32) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            settings,
+            threads: plan.threads,
+            counters: (0..plan.threads).map(|_| Counters::default()).collect(),
+            epoch: clock::now(),
+            faults: Mutex::new(Vec::new()),
+        });
+        let share = clients / plan.threads as u32 + 4;
+        let mut threads = Vec::new();
+        for index in 0..plan.threads {
+            let (commands, receiver) = mpsc::channel();
+            let (sender, waker) = mpsc::channel();
+            let (kit, backend) = (Arc::clone(&shared), plan.backend);
+            let handle = std::thread::Builder::new()
+                .name(format!("clients-{index}"))
+                .spawn(move || thread::run(index, backend, share, kit, receiver, &sender))?;
+            let waker = waker.recv().context("a thread of the generator ended at its start")??;
+            threads.push(Thread { commands, waker, handle });
+        }
+        Ok(Self { shared, threads })
+    }
+
+    /// True exactly when it uses io_uring.
+    pub(crate) fn is_uring(plan: &Plan) -> bool {
+        plan.backend == Backend::IoUring
+    }
+
+    fn tell(&self, command: &Command) {
+        for thread in &self.threads {
+            let _ = thread.commands.send(command.clone()); // A thread that ended is found by `wait`.
+            thread.waker.wake();
+        }
+    }
+
+    /// Counters of all threads.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.shared.counters.iter().for_each(|counters| totals.add(counters));
+        totals
+    }
+
+    /// What went wrong first, in words.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens clients and waits until all of their sessions are live. Returns how long it took.
+    pub(crate) fn open(&self, server: &Server, numbers: std::ops::Range<u32>, per_second: u32) -> Result<Duration> {
+        let (before, started) = (self.totals(), clock::now());
+        let count = numbers.len() as u64;
+        let per_second = f64::from(per_second) / self.threads.len() as f64;
+        self.tell(&Command::Open { numbers, per_second });
+        self.wait(server, "sessions", |totals| {
+            let now = totals.since(&before);
+            (now.live + now.failed, count)
+        })?;
+        let failed = self.totals().since(&before).failed;
+        if failed > 0 {
+            bail!("{failed} of {count} sessions did not come up: {}", self.faults().join("; "));
+        }
+        Ok(clock::now() - started)
+    }
+
+    /// Every client pings so many times.
+    pub(crate) fn ping(&self, server: &Server, rounds: u32) -> Result<()> {
+        let before = self.totals();
+        let count = before.live * u64::from(rounds);
+        self.tell(&Command::Ping { rounds });
+        self.wait(server, "pings", |totals| (totals.since(&before).pongs, count))
+    }
+
+    /// Begins to publish.
+    pub(crate) fn load(&self, load: Load) {
+        self.tell(&Command::Load(load));
+    }
+
+    /// Ends publishing.
+    pub(crate) fn quiet(&self) {
+        self.tell(&Command::Quiet);
+    }
+
+    /// Forgets what was measured so far.
+    pub(crate) fn forget(&self) {
+        self.tell(&Command::Forget);
+    }
+
+    /// What was measured so far.
+    pub(crate) fn latencies(&self) -> Latencies {
+        let (sender, receiver) = mpsc::channel();
+        self.tell(&Command::Tell(sender));
+        let mut all = Latencies::new();
+        for latencies in receiver {
+            let _ = all.messages.add(latencies.messages); // All have the same bounds.
+        }
+        all
+    }
+
+    /// Waits until `progress` says (done, of) and done reaches of.
+    ///
+    /// # Errors
+    /// When the server ends, a signal comes, or nothing moves for [`STUCK_AFTER`].
+    pub(crate) fn wait(&self, server: &Server, what: &str, progress: impl Fn(&Totals) -> (u64, u64)) -> Result<()> {
+        let (mut last, mut moved, mut told) = (0, clock::now(), clock::now());
+        loop {
+            let totals = self.totals();
+            let (done, of) = progress(&totals);
+            if done >= of {
+                return Ok(());
+            }
+            let now = clock::now();
+            if done != last {
+                (last, moved) = (done, now);
+            } else if now - moved > STUCK_AFTER {
+                let faults = self.faults().join("; ");
+                bail!("stuck at {done} of {of} {what}, {} disconnects; {faults}", totals.disconnects);
+            }
+            if now - told > Duration::from_secs(2) {
+                told = now;
+                eprintln!("  {done} of {of} {what}, {} failed, {} disconnects", totals.failed, totals.disconnects);
+            }
+            server.check()?;
+            pause(Duration::from_millis(10))?;
+        }
+    }
+
+    /// CPU time of this process in nanoseconds.
+    pub(crate) fn cpu_ns(&self) -> u64 {
+        memory::cpu_ns(std::process::id())
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        self.tell(&Command::Stop);
+        for thread in self.threads.drain(..) {
+            let _ = thread.handle.join(); // A panic has been printed where it happened.
+        }
+    }
+}
