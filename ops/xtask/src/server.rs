@@ -86,7 +86,7 @@ impl Server {
         let text = format!(
             "[io]\nbackend = \"{backend}\"\n\n\
              [listeners]\ntcp = [\"127.0.0.1:{port}\"]\nwebsocket = [\"127.0.0.1:{websocket_port}\"]\n\
-             admin = \"127.0.0.1:{admin_port}\"\n\n\
+             \n[admin]\naddress = \"127.0.0.1:{admin_port}\"\n\n\
              [engine]\npath = \"{}\"\n",
             folder.join("data").display()
         );
