@@ -15,6 +15,7 @@
 
 pub mod embedded;
 pub mod memory;
+mod queue;
 pub mod status;
 pub mod thread;
 

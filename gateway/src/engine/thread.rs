@@ -10,13 +10,15 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_queue::ArrayQueue;
 
+pub use crate::engine::queue::CommandSender;
+use crate::engine::queue::Shared;
 use crate::engine::status::{EngineState, EngineStatus};
 use crate::engine::{Command, Completion, Engine, EngineError};
 
@@ -104,58 +106,6 @@ pub struct EngineThread {
     thread: JoinHandle<StopReport>,
 }
 
-/// The end of the queue that one core holds.
-#[derive(Debug)]
-pub struct CommandSender {
-    shared: Arc<Shared>,
-    core: u16,
-}
-
-#[derive(Debug)]
-struct Shared {
-    /// One per core.
-    queues: Box<[ArrayQueue<Command>]>,
-    /// True exactly while the engine thread waits, or is about to, and nobody has woken it yet.
-    asleep: AtomicBool,
-    stopping: AtomicBool,
-    thread: std::sync::OnceLock<thread::Thread>,
-}
-
-impl Shared {
-    fn wake(&self) {
-        // Pairs with the fence in `Worker::wait`: either this sees `asleep`, or the thread sees what was pushed.
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed)
-            && self.asleep.swap(false, Ordering::AcqRel)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
-        }
-    }
-}
-
-impl CommandSender {
-    /// Queues a command and wakes the engine thread.
-    ///
-    /// # Errors
-    /// The command itself: the queue is full. Try again after the next completion.
-    pub fn try_send(&self, command: Command) -> Result<(), Command> {
-        self.shared.queues[usize::from(self.core)].push(command)?;
-        self.shared.wake();
-        Ok(())
-    }
-
-    /// Commands that wait in this queue.
-    pub fn queued(&self) -> usize {
-        self.shared.queues[usize::from(self.core)].len()
-    }
-
-    /// Asks the thread to offer waiting completions again now: the core has made room.
-    pub fn wake(&self) {
-        self.shared.wake();
-    }
-}
-
 impl EngineThread {
     /// Starts the thread over an engine that was restored. Returns one sender per core, in order of the cores.
     ///
@@ -174,7 +124,7 @@ impl EngineThread {
                 .collect(),
             asleep: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            thread: std::sync::OnceLock::new(),
+            thread: OnceLock::new(),
         });
         let status = EngineStatus::new(engine.disk_bytes());
         let worker = Worker {
@@ -407,7 +357,6 @@ impl<E: Engine, S: CompletionSink, F: FnMut(EngineEvent<'_>)> Worker<E, S, F> {
             let index = usize::from(core);
             let waiting = &mut self.undelivered[index];
             let refused = if waiting.is_empty() {
-                self.touched[index] = true;
                 self.sink.deliver(core, completion).err()
             } else {
                 Some(completion)
@@ -415,6 +364,8 @@ impl<E: Engine, S: CompletionSink, F: FnMut(EngineEvent<'_>)> Worker<E, S, F> {
             if let Some(completion) = refused {
                 waiting.push_back(completion);
                 self.undelivered_total += 1;
+            } else {
+                self.touched[index] = true;
             }
         }
         self.wake_touched();
@@ -426,11 +377,11 @@ impl<E: Engine, S: CompletionSink, F: FnMut(EngineEvent<'_>)> Worker<E, S, F> {
         }
         for (index, waiting) in self.undelivered.iter_mut().enumerate() {
             while let Some(completion) = waiting.pop_front() {
-                self.touched[index] = true;
                 if let Err(completion) = self.sink.deliver(index as u16, completion) {
                     waiting.push_front(completion);
                     break;
                 }
+                self.touched[index] = true;
                 self.undelivered_total -= 1;
             }
         }

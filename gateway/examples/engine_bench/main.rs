@@ -5,6 +5,7 @@
 //! `docs/decisions/0003-embedded-engine.md`.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+mod stores;
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -12,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use stores::{Fjall, Layout, Mode, Redb, Roadstead, Slot, Store};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -26,205 +27,6 @@ const STEADY_TIME: Duration = Duration::from_millis(1_000);
 const STEADY_WAITING: usize = 2_000;
 /// Sessions and messages of the large store.
 const LARGE: (u64, u64) = (100_000, 500_000);
-
-/// One waiting message: its mailbox, its place in the mailbox, its place in the order of arrival.
-#[derive(Clone, Copy)]
-struct Slot {
-    session: u64,
-    sequence: u64,
-    position: u64,
-}
-
-/// How entries are keyed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Layout {
-    /// By (session, sequence): a mailbox is together, an append goes anywhere.
-    Mailbox,
-    /// By order of arrival: an append goes to the end, a mailbox is anywhere; memory knows where.
-    Log,
-}
-
-/// How redb commits.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    OnePhase,
-    TwoPhase,
-    /// Two phases, and the allocator state in each commit, so that an unclean stop needs no repair.
-    QuickRepair,
-}
-
-trait Store: Sized {
-    fn open(folder: &Path, layout: Layout, mode: Mode) -> Outcome<Self>;
-    fn commit(&mut self, appends: &[Slot], acks: &[Slot], body: &[u8]) -> Outcome<()>;
-    /// Bytes of the entries of one mailbox.
-    fn read(&self, slots: &[Slot]) -> Outcome<usize>;
-    /// Entries in the store, each of them read.
-    fn scan(&self) -> Outcome<u64>;
-}
-
-const BY_MAILBOX: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("mailbox");
-const BY_ARRIVAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-const META: TableDefinition<'_, u8, u64> = TableDefinition::new("meta");
-
-struct Redb {
-    database: redb::Database,
-    layout: Layout,
-    mode: Mode,
-    commits: u64,
-}
-
-impl Store for Redb {
-    fn open(folder: &Path, layout: Layout, mode: Mode) -> Outcome<Self> {
-        fs::create_dir_all(folder)?;
-        let database = redb::Builder::new()
-            .set_cache_size(64 << 20)
-            .create(folder.join("store.redb"))?;
-        let transaction = database.begin_write()?;
-        transaction.open_table(BY_MAILBOX)?;
-        transaction.open_table(BY_ARRIVAL)?;
-        transaction.open_table(META)?;
-        transaction.commit()?;
-        Ok(Self {
-            database,
-            layout,
-            mode,
-            commits: 0,
-        })
-    }
-
-    fn commit(&mut self, appends: &[Slot], acks: &[Slot], body: &[u8]) -> Outcome<()> {
-        self.commits += 1;
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_two_phase_commit(self.mode != Mode::OnePhase);
-        transaction.set_quick_repair(self.mode == Mode::QuickRepair);
-        if self.layout == Layout::Mailbox {
-            let mut table = transaction.open_table(BY_MAILBOX)?;
-            for slot in appends {
-                table.insert((slot.session, slot.sequence), body)?;
-            }
-            let mut keys: Vec<_> = acks.iter().map(|s| (s.session, s.sequence)).collect();
-            keys.sort_unstable();
-            for key in keys {
-                table.remove(key)?;
-            }
-        } else {
-            let mut table = transaction.open_table(BY_ARRIVAL)?;
-            for slot in appends {
-                table.insert(slot.position, body)?;
-            }
-            let mut keys: Vec<_> = acks.iter().map(|slot| slot.position).collect();
-            keys.sort_unstable();
-            for key in keys {
-                table.remove(key)?;
-            }
-        }
-        transaction.open_table(META)?.insert(0, self.commits)?;
-        transaction.commit()?;
-        Ok(())
-    }
-
-    fn read(&self, slots: &[Slot]) -> Outcome<usize> {
-        let transaction = self.database.begin_read()?;
-        let mut bytes = 0;
-        if self.layout == Layout::Mailbox {
-            let table = transaction.open_table(BY_MAILBOX)?;
-            let session = slots[0].session;
-            for entry in table.range((session, 0)..=(session, u64::MAX))? {
-                bytes += entry?.1.value().len();
-            }
-        } else {
-            let table = transaction.open_table(BY_ARRIVAL)?;
-            for slot in slots {
-                bytes += table
-                    .get(slot.position)?
-                    .map_or(0, |body| body.value().len());
-            }
-        }
-        Ok(bytes)
-    }
-
-    fn scan(&self) -> Outcome<u64> {
-        let transaction = self.database.begin_read()?;
-        let mut count = 0;
-        for entry in transaction.open_table(BY_MAILBOX)?.iter()? {
-            count += u64::from(!entry?.1.value().is_empty());
-        }
-        for entry in transaction.open_table(BY_ARRIVAL)?.iter()? {
-            count += u64::from(!entry?.1.value().is_empty());
-        }
-        Ok(count)
-    }
-}
-
-struct Fjall {
-    database: fjall::Database,
-    entries: fjall::Keyspace,
-    layout: Layout,
-}
-
-impl Fjall {
-    fn key(&self, slot: &Slot) -> Vec<u8> {
-        match self.layout {
-            Layout::Mailbox => [slot.session.to_be_bytes(), slot.sequence.to_be_bytes()].concat(),
-            Layout::Log => slot.position.to_be_bytes().to_vec(),
-        }
-    }
-}
-
-impl Store for Fjall {
-    fn open(folder: &Path, layout: Layout, _: Mode) -> Outcome<Self> {
-        let database = fjall::Database::builder(folder)
-            .cache_size(64 << 20)
-            .worker_threads(1)
-            .open()?;
-        let entries = database.keyspace("entries", fjall::KeyspaceCreateOptions::default)?;
-        Ok(Self {
-            database,
-            entries,
-            layout,
-        })
-    }
-
-    fn commit(&mut self, appends: &[Slot], acks: &[Slot], body: &[u8]) -> Outcome<()> {
-        let mut batch = self
-            .database
-            .batch()
-            .durability(Some(fjall::PersistMode::SyncData));
-        for slot in appends {
-            batch.insert(&self.entries, self.key(slot), body);
-        }
-        for slot in acks {
-            batch.remove(&self.entries, self.key(slot));
-        }
-        batch.commit()?;
-        Ok(())
-    }
-
-    fn read(&self, slots: &[Slot]) -> Outcome<usize> {
-        let mut bytes = 0;
-        if self.layout == Layout::Mailbox {
-            for entry in self.entries.prefix(slots[0].session.to_be_bytes()) {
-                bytes += entry.value()?.len();
-            }
-        } else {
-            for slot in slots {
-                bytes += self
-                    .entries
-                    .get(self.key(slot))?
-                    .map_or(0, |body| body.len());
-            }
-        }
-        Ok(bytes)
-    }
-
-    fn scan(&self) -> Outcome<u64> {
-        let mut count = 0;
-        for entry in self.entries.iter() {
-            count += u64::from(!entry.value()?.is_empty());
-        }
-        Ok(count)
-    }
-}
 
 /// A small generator: the bench needs the same numbers each time, not good ones.
 struct Rng(u64);
@@ -284,6 +86,7 @@ fn steady<S: Store>(folder: &Path, contender: &Contender, out: &mut Figures) -> 
         let mut waiting: VecDeque<Slot> = (0..STEADY_WAITING).map(|_| arrivals.slot()).collect();
         store.commit(waiting.make_contiguous(), &[], &body)?;
         let begin = Instant::now();
+        let cpu_before = cpu_ms()?;
         let mut publishes = 0;
         while begin.elapsed() < STEADY_TIME {
             let appends: Vec<_> = (0..batch).map(|_| arrivals.slot()).collect();
@@ -293,6 +96,11 @@ fn steady<S: Store>(folder: &Path, contender: &Contender, out: &mut Figures) -> 
             publishes += batch;
         }
         let rate = publishes as f64 / begin.elapsed().as_secs_f64();
+        let cpu_us = (cpu_ms()? - cpu_before) * 1e3 / publishes as f64;
+        out.push((
+            format!("steady, {batch:>4} per commit, us of CPU each"),
+            cpu_us,
+        ));
         out.push((format!("steady, {batch:>4} per commit, publishes/s"), rate));
         drop(store);
         out.push((
@@ -400,6 +208,19 @@ fn crash(folder: &Path, contender: &Contender) -> Outcome<()> {
     Ok(())
 }
 
+/// CPU time of this process so far, all threads: what a loaded machine does not change much.
+fn cpu_ms() -> Outcome<f64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<_> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    // Ticks of 10 ms in user and kernel mode.
+    Ok(10.0 * (fields[11].parse::<f64>()? + fields[12].parse::<f64>()?))
+}
+
 fn disk_mib(folder: &Path) -> Outcome<f64> {
     use std::os::unix::fs::MetadataExt;
     let mut bytes = 0;
@@ -437,7 +258,8 @@ const fn contender<S: Store>(name: &'static str, layout: Layout, mode: Mode) -> 
     }
 }
 
-const CONTENDERS: [Contender; 8] = [
+const CONTENDERS: [Contender; 9] = [
+    contender::<Roadstead>("roadstead", Layout::Log, Mode::TwoPhase),
     contender::<Redb>("redb-mailbox-1phase", Layout::Mailbox, Mode::OnePhase),
     contender::<Redb>("redb-mailbox-2phase", Layout::Mailbox, Mode::TwoPhase),
     contender::<Redb>(
