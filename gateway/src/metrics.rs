@@ -55,6 +55,10 @@ counters! {
     publishes_unmatched,
     /// Publishes refused: a topic that no client may publish to, or too many levels.
     publishes_refused,
+    /// Publishes of QoS 0 dropped because another core took no more.
+    publishes_dropped,
+    /// Retained messages of QoS 0 not kept because the engine took no more.
+    retained_dropped,
     /// Publishes acknowledged to their publisher (PUBACK, PUBREC).
     publishes_acknowledged,
     /// Deliveries taken over by this core: one per message and recipient.

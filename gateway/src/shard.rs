@@ -243,6 +243,7 @@ impl Shard {
     /// Notes that a message to another core was dropped because that core takes no more.
     pub fn dropped_in_mesh(&mut self, message: &CoreMessage) {
         self.stats.refuse(DropReason::MeshFull, message.deliveries());
+        self.stats.counters.publishes_dropped += u64::from(matches!(message, CoreMessage::Publish(_)));
     }
 }
 
@@ -258,7 +259,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         connections,
         sessions_connected,
         sessions: home.directory().len() as u64,
-        sessions_offline: home.directory().offline(),
+        sessions_offline: home.offline(),
         subscriptions: owner.subscriptions.count(),
         retained_messages: owner.retained().len() as u64,
         retained_bytes: owner.retained().bytes() as u64,

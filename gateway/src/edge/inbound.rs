@@ -36,6 +36,11 @@ impl Edge {
             self.leave(turn, id, Leave::because(ReasonCode::QuotaExceeded));
             return Flow::Closed;
         }
+        let subscribes = matches!(frame.packet_type(), Some(PacketType::Subscribe | PacketType::Unsubscribe));
+        if subscribes && turn.congested {
+            self.stalled.push_back(id);
+            return Flow::Stall;
+        }
         let handled = decode(session.version, Sender::Client, frame).and_then(|packet| match packet {
             Packet::Publish(publish) => self.publish(turn, id, &publish),
             Packet::PubAck(ack) => self.puback(turn, id, ack.packet_id),

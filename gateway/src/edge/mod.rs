@@ -284,6 +284,9 @@ impl Edge {
         let link = &mut connection.link;
         link.timer = None;
         let State::Live(session) = &mut connection.state else { return };
+        if link.stalled {
+            link.last_seen_ms = turn.now.mono_ms; // What it sent meanwhile is not read, by our choice.
+        }
         let due = link.last_seen_ms + session.keep_alive_limit_ms();
         if due > turn.now.mono_ms {
             session.relax();

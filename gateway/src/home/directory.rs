@@ -55,12 +55,6 @@ impl Directory {
         }
     }
 
-    /// Durable sessions that are not connected.
-    pub fn offline(&self) -> u64 {
-        let offline = |session: &HomeSession| session.durable.is_some() && session.edge().is_none();
-        self.sessions.iter().filter(|(_, session)| offline(session)).count() as u64
-    }
-
     /// Sessions as an operator sees them, in client id order: those that begin with `prefix`, after `after`.
     pub fn list(&self, core: u16, prefix: &str, after: &str, limit: usize) -> Vec<SessionInfo> {
         let wanted = |session: &&HomeSession| session.client_id.starts_with(prefix) && *session.client_id > *after;

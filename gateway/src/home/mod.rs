@@ -47,6 +47,8 @@ pub struct Home {
     next_request: u64,
     operations: Slab<SubscriptionOp>,
     scans: Slab<Scan<Key>>,
+    /// Durable sessions that have a connection.
+    attached_durable: u64,
 }
 
 /// One session.
@@ -115,7 +117,12 @@ enum Request {
 impl Home {
     /// A CONNECT wants this client id.
     pub fn attach(&mut self, turn: &mut Turn<'_>, attach: Attach) {
-        let key = match self.sessions.find(&attach.client_id) {
+        let known = self.sessions.find(&attach.client_id);
+        let needs_engine = attach.expiry_s > 0 || known.is_some_and(|key| self.is_durable(key));
+        if turn.congested && needs_engine {
+            return refuse(turn, &attach, ReasonCode::ServerBusy);
+        }
+        let key = match known {
             Some(key) => key,
             None if self.sessions.len() >= turn.facts.limits.sessions_max => {
                 return refuse(turn, &attach, ReasonCode::QuotaExceeded);
@@ -211,6 +218,7 @@ impl Home {
         if let Some(durable) = &mut session.durable {
             tell_presence(turn, session.session, &durable.shared, true);
             durable.mailbox.attach();
+            self.attached_durable += 1;
             self.pump(turn, key);
         }
     }
@@ -234,6 +242,7 @@ impl Home {
                 self.advance(turn, detach.home);
             }
             Some(durable) => {
+                self.attached_durable -= 1;
                 durable.mailbox.detach(turn.stats);
                 durable.received = detach.received;
                 durable.expiry_s = detach.expiry_s.unwrap_or(durable.expiry_s);
@@ -352,6 +361,15 @@ impl Home {
         if filter.starts_with("$share/") {
             durable.shared.push(filter.into());
         }
+    }
+
+    fn is_durable(&self, key: Key) -> bool {
+        self.sessions.get(key).is_some_and(|session| session.durable.is_some())
+    }
+
+    /// Durable sessions that are not connected.
+    pub fn offline(&self) -> u64 {
+        self.durable.len() as u64 - self.attached_durable
     }
 
     /// The directory, for metrics and the admin side.

@@ -180,6 +180,11 @@ impl Owner {
         if !message.retain {
             return Ok(RetainChange::None);
         }
+        if turn.congested && message.qos == QoS::AtMostOnce {
+            // Nobody waits for it, so nothing else would bound how many of these wait for the engine (MQTT-3.3.1-5: MAY discard).
+            turn.stats.counters.retained_dropped += 1;
+            return Ok(RetainChange::None);
+        }
         if message.payload().is_empty() {
             let existed = self.retained.remove(message.topic());
             return Ok(if existed { RetainChange::Clear } else { RetainChange::None });
