@@ -54,9 +54,14 @@ pub fn page(columns: &[Column]) -> String {
     for column in columns {
         let _ = writeln!(out, "- {}: {}", column.name, column.release);
     }
+    out.push_str(
+        "\nMosquitto runs with persistence and without its WebSocket listener, which ignores the address to bind to; \
+         Roadstead runs with its defaults.\n",
+    );
     out.push('\n');
     counts(&mut out, columns);
     differences(&mut out, columns);
+    not_applicable(&mut out, columns);
     for version in VERSIONS {
         table(&mut out, version, columns);
     }
@@ -215,6 +220,28 @@ fn differences(out: &mut String, columns: &[Column]) {
             words.join(" | ")
         );
     }
+}
+
+fn not_applicable(out: &mut String, columns: &[Column]) {
+    out.push_str("\n## Not applicable\n\n");
+    let mut rows = Vec::new();
+    for column in columns {
+        for ((case, version), verdict) in column.results.iter().flatten() {
+            if let Verdict::NotApplicable(why) = verdict {
+                rows.push(format!(
+                    "| {} | {case} | {} | {why} |\n",
+                    column.name,
+                    version.name()
+                ));
+            }
+        }
+    }
+    if rows.is_empty() {
+        out.push_str("Nothing.\n");
+        return;
+    }
+    out.push_str("| server | case | MQTT | why |\n|---|---|---|---|\n");
+    out.extend(rows);
 }
 
 fn table(out: &mut String, version: Version, columns: &[Column]) {

@@ -70,7 +70,7 @@ impl Test {
     /// A WebSocket connection that offers these subprotocols.
     pub fn websocket(&self, offer: &str) -> Outcome<Client> {
         let Some(address) = self.websocket else {
-            skip!("no WebSocket listener in this run")
+            skip!("the server runs without a WebSocket listener here")
         };
         Ok(Client::over(
             Stream::WebSocket(WebSocket::open(address, offer)?),

@@ -25,9 +25,22 @@ const RETAIN_AS_PUBLISHED: u8 = 0x08;
 const HANDLING_1: u8 = 0x10;
 const HANDLING_2: u8 = 0x20;
 
+/// Publishes a retained message and waits until the server has dealt with it: at QoS 0 nothing is answered, so a witness
+/// who is subscribed tells when it has been forwarded.
 fn retain(t: &Test, topic: &str, text: &str, qos: u8) -> Outcome {
-    t.connect("r")?
-        .publish(Publish::new(topic, text).qos(qos, 0).retained())
+    let publish = Publish::new(topic, text).qos(qos, 0).retained();
+    if qos > 0 {
+        return t.connect("r")?.publish(publish);
+    }
+    let mut witness = t.connect("w")?;
+    witness.subscribe(topic, 0)?;
+    t.connect("r")?.publish(publish)?;
+    // What was retained before comes first, with RETAIN 1.
+    while witness
+        .take("the retained message as an established subscriber")?
+        .retain
+    {}
+    Ok(())
 }
 
 fn subscribe(client: &mut Client, topic: &str, options: u8) -> Outcome {
