@@ -153,39 +153,79 @@ pub(crate) fn answer(
 ) -> Option<AdminReply> {
     let core = turn.facts.core;
     Some(match request {
-        AdminRequest::Snapshot => AdminReply::Snapshot(Box::new(snapshot(edge, owner, home, turn.stats))),
-        AdminRequest::Sessions { prefix, after, limit } => {
-            AdminReply::Sessions(home.directory().list(core, &prefix, &after, limit))
+        AdminRequest::Snapshot => {
+            AdminReply::Snapshot(Box::new(snapshot(edge, owner, home, turn.stats)))
         }
+        AdminRequest::Sessions {
+            prefix,
+            after,
+            limit,
+        } => AdminReply::Sessions(home.directory().list(core, &prefix, &after, limit)),
         AdminRequest::Session { client_id } => {
             AdminReply::Session(home.directory().show(core, &client_id).map(Box::new))
         }
-        AdminRequest::Kick { client_id, delete } => AdminReply::Kicked(home.kick(turn, &client_id, delete)),
-        AdminRequest::Publish { topic, payload, qos, retain } => {
-            return publish(turn, id, &topic, &payload, qos, retain).err().map(|error| AdminReply::Published(Err(error)));
+        AdminRequest::Kick { client_id, delete } => {
+            AdminReply::Kicked(home.kick(turn, &client_id, delete))
         }
-        AdminRequest::Subscriptions { prefix, limit } => AdminReply::Subscriptions(subscriptions(owner, &prefix, limit)),
-        AdminRequest::Retained { filter, limit } => AdminReply::Retained(retained(owner, turn, &filter, limit)),
-        AdminRequest::ClearRetained { filter } => AdminReply::Cleared(match TopicFilter::parse(&filter) {
-            Ok(_) => Ok(owner.clear_retained(turn, &filter)),
-            Err(violation) => Err(violation.detail.to_owned()),
-        }),
+        AdminRequest::Publish {
+            topic,
+            payload,
+            qos,
+            retain,
+        } => {
+            return publish(turn, id, &topic, &payload, qos, retain)
+                .err()
+                .map(|error| AdminReply::Published(Err(error)));
+        }
+        AdminRequest::Subscriptions { prefix, limit } => {
+            AdminReply::Subscriptions(subscriptions(owner, &prefix, limit))
+        }
+        AdminRequest::Retained { filter, limit } => {
+            AdminReply::Retained(retained(owner, turn, &filter, limit))
+        }
+        AdminRequest::ClearRetained { filter } => {
+            AdminReply::Cleared(match TopicFilter::parse(&filter) {
+                Ok(_) => Ok(owner.clear_retained(turn, &filter)),
+                Err(violation) => Err(violation.detail.to_owned()),
+            })
+        }
     })
 }
 
 /// The answer to `Publish` once the message is stored and queued.
 pub(crate) fn published(reason: ReasonCode, recipients: u32) -> AdminReply {
-    AdminReply::Published(if reason.is_error() { Err(reason.name().to_owned()) } else { Ok(u64::from(recipients)) })
+    AdminReply::Published(if reason.is_error() {
+        Err(reason.name().to_owned())
+    } else {
+        Ok(u64::from(recipients))
+    })
 }
 
-fn publish(turn: &mut Turn<'_>, id: u64, topic: &str, payload: &[u8], qos: u8, retain: bool) -> Result<(), String> {
+fn publish(
+    turn: &mut Turn<'_>,
+    id: u64,
+    topic: &str,
+    payload: &[u8],
+    qos: u8,
+    retain: bool,
+) -> Result<(), String> {
     TopicName::parse(topic).map_err(|violation| violation.detail.to_owned())?;
-    let qos = QoS::from_u8(qos).ok_or_else(|| format!("qos {qos} does not exist; 0, 1 or 2 would be right"))?;
+    let qos = QoS::from_u8(qos)
+        .ok_or_else(|| format!("qos {qos} does not exist; 0, 1 or 2 would be right"))?;
     if payload.len() > turn.facts.limits.packet_bytes_max as usize {
-        return Err(format!("the payload is larger than the largest packet ({} bytes)", turn.facts.limits.packet_bytes_max));
+        return Err(format!(
+            "the payload is larger than the largest packet ({} bytes)",
+            turn.facts.limits.packet_bytes_max
+        ));
     }
     let message = internal_message(topic, payload, qos, retain);
-    turn.publish(message, Origin::Admin { core: turn.facts.core, request: id });
+    turn.publish(
+        message,
+        Origin::Admin {
+            core: turn.facts.core,
+            request: id,
+        },
+    );
     Ok(())
 }
 
@@ -193,7 +233,11 @@ fn subscriptions(owner: &Owner, prefix: &str, limit: usize) -> Vec<SubscriptionI
     let mut found = Vec::new();
     owner.subscriptions.for_each(|filter, broad, subscribers| {
         if filter.starts_with(prefix) {
-            found.push(SubscriptionInfo { filter: filter.to_owned(), subscribers, broad });
+            found.push(SubscriptionInfo {
+                filter: filter.to_owned(),
+                subscribers,
+                broad,
+            });
         }
     });
     found.sort_unstable_by(|left, right| left.filter.cmp(&right.filter));
@@ -208,7 +252,8 @@ fn retained(owner: &Owner, turn: &Turn<'_>, filter: &str, limit: usize) -> Vec<R
         topic: message.topic().to_owned(),
         qos: message.qos as u8,
         payload_bytes: message.payload().len() as u64,
-        expires_at_unix_ms: (message.expires_at_unix_ms != u64::MAX).then_some(message.expires_at_unix_ms),
+        expires_at_unix_ms: (message.expires_at_unix_ms != u64::MAX)
+            .then_some(message.expires_at_unix_ms),
     };
     messages.iter().map(|message| info(message)).collect()
 }

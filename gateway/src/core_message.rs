@@ -130,14 +130,19 @@ pub enum CoreMessage {
     },
 }
 
-const _: () = assert!(size_of::<CoreMessage>() <= 48, "a slot of the mesh is small");
+const _: () = assert!(
+    size_of::<CoreMessage>() <= 48,
+    "a slot of the mesh is small"
+);
 
 impl CoreMessage {
     /// True when the message may be dropped under pressure: a QoS 0 message on its way. It travels in the data lane,
     /// everything else in the control lane.
     pub fn is_lossy(&self) -> bool {
         match self {
-            Self::Publish(request) => request.message.qos == QoS::AtMostOnce && request.origin == Origin::Nobody,
+            Self::Publish(request) => {
+                request.message.qos == QoS::AtMostOnce && request.origin == Origin::Nobody
+            }
             Self::Deliver(deliver) => deliver.is_lossy,
             Self::DeliverHome(_) => true,
             _ => false,

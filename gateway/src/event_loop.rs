@@ -29,17 +29,30 @@ pub struct Clock {
 
 impl Clock {
     /// A clock that starts now.
-    #[expect(clippy::disallowed_methods, reason = "the event loop is where time enters")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the event loop is where time enters"
+    )]
     pub fn start() -> Self {
-        Self { started: Instant::now() }
+        Self {
+            started: Instant::now(),
+        }
     }
 
     /// The time.
-    #[expect(clippy::disallowed_methods, reason = "the event loop is where time enters")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the event loop is where time enters"
+    )]
     pub fn now(&self) -> Now {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        Now { mono_ms: milliseconds(self.started.elapsed()), unix_ms: milliseconds(unix) }
+        Now {
+            mono_ms: milliseconds(self.started.elapsed()),
+            unix_ms: milliseconds(unix),
+        }
     }
 
     /// When it was started.
@@ -125,12 +138,16 @@ impl<D: Driver> EventLoop<D> {
     /// When the next turn must begin.
     fn deadline(&self) -> Option<Instant> {
         let now = self.clock.now().mono_ms;
-        if self.port.has_pending() || self.completions.has_pending() || self.requests.has_pending() {
+        if self.port.has_pending() || self.completions.has_pending() || self.requests.has_pending()
+        {
             return Some(self.clock.instant(now));
         }
         let backlog = self.outbox.mesh_backlog() > 0 || !self.outbox.engine.is_empty();
         let retry = (backlog || self.stop_by_ms.is_some()).then_some(now + Self::RETRY_MS);
-        let due = [self.shard.next_deadline_ms(), retry].into_iter().flatten().min();
+        let due = [self.shard.next_deadline_ms(), retry]
+            .into_iter()
+            .flatten()
+            .min();
         due.map(|due_ms| self.clock.instant(due_ms))
     }
 
@@ -140,34 +157,69 @@ impl<D: Driver> EventLoop<D> {
             self.socket_event(now, event);
         }
         self.look_at_watched(now);
-        let Self { shard, outbox, port, completions, requests, .. } = self;
+        let Self {
+            shard,
+            outbox,
+            port,
+            completions,
+            requests,
+            ..
+        } = self;
         for lane in [Lane::Control, Lane::Data] {
-            port.drain(lane, Self::MESSAGES_PER_TURN, |_, message| shard.handle(now, Event::Core(message), outbox));
+            port.drain(lane, Self::MESSAGES_PER_TURN, |_, message| {
+                shard.handle(now, Event::Core(message), outbox)
+            });
         }
-        completions
-            .drain(Self::MESSAGES_PER_TURN, |completion| shard.handle(now, Event::Engine(completion), outbox));
-        requests
-            .drain(Self::MESSAGES_PER_TURN, |(id, request)| shard.handle(now, Event::Admin(id, request), outbox));
-        let congested = outbox.mesh_backlog() > Self::BACKLOG || outbox.engine.len() > Self::BACKLOG;
+        completions.drain(Self::MESSAGES_PER_TURN, |completion| {
+            shard.handle(now, Event::Engine(completion), outbox)
+        });
+        requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
+            shard.handle(now, Event::Admin(id, request), outbox)
+        });
+        let congested =
+            outbox.mesh_backlog() > Self::BACKLOG || outbox.engine.len() > Self::BACKLOG;
         shard.handle(now, Event::Tick { congested }, outbox);
         self.flush();
     }
 
     fn socket_event(&mut self, now: Now, event: driver::Event) {
-        let Self { driver, shard, outbox, .. } = self;
+        let Self {
+            driver,
+            shard,
+            outbox,
+            ..
+        } = self;
         match event {
-            driver::Event::Accepted { connection, listener, peer } => {
+            driver::Event::Accepted {
+                connection,
+                listener,
+                peer,
+            } => {
                 let websocket = self.websocket[usize::from(listener.0)];
-                shard.handle(now, Event::Accepted { connection, websocket, peer }, outbox);
+                shard.handle(
+                    now,
+                    Event::Accepted {
+                        connection,
+                        websocket,
+                        peer,
+                    },
+                    outbox,
+                );
             }
             driver::Event::Received { connection, buffer } => {
                 let bytes = driver.received(buffer);
                 shard.handle(now, Event::Received { connection, bytes }, outbox);
                 driver.recycle(buffer);
             }
-            driver::Event::Drained { connection } => shard.handle(now, Event::Drained(connection), outbox),
-            driver::Event::PeerClosed { connection } => shard.handle(now, Event::PeerClosed(connection), outbox),
-            driver::Event::Closed { connection, .. } => shard.handle(now, Event::Closed(connection), outbox),
+            driver::Event::Drained { connection } => {
+                shard.handle(now, Event::Drained(connection), outbox)
+            }
+            driver::Event::PeerClosed { connection } => {
+                shard.handle(now, Event::PeerClosed(connection), outbox)
+            }
+            driver::Event::Closed { connection, .. } => {
+                shard.handle(now, Event::Closed(connection), outbox)
+            }
             driver::Event::Connected { .. } | driver::Event::Woken => {}
         }
     }
@@ -176,7 +228,8 @@ impl<D: Driver> EventLoop<D> {
     fn look_at_watched(&mut self, now: Now) {
         for connection in self.watched.drain(..) {
             if self.driver.unsent(connection) == 0 {
-                self.shard.handle(now, Event::Drained(connection), &mut self.outbox);
+                self.shard
+                    .handle(now, Event::Drained(connection), &mut self.outbox);
             }
         }
     }
@@ -260,9 +313,10 @@ impl<D: Driver> EventLoop<D> {
 /// Completes a snapshot with the counters of the driver.
 fn with_driver(reply: AdminReply, driver: &impl Driver) -> AdminReply {
     match reply {
-        AdminReply::Snapshot(snapshot) => {
-            AdminReply::Snapshot(Box::new(CoreSnapshot { driver: driver.counters(), ..*snapshot }))
-        }
+        AdminReply::Snapshot(snapshot) => AdminReply::Snapshot(Box::new(CoreSnapshot {
+            driver: driver.counters(),
+            ..*snapshot
+        })),
         reply => reply,
     }
 }

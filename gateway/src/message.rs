@@ -70,7 +70,11 @@ impl Message {
 
     /// The same message with another expiry.
     pub fn with_expiry(&self, expires_at_unix_ms: u64) -> Self {
-        Self { bytes: self.bytes.clone(), expires_at_unix_ms, ..*self }
+        Self {
+            bytes: self.bytes.clone(),
+            expires_at_unix_ms,
+            ..*self
+        }
     }
 
     /// Topic name.

@@ -90,7 +90,12 @@ impl Outbox {
 
     /// Writes to a connection; returns the number of bytes that were written. With WebSocket they become part of a binary
     /// frame.
-    pub fn write(&mut self, connection: ConnectionId, websocket: bool, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+    pub fn write(
+        &mut self,
+        connection: ConnectionId,
+        websocket: bool,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> usize {
         let output = self.output(connection);
         if websocket && output.frame.is_none() {
             output.frame = Some(output.bytes.len());
@@ -101,7 +106,11 @@ impl Outbox {
     }
 
     /// Writes bytes to a connection outside any WebSocket data frame: the upgrade response, a control frame.
-    pub fn write_raw(&mut self, connection: ConnectionId, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+    pub fn write_raw(
+        &mut self,
+        connection: ConnectionId,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> usize {
         let output = self.output(connection);
         output.end_frame();
         let before = output.bytes.len();
@@ -140,7 +149,11 @@ impl Outbox {
             return &mut self.outputs[known - 1];
         }
         let bytes = self.spare.pop().unwrap_or_default();
-        self.outputs.push(Output { connection, bytes, frame: None });
+        self.outputs.push(Output {
+            connection,
+            bytes,
+            frame: None,
+        });
         self.output_of_slot[slot] = self.outputs.len() as u32;
         self.outputs.last_mut().expect("just pushed")
     }
@@ -149,9 +162,15 @@ impl Outbox {
 impl Output {
     /// Puts the header of the open WebSocket frame before its payload.
     fn end_frame(&mut self) {
-        let Some(start) = self.frame.take() else { return };
+        let Some(start) = self.frame.take() else {
+            return;
+        };
         let mut header = Vec::with_capacity(10);
-        websocket::write_frame_header(&mut header, websocket::Opcode::Binary, self.bytes.len() - start);
+        websocket::write_frame_header(
+            &mut header,
+            websocket::Opcode::Binary,
+            self.bytes.len() - start,
+        );
         self.bytes.splice(start..start, header);
     }
 }

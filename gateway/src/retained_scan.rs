@@ -26,14 +26,31 @@ pub struct Scan<T> {
 
 impl<T> Scan<T> {
     /// A scan of these owners, from the start. There is at least one owner.
-    pub fn new(target: T, filter: Box<str>, record: SubscriptionRecord, owners: Range<u16>) -> Self {
-        Self { target, record, filter, owners, after: Box::default() }
+    pub fn new(
+        target: T,
+        filter: Box<str>,
+        record: SubscriptionRecord,
+        owners: Range<u16>,
+    ) -> Self {
+        Self {
+            target,
+            record,
+            filter,
+            owners,
+            after: Box::default(),
+        }
     }
 
     /// Asks for the next page.
     pub fn ask(&self, turn: &mut Turn<'_>, reply: ReplyTo) {
-        let scan = RetainedScan { filter: self.filter.clone(), after: self.after.clone(), limit: PAGE, reply };
-        turn.outbox.tell(self.owners.start, CoreMessage::RetainedScan(Box::new(scan)));
+        let scan = RetainedScan {
+            filter: self.filter.clone(),
+            after: self.after.clone(),
+            limit: PAGE,
+            reply,
+        };
+        turn.outbox
+            .tell(self.owners.start, CoreMessage::RetainedScan(Box::new(scan)));
     }
 
     /// Notes where the page that came ended. True when there may be another one.
@@ -57,6 +74,10 @@ pub fn delivery(message: &Message, record: SubscriptionRecord) -> Delivery {
     Delivery {
         qos: message.qos.min(record.options.maximum_qos),
         retain: true,
-        subscription_ids: if record.subscription_id == 0 { Box::default() } else { Box::new([record.subscription_id]) },
+        subscription_ids: if record.subscription_id == 0 {
+            Box::default()
+        } else {
+            Box::new([record.subscription_id])
+        },
     }
 }

@@ -133,15 +133,23 @@ impl Shard {
             congested: self.congested,
         };
         match event {
-            Event::Accepted { connection, websocket, peer } => {
+            Event::Accepted {
+                connection,
+                websocket,
+                peer,
+            } => {
                 self.edge.accepted(&mut turn, connection, websocket, peer);
             }
-            Event::Received { connection, bytes } => self.edge.received(&mut turn, connection, bytes),
+            Event::Received { connection, bytes } => {
+                self.edge.received(&mut turn, connection, bytes)
+            }
             Event::Drained(connection) => self.edge.drained(&mut turn, connection),
             Event::PeerClosed(connection) => self.edge.peer_closed(&mut turn, connection),
             Event::Closed(connection) => self.edge.closed(&mut turn, connection),
             Event::Core(message) => turn.outbox.local.push_back(message),
-            Event::Engine(completion) => completed(&mut self.owner, &mut self.home, &mut turn, completion),
+            Event::Engine(completion) => {
+                completed(&mut self.owner, &mut self.home, &mut turn, completion)
+            }
             Event::Admin(id, request) => return self.answer(now, outbox, id, request),
             Event::Tick { .. } => {
                 fire(&mut self.edge, &mut self.home, &mut turn);
@@ -164,7 +172,13 @@ impl Shard {
                 ids: &mut self.ids,
                 congested: self.congested,
             };
-            dispatch(&mut self.edge, &mut self.owner, &mut self.home, &mut turn, message);
+            dispatch(
+                &mut self.edge,
+                &mut self.owner,
+                &mut self.home,
+                &mut turn,
+                message,
+            );
         }
     }
 
@@ -179,7 +193,14 @@ impl Shard {
             ids: &mut self.ids,
             congested: self.congested,
         };
-        let reply = crate::admin::answer(&mut self.edge, &mut self.owner, &mut self.home, &mut turn, id, request);
+        let reply = crate::admin::answer(
+            &mut self.edge,
+            &mut self.owner,
+            &mut self.home,
+            &mut turn,
+            id,
+            request,
+        );
         if let Some(reply) = reply {
             outbox.admin.push((id, reply));
         }
@@ -199,21 +220,45 @@ impl Shard {
             congested: false,
         };
         match item {
-            Restored::Session { session, record, mailbox, received } => {
+            Restored::Session {
+                session,
+                record,
+                mailbox,
+                received,
+            } => {
                 if home == turn.facts.core {
-                    self.home.restore_session(&mut turn, *session, record.clone(), *mailbox, received.clone());
+                    self.home.restore_session(
+                        &mut turn,
+                        *session,
+                        record.clone(),
+                        *mailbox,
+                        received.clone(),
+                    );
                 }
             }
-            Restored::Subscription { session, filter, record } => {
+            Restored::Subscription {
+                session,
+                filter,
+                record,
+            } => {
                 self.home.restore_subscription(*session, filter);
-                if turn.facts.owners_of_filter(filter).contains(&turn.facts.core) {
+                if turn
+                    .facts
+                    .owners_of_filter(filter)
+                    .contains(&turn.facts.core)
+                {
                     let subscriber = Subscriber {
                         session: *session,
                         target: Target::Home { core: home },
                         options: record.options,
                         subscription_id: record.subscription_id,
                     };
-                    let request = SubscribeRequest { filter: filter.clone(), subscriber, connected: false, reply: None };
+                    let request = SubscribeRequest {
+                        filter: filter.clone(),
+                        subscriber,
+                        connected: false,
+                        reply: None,
+                    };
                     self.owner.subscribe(&mut turn, request);
                 }
             }
@@ -242,8 +287,10 @@ impl Shard {
 
     /// Notes that a message to another core was dropped because that core takes no more.
     pub fn dropped_in_mesh(&mut self, message: &CoreMessage) {
-        self.stats.refuse(DropReason::MeshFull, message.deliveries());
-        self.stats.counters.publishes_dropped += u64::from(matches!(message, CoreMessage::Publish(_)));
+        self.stats
+            .refuse(DropReason::MeshFull, message.deliveries());
+        self.stats.counters.publishes_dropped +=
+            u64::from(matches!(message, CoreMessage::Publish(_)));
     }
 }
 
@@ -275,7 +322,9 @@ fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion
         | Completion::Published { token, .. }
         | Completion::MailboxPage { token, .. }
         | Completion::SessionDeleted { token, .. } => *token,
-        Completion::Appended { .. } | Completion::Rejected { .. } => return home.appended(turn, completion),
+        Completion::Appended { .. } | Completion::Rejected { .. } => {
+            return home.appended(turn, completion);
+        }
     };
     match role_of(token) {
         (TokenRole::Nobody, _) => {}
@@ -287,7 +336,10 @@ fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion
 /// Fires the timers that are due.
 fn fire(edge: &mut Edge, home: &mut Home, turn: &mut Turn<'_>) {
     let mut due = Vec::new();
-    turn.timers.expire(turn.now.mono_ms, Shard::TIMERS_PER_TICK, |timer| due.push(timer));
+    turn.timers
+        .expire(turn.now.mono_ms, Shard::TIMERS_PER_TICK, |timer| {
+            due.push(timer)
+        });
     for timer in due {
         match timer {
             Timer::Connect(connection) => edge.connect_timeout(turn, connection),
@@ -298,11 +350,23 @@ fn fire(edge: &mut Edge, home: &mut Home, turn: &mut Turn<'_>) {
 }
 
 /// Hands a message to the role it is for.
-fn dispatch(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, message: CoreMessage) {
+fn dispatch(
+    edge: &mut Edge,
+    owner: &mut Owner,
+    home: &mut Home,
+    turn: &mut Turn<'_>,
+    message: CoreMessage,
+) {
     match message {
         CoreMessage::Publish(request) => owner.publish(turn, *request),
-        CoreMessage::PublishDone { origin: Origin::Admin { request, .. }, reason, recipients } => {
-            turn.outbox.admin.push((request, crate::admin::published(reason, recipients)));
+        CoreMessage::PublishDone {
+            origin: Origin::Admin { request, .. },
+            reason,
+            recipients,
+        } => {
+            turn.outbox
+                .admin
+                .push((request, crate::admin::published(reason, recipients)));
         }
         CoreMessage::PublishDone { origin, reason, .. } => edge.publish_done(turn, origin, reason),
         CoreMessage::Deliver(deliver) => edge.deliver(turn, *deliver),
@@ -313,8 +377,14 @@ fn dispatch(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn
         CoreMessage::SubscriptionDone { reply, existed } if reply.home => {
             home.operation_step(turn, reply.request, Some(existed));
         }
-        CoreMessage::SubscriptionDone { reply, existed } => edge.subscription_done(turn, reply, existed),
-        CoreMessage::SharedPresence { filter, session, connected } => {
+        CoreMessage::SubscriptionDone { reply, existed } => {
+            edge.subscription_done(turn, reply, existed)
+        }
+        CoreMessage::SharedPresence {
+            filter,
+            session,
+            connected,
+        } => {
             owner.set_connected(turn, &filter, session, connected);
         }
         CoreMessage::RetainedScan(scan) => owner.scan_retained(turn, &scan),
@@ -325,20 +395,46 @@ fn dispatch(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn
         CoreMessage::Evict { connection, reason } => edge.evict(turn, connection, reason),
         CoreMessage::Detach(detach) => home.detach(turn, *detach),
         CoreMessage::HomeSubscribe(request) => home.subscribe(turn, *request),
-        CoreMessage::HomeUnsubscribe { home: session, reply, filter } => home.unsubscribe(turn, session, reply, filter),
+        CoreMessage::HomeUnsubscribe {
+            home: session,
+            reply,
+            filter,
+        } => home.unsubscribe(turn, session, reply, filter),
         CoreMessage::MailboxPush(push) => edge.mailbox_push(turn, *push),
-        CoreMessage::MailboxAck { home: session, sequence, bytes, outcome } => {
+        CoreMessage::MailboxAck {
+            home: session,
+            sequence,
+            bytes,
+            outcome,
+        } => {
             home.mailbox_ack(turn, session, sequence, bytes, outcome);
         }
-        CoreMessage::MailboxPubRec { home: session, sequence } => home.mailbox_pubrec(turn, session, sequence),
-        CoreMessage::PubRecRecorded { connection, sequence } => edge.pubrec_recorded(turn, connection, sequence),
-        CoreMessage::Release { home: session, packet_id } => home.release(turn, session, packet_id),
-        CoreMessage::Released { connection, packet_id } => edge.released(turn, connection, packet_id),
+        CoreMessage::MailboxPubRec {
+            home: session,
+            sequence,
+        } => home.mailbox_pubrec(turn, session, sequence),
+        CoreMessage::PubRecRecorded {
+            connection,
+            sequence,
+        } => edge.pubrec_recorded(turn, connection, sequence),
+        CoreMessage::Release {
+            home: session,
+            packet_id,
+        } => home.release(turn, session, packet_id),
+        CoreMessage::Released {
+            connection,
+            packet_id,
+        } => edge.released(turn, connection, packet_id),
     }
 }
 
 /// A message that the node makes itself.
-pub(crate) fn internal_message(topic: &str, payload: &[u8], qos: edge_proto::packet::QoS, retain: bool) -> Arc<Message> {
+pub(crate) fn internal_message(
+    topic: &str,
+    payload: &[u8],
+    qos: edge_proto::packet::QoS,
+    retain: bool,
+) -> Arc<Message> {
     Arc::new(Message::new(crate::message::MessageParts {
         topic,
         properties: &[],

@@ -54,7 +54,8 @@ pub struct Facts {
 impl Facts {
     /// The core that owns the root of this topic.
     pub fn owner_of_topic(&self, topic: &str) -> u16 {
-        self.placement.core_of_root(self.root_depths.root_of_topic(topic))
+        self.placement
+            .core_of_root(self.root_depths.root_of_topic(topic))
     }
 
     /// The home core of a client identifier: the owner of root `u/{user}`.
@@ -81,7 +82,9 @@ pub fn home_core(placement: &Placement, client_id: &str) -> u16 {
 
 /// The topic filter inside a shared subscription, or the filter itself.
 pub fn without_share(filter: &str) -> &str {
-    let Some(shared) = filter.strip_prefix("$share/") else { return filter };
+    let Some(shared) = filter.strip_prefix("$share/") else {
+        return filter;
+    };
     shared.split_once('/').map_or(filter, |(_, inner)| inner)
 }
 
@@ -157,8 +160,13 @@ impl Turn<'_> {
     pub fn publish(&mut self, message: Arc<Message>, origin: Origin) {
         self.stats.counters.publishes_internal += 1;
         let owner = self.facts.owner_of_topic(message.topic());
-        let request = PublishRequest { message, origin, received: None };
-        self.outbox.tell(owner, CoreMessage::Publish(Box::new(request)));
+        let request = PublishRequest {
+            message,
+            origin,
+            received: None,
+        };
+        self.outbox
+            .tell(owner, CoreMessage::Publish(Box::new(request)));
     }
 }
 
@@ -171,7 +179,9 @@ pub struct SessionIds {
 impl SessionIds {
     /// Ids of one core in one run of the node.
     pub fn new(boot: u32, core: u16) -> Self {
-        Self { next: (u64::from(boot) & 0xFF_FFFF) << 40 | (u64::from(core) & 0xFF) << 32 }
+        Self {
+            next: (u64::from(boot) & 0xFF_FFFF) << 40 | (u64::from(core) & 0xFF) << 32,
+        }
     }
 
     /// A new id, never given before.

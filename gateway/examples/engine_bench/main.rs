@@ -1,6 +1,7 @@
 //! Measures embedded stores on the mailbox workload: which library, which table layout, which commit mode.
 //!
-//! `cargo run --release --example engine_bench -- FOLDER [REPETITIONS] [STORE…]`: FOLDER must be on the disk to be measured.
+//! `cargo run --release --example engine_bench -- FOLDER [REPETITIONS] [steady|large] [STORE…]`: FOLDER must be on the disk to
+//! be measured.
 //! Each line is a median with the lowest and the highest of all repetitions. The figures that made the decision are in
 //! `docs/decisions/0003-embedded-engine.md`.
 
@@ -22,7 +23,7 @@ const BODY_BYTES: usize = 200;
 /// Sessions of the steady workload.
 const SESSIONS: u64 = 10_000;
 /// Commits are repeated until this much time has passed.
-const STEADY_TIME: Duration = Duration::from_millis(1_000);
+const STEADY_TIME: Duration = Duration::from_millis(500);
 /// Messages that wait in the steady workload: acknowledgements follow publishes at this distance.
 const STEADY_WAITING: usize = 2_000;
 /// Sessions and messages of the large store.
@@ -242,7 +243,7 @@ fn disk_mib(folder: &Path) -> Outcome<f64> {
 /// A library with a layout and a commit mode.
 struct Contender {
     name: &'static str,
-    measure: fn(&Path, &Contender, &mut Figures) -> Outcome<()>,
+    measure: fn(&Path, &Contender, &str, &mut Figures) -> Outcome<()>,
     die: fn(&Path, &Contender) -> Outcome<()>,
     layout: Layout,
     mode: Mode,
@@ -274,9 +275,19 @@ const CONTENDERS: [Contender; 9] = [
     contender::<Fjall>("fjall-log", Layout::Log, Mode::OnePhase),
 ];
 
-fn measure<S: Store>(folder: &Path, contender: &Contender, out: &mut Figures) -> Outcome<()> {
-    steady::<S>(folder, contender, out)?;
-    large::<S>(folder, contender, out)
+fn measure<S: Store>(
+    folder: &Path,
+    contender: &Contender,
+    workload: &str,
+    out: &mut Figures,
+) -> Outcome<()> {
+    if workload != "large" {
+        steady::<S>(folder, contender, out)?;
+    }
+    if workload != "steady" {
+        large::<S>(folder, contender, out)?;
+    }
+    Ok(())
 }
 
 fn die<S: Store>(folder: &Path, contender: &Contender) -> Outcome<()> {
@@ -303,7 +314,11 @@ fn main() -> Outcome<()> {
     let folder =
         Path::new(arguments.first().ok_or("the first argument is a folder")?).join("engine-bench");
     let repetitions: usize = arguments.get(1).map_or(Ok(5), |text| text.parse())?;
-    let chosen = arguments.get(2..).unwrap_or_default();
+    let rest = arguments.get(2..).unwrap_or_default();
+    let (workload, chosen) = match rest.split_first() {
+        Some((first, stores)) if first == "steady" || first == "large" => (first.as_str(), stores),
+        _ => ("", rest),
+    };
     let chosen: Vec<_> = CONTENDERS
         .iter()
         .filter(|one| chosen.is_empty() || chosen.iter().any(|name| name == one.name))
@@ -314,7 +329,7 @@ fn main() -> Outcome<()> {
         for (contender, results) in chosen.iter().zip(&mut figures) {
             eprintln!("repetition {repetition}: {}", contender.name);
             let mut out = Figures::new();
-            (contender.measure)(&folder, contender, &mut out)?;
+            (contender.measure)(&folder, contender, workload, &mut out)?;
             results.push(out);
         }
     }

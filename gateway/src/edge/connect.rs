@@ -39,14 +39,21 @@ pub(super) struct Attaching {
 
 impl Edge {
     /// The first packet of a connection, which must be CONNECT (MQTT-3.1.0-1).
-    pub(super) fn first_packet(&mut self, turn: &mut Turn<'_>, id: ConnectionId, frame: Frame<'_>) -> Flow {
+    pub(super) fn first_packet(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        frame: Frame<'_>,
+    ) -> Flow {
         if frame.packet_type() != Some(PacketType::Connect) {
             turn.stats.counters.protocol_violations += 1;
             self.abandon(turn, id);
             return Flow::Closed;
         }
         let outcome = match decode_connect(frame) {
-            Ok(connect) => self.connect(turn, id, &connect).map_err(|reason| (connect.version, reason)),
+            Ok(connect) => self
+                .connect(turn, id, &connect)
+                .map_err(|reason| (connect.version, reason)),
             Err(violation) => {
                 turn.stats.counters.protocol_violations += 1;
                 turn.outbox.violations.push((id, violation));
@@ -63,7 +70,12 @@ impl Edge {
     }
 
     /// Sends the CONNECT to the home of its client id.
-    fn connect(&mut self, turn: &mut Turn<'_>, id: ConnectionId, connect: &Connect<'_>) -> Result<(), ReasonCode> {
+    fn connect(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+    ) -> Result<(), ReasonCode> {
         let limits = &turn.facts.limits;
         if connect.authentication_method.is_some() {
             return Err(ReasonCode::BadAuthenticationMethod);
@@ -71,7 +83,8 @@ impl Edge {
         if connect.client_id.len() > limits.client_id_bytes_max {
             return Err(ReasonCode::ClientIdentifierNotValid);
         }
-        if connect.client_id.is_empty() && connect.version == Version::V311 && !connect.clean_start {
+        if connect.client_id.is_empty() && connect.version == Version::V311 && !connect.clean_start
+        {
             return Err(ReasonCode::ClientIdentifierNotValid); // MQTT-3.1.3-8
         }
         let will = connect.will.as_ref().map(will_record).transpose()?;
@@ -83,14 +96,20 @@ impl Edge {
         let expiry_s = asked_expiry_s.min(limits.session_expiry_s_max);
         let (keep_alive_s, keep_alive_changed) = keep_alive(connect, limits.keep_alive_s_max);
         let assigned = connect.client_id.is_empty();
-        let client_id = if assigned { self.assign_client_id(turn) } else { connect.client_id.into() };
+        let client_id = if assigned {
+            self.assign_client_id(turn)
+        } else {
+            connect.client_id.into()
+        };
         let home_core = turn.facts.home_of(&client_id);
         let attaching = Attaching {
             version: connect.version,
             keep_alive_s,
             keep_alive_changed,
             receive_maximum: connect.receive_maximum.min(limits.inflight_max),
-            topic_alias_maximum: connect.topic_alias_maximum.min(limits.outbound_topic_aliases_max),
+            topic_alias_maximum: connect
+                .topic_alias_maximum
+                .min(limits.outbound_topic_aliases_max),
             maximum_packet_size: connect.maximum_packet_size.unwrap_or(u32::MAX),
             expiry_s,
             expiry_changed: expiry_s != asked_expiry_s,
@@ -99,8 +118,12 @@ impl Edge {
             client_id: client_id.clone(),
             assigned,
         };
-        let Some(connection) = self.connection(id) else { return Ok(()) };
-        let State::AwaitConnect(peer) = &connection.state else { return Ok(()) };
+        let Some(connection) = self.connection(id) else {
+            return Ok(());
+        };
+        let State::AwaitConnect(peer) = &connection.state else {
+            return Ok(());
+        };
         let attach = Attach {
             core: turn.facts.core,
             connection: id,
@@ -111,7 +134,8 @@ impl Edge {
             peer: **peer,
         };
         connection.state = State::Attaching(Box::new(attaching));
-        turn.outbox.tell(home_core, CoreMessage::Attach(Box::new(attach)));
+        turn.outbox
+            .tell(home_core, CoreMessage::Attach(Box::new(attach)));
         Ok(())
     }
 
@@ -121,7 +145,10 @@ impl Edge {
         self.assigned += 1;
         let seed = turn.facts.seed;
         let part = |salt: u64| {
-            let state = foldhash::quality::SeedableRandomState::with_seed(seed ^ salt, foldhash::SharedSeed::global_fixed());
+            let state = foldhash::quality::SeedableRandomState::with_seed(
+                seed ^ salt,
+                foldhash::SharedSeed::global_fixed(),
+            );
             state.hash_one((seed, turn.facts.core, self.assigned, salt))
         };
         format!("auto-{:016x}{:016x}", part(1), part(2)).into()
@@ -130,7 +157,9 @@ impl Edge {
     /// The home has answered.
     pub fn attached(&mut self, turn: &mut Turn<'_>, attached: Attached) {
         let id = attached.connection;
-        let connection = self.connection(id).filter(|connection| matches!(connection.state, State::Attaching(_)));
+        let connection = self
+            .connection(id)
+            .filter(|connection| matches!(connection.state, State::Attaching(_)));
         match (connection, attached.outcome) {
             (Some(_), Ok(session)) => self.go_live(turn, id, session),
             (Some(connection), Err(reason)) => {
@@ -146,8 +175,13 @@ impl Edge {
     }
 
     fn go_live(&mut self, turn: &mut Turn<'_>, id: ConnectionId, attached: AttachedSession) {
-        let Some(connection) = self.connection(id) else { return };
-        let State::Attaching(attaching) = std::mem::replace(&mut connection.state, State::Closing) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let State::Attaching(attaching) = std::mem::replace(&mut connection.state, State::Closing)
+        else {
+            return;
+        };
         let session = Session {
             session: attached.session,
             home: attached.home,
@@ -173,7 +207,9 @@ impl Edge {
             let due = turn.now.mono_ms + session.keep_alive_limit_ms();
             link.timer = Some(turn.timers.arm(due, Timer::KeepAlive(id)));
         }
-        let response_information = attaching.response_information.then(|| format!("u/{}/", attaching.client_id));
+        let response_information = attaching
+            .response_information
+            .then(|| format!("u/{}/", attaching.client_id));
         let limits = &turn.facts.limits;
         let connack = ConnAck {
             session_present: attached.present,
@@ -182,13 +218,20 @@ impl Edge {
             maximum_packet_size: Some(limits.packet_bytes_max),
             assigned_client_id: attaching.assigned.then_some(&*attaching.client_id),
             topic_alias_maximum: limits.topic_alias_maximum,
-            server_keep_alive_s: attaching.keep_alive_changed.then_some(attaching.keep_alive_s),
+            server_keep_alive_s: attaching
+                .keep_alive_changed
+                .then_some(attaching.keep_alive_s),
             response_information: response_information.as_deref(),
             ..ConnAck::default()
         };
         let mut fits = true;
         link.write(turn, |out| {
-            fits = encode::connack_within(out, attaching.version, &connack, attaching.maximum_packet_size);
+            fits = encode::connack_within(
+                out,
+                attaching.version,
+                &connack,
+                attaching.maximum_packet_size,
+            );
         });
         connection.state = State::Live(Box::new(session));
         self.live += 1;
@@ -209,18 +252,32 @@ impl Edge {
             expiry_s: None,
             received: session.received,
         };
-        turn.outbox.tell(session.home_core, CoreMessage::Detach(Box::new(detach)));
+        turn.outbox
+            .tell(session.home_core, CoreMessage::Detach(Box::new(detach)));
     }
 
     /// Answers CONNECT with an error and closes.
-    fn refuse(&mut self, turn: &mut Turn<'_>, id: ConnectionId, version: Version, reason: ReasonCode) {
+    fn refuse(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        version: Version,
+        reason: ReasonCode,
+    ) {
         turn.stats.counters.connects_refused += 1;
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         connection.state = State::Closing;
-        let connack = ConnAck { reason, ..ConnAck::default() };
+        let connack = ConnAck {
+            reason,
+            ..ConnAck::default()
+        };
         // A 3.1.1 client gets a return code only where one of the five fits (MQTT-3.2.2-6); otherwise just the end.
         if tells_reasons(version) || has_return_code(reason) {
-            connection.link.write(turn, |out| encode::connack(out, version, &connack));
+            connection
+                .link
+                .write(turn, |out| encode::connack(out, version, &connack));
         }
         connection.link.close(turn);
     }
@@ -245,7 +302,11 @@ fn has_return_code(reason: ReasonCode) -> bool {
 fn keep_alive(connect: &Connect<'_>, maximum_s: u16) -> (u16, bool) {
     let asked_s = connect.keep_alive_s;
     let too_long = maximum_s > 0 && (asked_s == 0 || asked_s > maximum_s);
-    if too_long && connect.version == Version::V5 { (maximum_s, true) } else { (asked_s, false) }
+    if too_long && connect.version == Version::V5 {
+        (maximum_s, true)
+    } else {
+        (asked_s, false)
+    }
 }
 
 /// The will as it is kept.

@@ -32,8 +32,12 @@ impl Edge {
                 turn.stats.refuse(DropReason::Stale, 1);
                 continue;
             }
-            let queued =
-                Queued { message: deliver.message.clone(), delivery: recipient.delivery, sequence: 0, dup: false };
+            let queued = Queued {
+                message: deliver.message.clone(),
+                delivery: recipient.delivery,
+                sequence: 0,
+                dup: false,
+            };
             turn.stats.accept();
             self.offer(turn, recipient.connection, queued);
         }
@@ -45,24 +49,46 @@ impl Edge {
     /// A message of a mailbox. The home keeps to the window, so there is always room for it in the queue.
     pub fn mailbox_push(&mut self, turn: &mut Turn<'_>, push: MailboxPush) {
         let id = push.connection;
-        let Some((link, session)) = self.live(id) else { return };
+        let Some((link, session)) = self.live(id) else {
+            return;
+        };
         match push.content {
             Some((message, delivery)) => {
-                self.offer(turn, id, Queued { message, delivery, sequence: push.sequence, dup: push.dup });
+                self.offer(
+                    turn,
+                    id,
+                    Queued {
+                        message,
+                        delivery,
+                        sequence: push.sequence,
+                        dup: push.dup,
+                    },
+                );
             }
             None => {
                 let packet_id = session.traffic().outbound.resume_release(push.sequence, 0);
                 let reason = ReasonCode::Success;
-                let ack = Ack { packet_id, reason, reason_string: None, user_properties: UserProperties::default() };
-                link.write(turn, |out| encode::ack(out, session.version, PacketType::PubRel, &ack));
+                let ack = Ack {
+                    packet_id,
+                    reason,
+                    reason_string: None,
+                    user_properties: UserProperties::default(),
+                };
+                link.write(turn, |out| {
+                    encode::ack(out, session.version, PacketType::PubRel, &ack)
+                });
             }
         }
     }
 
     /// Sends a message, or queues it behind those that wait.
     fn offer(&mut self, turn: &mut Turn<'_>, id: ConnectionId, queued: Queued) {
-        let Some((link, session)) = self.live(id) else { return };
-        let waits = session.traffic_if_any().is_some_and(|traffic| !traffic.queue.is_empty());
+        let Some((link, session)) = self.live(id) else {
+            return;
+        };
+        let waits = session
+            .traffic_if_any()
+            .is_some_and(|traffic| !traffic.queue.is_empty());
         let queued = if waits {
             queued
         } else {
@@ -76,7 +102,9 @@ impl Edge {
 
     /// Puts a message into the session's queue, within its bounds.
     fn enqueue(&mut self, turn: &mut Turn<'_>, id: ConnectionId, queued: Queued) {
-        let Some((_, session)) = self.live(id) else { return };
+        let Some((_, session)) = self.live(id) else {
+            return;
+        };
         let limits = &turn.facts.limits;
         let bytes = queued.message.queued_bytes() as u64;
         let traffic = session.traffic();
@@ -91,7 +119,11 @@ impl Edge {
             return;
         }
         if queued.delivery.qos == QoS::AtMostOnce {
-            let reason = if queue_full { DropReason::QueueFull } else { DropReason::CoreQueueFull };
+            let reason = if queue_full {
+                DropReason::QueueFull
+            } else {
+                DropReason::CoreQueueFull
+            };
             turn.stats.drop_accepted(reason, 1);
             return;
         }
@@ -104,7 +136,9 @@ impl Edge {
 
     /// Sends what the client takes of what waits for it.
     pub(super) fn pump(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
-        let Some((link, session)) = self.live(id) else { return };
+        let Some((link, session)) = self.live(id) else {
+            return;
+        };
         while let Some(traffic) = session.traffic_if_any()
             && let Some(queued) = traffic.queue.pop_front()
         {
@@ -135,10 +169,18 @@ fn send(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, queued: Que
         return Sent::NotNow(queued);
     }
     let qos = queued.delivery.qos;
-    let sequence = if queued.sequence > 0 { queued.sequence } else { session.sequence + 1 };
+    let sequence = if queued.sequence > 0 {
+        queued.sequence
+    } else {
+        session.sequence + 1
+    };
     if qos > QoS::AtMostOnce {
         let receive_maximum = session.receive_maximum;
-        if !session.traffic().outbound.has_room(receive_maximum, sequence) {
+        if !session
+            .traffic()
+            .outbound
+            .has_room(receive_maximum, sequence)
+        {
             return Sent::NotNow(queued);
         }
     }
@@ -153,7 +195,10 @@ fn send(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, queued: Que
         if queued.sequence == 0 {
             session.sequence = sequence;
         }
-        session.traffic().outbound.send(sequence, qos, queued.message.queued_bytes() as u32);
+        session
+            .traffic()
+            .outbound
+            .send(sequence, qos, queued.message.queued_bytes() as u32);
     }
     Sent::Yes
 }
@@ -161,7 +206,13 @@ fn send(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, queued: Que
 /// A delivery ends without having been sent.
 fn end(session: &Session, turn: &mut Turn<'_>, queued: &Queued, outcome: Outcome) {
     if queued.sequence > 0 {
-        end_delivery(session, turn, queued.sequence, queued.message.queued_bytes() as u32, outcome);
+        end_delivery(
+            session,
+            turn,
+            queued.sequence,
+            queued.message.queued_bytes() as u32,
+            outcome,
+        );
     } else if outcome == Outcome::Expired {
         turn.stats.expire();
     } else {
@@ -170,7 +221,13 @@ fn end(session: &Session, turn: &mut Turn<'_>, queued: &Queued, outcome: Outcome
 }
 
 /// Writes the PUBLISH; false when it is larger than the client takes (MQTT-3.1.2-24, -25).
-fn write_publish(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, queued: &Queued, sequence: u64) -> bool {
+fn write_publish(
+    link: &mut Link,
+    session: &mut Session,
+    turn: &mut Turn<'_>,
+    queued: &Queued,
+    sequence: u64,
+) -> bool {
     let message = &*queued.message;
     let qos = queued.delivery.qos;
     let expires = message.expires_at_unix_ms != u64::MAX;
@@ -181,11 +238,15 @@ fn write_publish(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, qu
         retain: queued.delivery.retain,
         packet_id: (qos > QoS::AtMostOnce).then(|| packet_id_of(sequence)),
         topic_alias: None,
-        message_expiry_s: expires.then(|| u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX)),
+        message_expiry_s: expires
+            .then(|| u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX)),
         subscription_ids: &queued.delivery.subscription_ids,
     };
-    let parts =
-        PublishParts { topic: message.topic(), forwarded: message.properties(), payload: message.payload() };
+    let parts = PublishParts {
+        topic: message.topic(),
+        forwarded: message.properties(),
+        payload: message.payload(),
+    };
     let version = session.version;
     // An alias that is set by a packet that is never sent would mean nothing to the client, so the size comes first.
     const ALIAS_PROPERTY_BYTES: usize = 4;
@@ -199,6 +260,8 @@ fn write_publish(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, qu
         let aliases = session.traffic().outbound_aliases.get_or_insert_default();
         header.topic_alias = aliases.assign(parts.topic, maximum);
     }
-    link.write(turn, |out| encode::publish_parts(out, version, header, &parts));
+    link.write(turn, |out| {
+        encode::publish_parts(out, version, header, &parts)
+    });
     true
 }

@@ -27,24 +27,41 @@ pub(super) struct Leave {
 impl Leave {
     /// The connection was lost.
     pub(super) const fn lost() -> Self {
-        Self { tell: None, detail: None, will: true, expiry_s: None }
+        Self {
+            tell: None,
+            detail: None,
+            will: true,
+            expiry_s: None,
+        }
     }
 
     /// The server ends it.
     pub(super) const fn because(reason: ReasonCode) -> Self {
-        Self { tell: Some(reason), detail: None, will: true, expiry_s: None }
+        Self {
+            tell: Some(reason),
+            detail: None,
+            will: true,
+            expiry_s: None,
+        }
     }
 
     /// The client broke a rule.
     pub(super) const fn violation(violation: Violation) -> Self {
-        Self { tell: Some(violation.reason), detail: Some(violation.detail), will: true, expiry_s: None }
+        Self {
+            tell: Some(violation.reason),
+            detail: Some(violation.detail),
+            will: true,
+            expiry_s: None,
+        }
     }
 }
 
 impl Edge {
     /// Ends a connection.
     pub(super) fn leave(&mut self, turn: &mut Turn<'_>, id: ConnectionId, leave: Leave) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         if let (State::Live(session), Some(reason)) = (&connection.state, leave.tell)
             && tells_reasons(session.version)
         {
@@ -69,25 +86,49 @@ impl Edge {
 
     /// Takes the session off a connection that ends.
     pub(super) fn depart_if_live(&mut self, turn: &mut Turn<'_>, id: ConnectionId, leave: Leave) {
-        let Some(connection) = self.connection(id) else { return };
-        let State::Live(session) = std::mem::replace(&mut connection.state, State::Closing) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let State::Live(session) = std::mem::replace(&mut connection.state, State::Closing) else {
+            return;
+        };
         self.live -= 1;
         self.depart(turn, id, *session, leave);
     }
 
-    fn depart(&mut self, turn: &mut Turn<'_>, id: ConnectionId, mut session: Session, leave: Leave) {
+    fn depart(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        mut session: Session,
+        leave: Leave,
+    ) {
         let mut traffic = *session.take_traffic().unwrap_or_default();
         for scan in traffic.waiting_scans.drain(..) {
             self.scans.remove(scan);
         }
         turn.stats.queued_bytes -= traffic.queue_bytes;
-        let lost = traffic.queue.iter().filter(|queued| queued.sequence == 0).count() as u64;
-        let in_flight = if session.durable { 0 } else { traffic.outbound.drain().count() as u64 };
-        turn.stats.drop_accepted(DropReason::SessionEnded, lost + in_flight);
+        let lost = traffic
+            .queue
+            .iter()
+            .filter(|queued| queued.sequence == 0)
+            .count() as u64;
+        let in_flight = if session.durable {
+            0
+        } else {
+            traffic.outbound.drain().count() as u64
+        };
+        turn.stats
+            .drop_accepted(DropReason::SessionEnded, lost + in_flight);
         for filter in session.filters {
             for core in turn.facts.owners_of_filter(&filter) {
-                let request = UnsubscribeRequest { filter: filter.clone(), session: session.session, reply: None };
-                turn.outbox.tell(core, CoreMessage::Unsubscribe(Box::new(request)));
+                let request = UnsubscribeRequest {
+                    filter: filter.clone(),
+                    session: session.session,
+                    reply: None,
+                };
+                turn.outbox
+                    .tell(core, CoreMessage::Unsubscribe(Box::new(request)));
             }
         }
         let detaching = Detaching {
@@ -107,7 +148,10 @@ impl Edge {
 
     /// Tells the home once the last publish of an ended connection is stored.
     pub(super) fn detach_if_quiet(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
-        if self.detaching.get(&id).is_some_and(|detaching| detaching.inbound.is_quiet())
+        if self
+            .detaching
+            .get(&id)
+            .is_some_and(|detaching| detaching.inbound.is_quiet())
             && let Some(detaching) = self.detaching.remove(&id)
         {
             detach(turn, id, detaching);
@@ -132,5 +176,6 @@ fn detach(turn: &mut Turn<'_>, id: ConnectionId, detaching: Detaching) {
         expiry_s: detaching.expiry_s,
         received: detaching.inbound.into_received(),
     };
-    turn.outbox.tell(detaching.home_core, CoreMessage::Detach(Box::new(detach)));
+    turn.outbox
+        .tell(detaching.home_core, CoreMessage::Detach(Box::new(detach)));
 }

@@ -63,7 +63,9 @@ impl Link {
     }
 
     fn written(&mut self, turn: &mut Turn<'_>, written: usize) {
-        self.unsent = self.unsent.saturating_add(u32::try_from(written).unwrap_or(u32::MAX));
+        self.unsent = self
+            .unsent
+            .saturating_add(u32::try_from(written).unwrap_or(u32::MAX));
         if !self.can_take_more(turn) && !self.watched {
             self.watched = true;
             turn.outbox.orders.push(Order::Watch(self.id));
@@ -85,9 +87,15 @@ impl Link {
     /// Closes after what was written; a WebSocket gets a close frame first.
     pub(super) fn close(&mut self, turn: &mut Turn<'_>) {
         if matches!(self.transport, Transport::WebSocket(_)) {
-            self.write_raw(turn, |out| websocket::close(out, websocket::CloseCode::Normal, ""));
+            self.write_raw(turn, |out| {
+                websocket::close(out, websocket::CloseCode::Normal, "")
+            });
         }
-        let how = if self.is_hopeless(turn) { Close::Abort } else { graceful(turn) };
+        let how = if self.is_hopeless(turn) {
+            Close::Abort
+        } else {
+            graceful(turn)
+        };
         turn.outbox.orders.push(Order::Close(self.id, how));
     }
 }

@@ -61,7 +61,10 @@ struct Connection {
     state: State,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 80, "there is one for every session");
+const _: () = assert!(
+    size_of::<Connection>() <= 80,
+    "there is one for every session"
+);
 
 #[derive(Debug)]
 enum State {
@@ -94,19 +97,37 @@ enum Flow {
 
 impl Edge {
     /// A listener has accepted a connection.
-    pub fn accepted(&mut self, turn: &mut Turn<'_>, id: ConnectionId, websocket: bool, peer: SocketAddr) {
+    pub fn accepted(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        websocket: bool,
+        peer: SocketAddr,
+    ) {
         turn.stats.counters.connections_accepted += 1;
-        let transport = if websocket { Transport::Upgrading } else { Transport::Tcp };
+        let transport = if websocket {
+            Transport::Upgrading
+        } else {
+            Transport::Tcp
+        };
         let mut link = Link::new(id, transport, turn.now.mono_ms);
         let deadline = turn.now.mono_ms + turn.facts.limits.connect_timeout_ms;
         link.timer = Some(turn.timers.arm(deadline, Timer::Connect(id)));
         self.count += 1;
-        self.connections.insert(id.slot, Connection { link, state: State::AwaitConnect(Box::new(peer)) });
+        self.connections.insert(
+            id.slot,
+            Connection {
+                link,
+                state: State::AwaitConnect(Box::new(peer)),
+            },
+        );
     }
 
     /// Bytes have arrived.
     pub fn received(&mut self, turn: &mut Turn<'_>, id: ConnectionId, bytes: &mut [u8]) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         connection.link.last_seen_ms = turn.now.mono_ms;
         match connection.link.transport {
             Transport::Tcp => self.stream(turn, id, bytes),
@@ -117,10 +138,16 @@ impl Edge {
 
     /// MQTT bytes, in order, cut anywhere.
     fn stream(&mut self, turn: &mut Turn<'_>, id: ConnectionId, bytes: &[u8]) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         let Some(mut partial) = connection.link.partial.take() else {
             let stalled = connection.link.stalled;
-            let consumed = if stalled { 0 } else { self.packets(turn, id, bytes) };
+            let consumed = if stalled {
+                0
+            } else {
+                self.packets(turn, id, bytes)
+            };
             if consumed < bytes.len() {
                 self.keep(turn, id, Box::new(bytes[consumed..].to_vec()));
             }
@@ -128,7 +155,11 @@ impl Edge {
         };
         turn.stats.partial_bytes -= partial.len() as u64;
         partial.extend_from_slice(bytes);
-        let consumed = if connection.link.stalled { 0 } else { self.packets(turn, id, &partial) };
+        let consumed = if connection.link.stalled {
+            0
+        } else {
+            self.packets(turn, id, &partial)
+        };
         if consumed < partial.len() {
             partial.drain(..consumed);
             self.keep(turn, id, partial);
@@ -137,7 +168,9 @@ impl Edge {
 
     /// Keeps the bytes of an incomplete packet, or of packets that cannot be taken now.
     fn keep(&mut self, turn: &mut Turn<'_>, id: ConnectionId, partial: Box<Vec<u8>>) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         turn.stats.partial_bytes += partial.len() as u64;
         connection.link.partial = Some(partial);
         if turn.stats.partial_bytes > turn.facts.limits.partial_bytes_max as u64 {
@@ -157,7 +190,9 @@ impl Edge {
                     return bytes.len();
                 }
             };
-            let Some(connection) = self.connection(id) else { return bytes.len() };
+            let Some(connection) = self.connection(id) else {
+                return bytes.len();
+            };
             let flow = match connection.state {
                 State::AwaitConnect(_) => self.first_packet(turn, id, frame),
                 State::Attaching(_) => Flow::Stall,
@@ -180,7 +215,9 @@ impl Edge {
 
     /// Stops reading from a connection.
     fn stall(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         if !connection.link.stalled {
             connection.link.stalled = true;
             turn.stats.counters.pauses += 1;
@@ -190,7 +227,9 @@ impl Edge {
 
     /// Handles what a stalled connection had sent, and reads from it again unless it stalls again.
     fn resume(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         if !connection.link.stalled {
             return;
         }
@@ -210,7 +249,9 @@ impl Edge {
             if Self::is_overloaded(turn) {
                 return;
             }
-            let Some(id) = self.stalled.pop_front() else { return };
+            let Some(id) = self.stalled.pop_front() else {
+                return;
+            };
             self.resume(turn, id);
         }
     }
@@ -224,7 +265,9 @@ impl Edge {
     fn violated(&mut self, turn: &mut Turn<'_>, id: ConnectionId, violation: Violation) {
         turn.stats.counters.protocol_violations += 1;
         turn.outbox.violations.push((id, violation));
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         if matches!(connection.state, State::AwaitConnect(_)) {
             turn.stats.counters.connects_refused += 1;
             return self.abandon(turn, id);
@@ -234,14 +277,18 @@ impl Edge {
 
     /// Closes a connection that has no session and to which nothing more is said.
     fn abandon(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         connection.state = State::Closing;
         connection.link.close(turn);
     }
 
     /// Everything written to the connection has been sent.
     pub fn drained(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         connection.link.unsent = 0;
         connection.link.watched = false;
         self.pump(turn, id);
@@ -264,13 +311,18 @@ impl Edge {
             if let Some(timer) = connection.link.timer.take() {
                 turn.timers.cancel(timer);
             }
-            turn.stats.partial_bytes -= connection.link.partial.map_or(0, |partial| partial.len() as u64);
+            turn.stats.partial_bytes -= connection
+                .link
+                .partial
+                .map_or(0, |partial| partial.len() as u64);
         }
     }
 
     /// The client has not sent CONNECT in time.
     pub fn connect_timeout(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         connection.link.timer = None;
         if matches!(connection.state, State::AwaitConnect(_)) {
             turn.stats.counters.connect_timeouts += 1;
@@ -280,10 +332,14 @@ impl Edge {
 
     /// Time to look whether the client was silent for more than one and a half times its keep-alive (MQTT-3.1.2-22).
     pub fn keep_alive(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         let link = &mut connection.link;
         link.timer = None;
-        let State::Live(session) = &mut connection.state else { return };
+        let State::Live(session) = &mut connection.state else {
+            return;
+        };
         if link.stalled {
             link.last_seen_ms = turn.now.mono_ms; // What it sent meanwhile is not read, by our choice.
         }
@@ -304,14 +360,20 @@ impl Edge {
 
     /// Ends all connections because the node stops.
     pub fn shut_down(&mut self, turn: &mut Turn<'_>) {
-        let ids: Vec<ConnectionId> = self.connections.iter().map(|(_, connection)| connection.link.id).collect();
+        let ids: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .map(|(_, connection)| connection.link.id)
+            .collect();
         for id in ids {
             self.leave(turn, id, Leave::because(ReasonCode::ServerShuttingDown));
         }
     }
 
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.connections.get_mut(id.slot).filter(|connection| connection.link.id == id)
+        self.connections
+            .get_mut(id.slot)
+            .filter(|connection| connection.link.id == id)
     }
 
     fn live(&mut self, id: ConnectionId) -> Option<(&mut Link, &mut Session)> {
@@ -325,7 +387,9 @@ impl Edge {
 
 /// How long the driver waits for a closing peer.
 fn graceful(turn: &Turn<'_>) -> Close {
-    Close::Graceful { linger_ms: turn.facts.limits.linger_ms }
+    Close::Graceful {
+        linger_ms: turn.facts.limits.linger_ms,
+    }
 }
 
 /// True for versions that know DISCONNECT from the server and reason codes.

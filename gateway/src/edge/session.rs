@@ -68,7 +68,11 @@ pub(super) struct Queued {
 impl Session {
     /// How long the client may be silent, in milliseconds; `u64::MAX / 2` without keep-alive.
     pub(super) fn keep_alive_limit_ms(&self) -> u64 {
-        if self.keep_alive_s == 0 { u64::MAX / 2 } else { u64::from(self.keep_alive_s) * 1500 }
+        if self.keep_alive_s == 0 {
+            u64::MAX / 2
+        } else {
+            u64::from(self.keep_alive_s) * 1500
+        }
     }
 
     /// The traffic state, made when there is none.
@@ -88,7 +92,11 @@ impl Session {
 
     /// Gives the memory of past traffic back.
     pub(super) fn relax(&mut self) {
-        if self.traffic.as_ref().is_some_and(|traffic| traffic.is_idle()) {
+        if self
+            .traffic
+            .as_ref()
+            .is_some_and(|traffic| traffic.is_idle())
+        {
             self.traffic = None;
         }
     }
@@ -97,7 +105,12 @@ impl Session {
 impl Traffic {
     /// The traffic state of a resumed session: QoS 2 packet identifiers received and not released.
     pub(super) fn resumed(received: Vec<u16>) -> Option<Box<Self>> {
-        let resume = |received| Box::new(Self { inbound: Inbound::resume(received), ..Self::default() });
+        let resume = |received| {
+            Box::new(Self {
+                inbound: Inbound::resume(received),
+                ..Self::default()
+            })
+        };
         (!received.is_empty()).then(|| resume(received))
     }
 

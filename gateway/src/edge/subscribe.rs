@@ -2,9 +2,7 @@
 //! client is answered when all of them have answered.
 
 use edge_proto::encode;
-use edge_proto::packet::{
-    RetainHandling, SubAck, Subscribe, Unsubscribe, UserProperties,
-};
+use edge_proto::packet::{RetainHandling, SubAck, Subscribe, Unsubscribe, UserProperties};
 use edge_proto::reason::{ReasonCode, Violation};
 use edge_proto::topic::{SharedFilter, TopicFilter};
 use reactor::driver::ConnectionId;
@@ -12,8 +10,8 @@ use reactor::slab::Key;
 
 use super::{Edge, Flow};
 use crate::core_message::{
-    CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest, Subscriber, Target,
-    UnsubscribeRequest,
+    CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest,
+    Subscriber, Target, UnsubscribeRequest,
 };
 use crate::engine::SubscriptionRecord;
 use crate::retained_scan::{self, Scan};
@@ -51,20 +49,36 @@ impl Edge {
             };
             operation.existed.push(false);
             let reason = self.admit(turn, id, parsed, operation.reasons.len());
-            operation.reasons.push(reason.map_or_else(|reason| reason as u8, |()| options.maximum_qos as u8));
-            let record = SubscriptionRecord { options, subscription_id };
-            operation.wanted.push(reason.is_ok().then(|| (filter.into(), record)));
+            operation
+                .reasons
+                .push(reason.map_or_else(|reason| reason as u8, |()| options.maximum_qos as u8));
+            let record = SubscriptionRecord {
+                options,
+                subscription_id,
+            };
+            operation
+                .wanted
+                .push(reason.is_ok().then(|| (filter.into(), record)));
         }
         let requests: Vec<_> = operation
             .wanted
             .iter()
             .enumerate()
-            .filter_map(|(index, wanted)| wanted.clone().map(|(filter, record)| (index as u16, filter, record)))
+            .filter_map(|(index, wanted)| {
+                wanted
+                    .clone()
+                    .map(|(filter, record)| (index as u16, filter, record))
+            })
             .collect();
         let key = self.operations.insert(operation);
         let mut outstanding = 0;
         for (index, filter, record) in requests {
-            let reply = ReplyTo { core: turn.facts.core, home: false, request: key, index };
+            let reply = ReplyTo {
+                core: turn.facts.core,
+                home: false,
+                request: key,
+                index,
+            };
             outstanding += self.ask_subscribe(turn, id, reply, filter, record);
         }
         self.wait_for(turn, key, outstanding);
@@ -72,13 +86,23 @@ impl Edge {
     }
 
     /// Whether a session may have this subscription.
-    fn admit(&mut self, turn: &Turn<'_>, id: ConnectionId, filter: TopicFilter<'_>, index: usize) -> Result<(), ReasonCode> {
+    fn admit(
+        &mut self,
+        turn: &Turn<'_>,
+        id: ConnectionId,
+        filter: TopicFilter<'_>,
+        index: usize,
+    ) -> Result<(), ReasonCode> {
         let limits = &turn.facts.limits;
-        let Some((_, session)) = self.live(id) else { return Err(ReasonCode::UnspecifiedError) };
+        let Some((_, session)) = self.live(id) else {
+            return Err(ReasonCode::UnspecifiedError);
+        };
         if filter.levels().count() > limits.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        if index >= limits.filters_per_packet_max || session.subscriptions >= limits.subscriptions_per_session_max {
+        if index >= limits.filters_per_packet_max
+            || session.subscriptions >= limits.subscriptions_per_session_max
+        {
             return Err(ReasonCode::QuotaExceeded);
         }
         Ok(())
@@ -93,24 +117,52 @@ impl Edge {
         filter: Box<str>,
         record: SubscriptionRecord,
     ) -> u32 {
-        let Some((_, session)) = self.live(id) else { return 0 };
-        let SubscriptionRecord { options, subscription_id } = record;
+        let Some((_, session)) = self.live(id) else {
+            return 0;
+        };
+        let SubscriptionRecord {
+            options,
+            subscription_id,
+        } = record;
         if session.durable {
-            let request = HomeSubscribe { home: session.home, reply, filter, options, subscription_id };
-            turn.outbox.tell(session.home_core, CoreMessage::HomeSubscribe(Box::new(request)));
+            let request = HomeSubscribe {
+                home: session.home,
+                reply,
+                filter,
+                options,
+                subscription_id,
+            };
+            turn.outbox.tell(
+                session.home_core,
+                CoreMessage::HomeSubscribe(Box::new(request)),
+            );
             return 1;
         }
         if !session.filters.contains(&filter) {
             session.filters.reserve_exact(1);
             session.filters.push(filter.clone());
         }
-        let target = Target::Live { core: turn.facts.core, connection: id };
-        let subscriber = Subscriber { session: session.session, target, options, subscription_id };
+        let target = Target::Live {
+            core: turn.facts.core,
+            connection: id,
+        };
+        let subscriber = Subscriber {
+            session: session.session,
+            target,
+            options,
+            subscription_id,
+        };
         let owners = turn.facts.owners_of_filter(&filter);
         let count = owners.len() as u32;
         for core in owners {
-            let request = SubscribeRequest { filter: filter.clone(), subscriber, connected: true, reply: Some(reply) };
-            turn.outbox.tell(core, CoreMessage::Subscribe(Box::new(request)));
+            let request = SubscribeRequest {
+                filter: filter.clone(),
+                subscriber,
+                connected: true,
+                reply: Some(reply),
+            };
+            turn.outbox
+                .tell(core, CoreMessage::Subscribe(Box::new(request)));
         }
         count
     }
@@ -128,7 +180,9 @@ impl Edge {
             if SharedFilter::parse(filter)?.is_none() {
                 TopicFilter::parse(filter)?;
             }
-            operation.reasons.push(ReasonCode::NoSubscriptionExisted as u8);
+            operation
+                .reasons
+                .push(ReasonCode::NoSubscriptionExisted as u8);
             operation.existed.push(false);
             operation.wanted.push(None);
             filters.push(filter.into());
@@ -136,11 +190,22 @@ impl Edge {
         let key = self.operations.insert(operation);
         let mut outstanding = 0;
         for (index, filter) in filters.into_iter().enumerate() {
-            let reply = ReplyTo { core: turn.facts.core, home: false, request: key, index: index as u16 };
-            let Some((_, session)) = self.live(id) else { return Ok(Flow::Closed) };
+            let reply = ReplyTo {
+                core: turn.facts.core,
+                home: false,
+                request: key,
+                index: index as u16,
+            };
+            let Some((_, session)) = self.live(id) else {
+                return Ok(Flow::Closed);
+            };
             if session.durable {
                 outstanding += 1;
-                let ask = CoreMessage::HomeUnsubscribe { home: session.home, reply, filter };
+                let ask = CoreMessage::HomeUnsubscribe {
+                    home: session.home,
+                    reply,
+                    filter,
+                };
                 turn.outbox.tell(session.home_core, ask);
                 continue;
             }
@@ -148,8 +213,13 @@ impl Edge {
             let session = session.session;
             for core in turn.facts.owners_of_filter(&filter) {
                 outstanding += 1;
-                let request = UnsubscribeRequest { filter: filter.clone(), session, reply: Some(reply) };
-                turn.outbox.tell(core, CoreMessage::Unsubscribe(Box::new(request)));
+                let request = UnsubscribeRequest {
+                    filter: filter.clone(),
+                    session,
+                    reply: Some(reply),
+                };
+                turn.outbox
+                    .tell(core, CoreMessage::Unsubscribe(Box::new(request)));
             }
         }
         self.wait_for(turn, key, outstanding);
@@ -158,7 +228,9 @@ impl Edge {
 
     /// Waits for so many answers; without any the client is answered at once.
     fn wait_for(&mut self, turn: &mut Turn<'_>, key: Key, outstanding: u32) {
-        let Some(operation) = self.operations.get_mut(key) else { return };
+        let Some(operation) = self.operations.get_mut(key) else {
+            return;
+        };
         operation.outstanding = outstanding;
         if outstanding == 0 {
             self.answer_subscription(turn, key);
@@ -167,7 +239,9 @@ impl Edge {
 
     /// An owner or the home has made or removed a subscription.
     pub fn subscription_done(&mut self, turn: &mut Turn<'_>, reply: ReplyTo, existed: bool) {
-        let Some(operation) = self.operations.get_mut(reply.request) else { return };
+        let Some(operation) = self.operations.get_mut(reply.request) else {
+            return;
+        };
         operation.existed[usize::from(reply.index)] |= existed;
         operation.outstanding -= 1;
         if operation.outstanding == 0 {
@@ -177,9 +251,13 @@ impl Edge {
 
     /// SUBACK or UNSUBACK, and the retained messages after it.
     fn answer_subscription(&mut self, turn: &mut Turn<'_>, key: Key) {
-        let Some(mut operation) = self.operations.remove(key) else { return };
+        let Some(mut operation) = self.operations.remove(key) else {
+            return;
+        };
         let id = operation.connection;
-        let Some((link, session)) = self.live(id) else { return };
+        let Some((link, session)) = self.live(id) else {
+            return;
+        };
         for (index, existed) in operation.existed.iter().enumerate() {
             if operation.subscribe {
                 let is_new = operation.wanted[index].is_some() && !existed;
@@ -205,7 +283,9 @@ impl Edge {
         }
         if !session.durable {
             let wanted = operation.wanted.into_iter().zip(operation.existed);
-            for ((filter, record), existed) in wanted.filter_map(|(wanted, existed)| Some((wanted?, existed))) {
+            for ((filter, record), existed) in
+                wanted.filter_map(|(wanted, existed)| Some((wanted?, existed)))
+            {
                 self.start_scan(turn, id, filter, record, existed);
             }
         }
@@ -234,20 +314,43 @@ impl Edge {
     }
 
     fn ask_scan(&mut self, turn: &mut Turn<'_>, key: Key) {
-        let Some(scan) = self.scans.get(key) else { return };
-        scan.ask(turn, ReplyTo { core: turn.facts.core, home: false, request: key, index: 0 });
+        let Some(scan) = self.scans.get(key) else {
+            return;
+        };
+        scan.ask(
+            turn,
+            ReplyTo {
+                core: turn.facts.core,
+                home: false,
+                request: key,
+                index: 0,
+            },
+        );
     }
 
     /// A page of retained messages for a live-only session. The next one is asked for when this one has been sent.
     pub fn retained_page(&mut self, turn: &mut Turn<'_>, page: RetainedPage) {
         let key = page.reply.request;
-        let Some(scan) = self.scans.get_mut(key) else { return };
+        let Some(scan) = self.scans.get_mut(key) else {
+            return;
+        };
         let (id, record) = (scan.target, scan.record);
         let more = scan.advance(page.next);
         for message in page.messages {
             let delivery = retained_scan::delivery(&message, record);
-            let recipients = vec![Recipient { connection: id, delivery }];
-            self.deliver(turn, Deliver { message, recipients, answer: None, is_lossy: false });
+            let recipients = vec![Recipient {
+                connection: id,
+                delivery,
+            }];
+            self.deliver(
+                turn,
+                Deliver {
+                    message,
+                    recipients,
+                    answer: None,
+                    is_lossy: false,
+                },
+            );
         }
         let Some((_, session)) = self.live(id).filter(|_| more) else {
             self.scans.remove(key);
@@ -259,8 +362,12 @@ impl Edge {
 
     /// Asks for the next page once the queue is empty.
     pub(super) fn continue_scan(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
-        let Some((_, session)) = self.live(id) else { return };
-        let Some(traffic) = session.traffic_if_any() else { return };
+        let Some((_, session)) = self.live(id) else {
+            return;
+        };
+        let Some(traffic) = session.traffic_if_any() else {
+            return;
+        };
         if !traffic.queue.is_empty() || traffic.waiting_scans.is_empty() {
             return;
         }
@@ -282,4 +389,3 @@ impl SubscribePacket {
         }
     }
 }
-

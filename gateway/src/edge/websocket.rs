@@ -12,7 +12,9 @@ use crate::turn::Turn;
 impl Edge {
     /// Bytes of the upgrade request, and perhaps frames behind it.
     pub(super) fn upgrade(&mut self, turn: &mut Turn<'_>, id: ConnectionId, bytes: &[u8]) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         if matches!(connection.state, State::Closing) {
             return;
         }
@@ -20,12 +22,16 @@ impl Edge {
         turn.stats.partial_bytes -= head.len() as u64;
         head.extend_from_slice(bytes);
         let parsed = match parse_upgrade(&head) {
-            Ok(Some(upgrade)) if !is_path(upgrade.path, &turn.facts.websocket_path) => Err(UpgradeError::UnknownPath),
+            Ok(Some(upgrade)) if !is_path(upgrade.path, &turn.facts.websocket_path) => {
+                Err(UpgradeError::UnknownPath)
+            }
             other => other,
         };
         match parsed {
             Ok(Some(upgrade)) => {
-                connection.link.write_raw(turn, |out| handshake::write_response(&upgrade, out));
+                connection
+                    .link
+                    .write_raw(turn, |out| handshake::write_response(&upgrade, out));
                 connection.link.transport = Transport::WebSocket(Box::new(Decoder::server()));
                 let mut rest = head.split_off(upgrade.length);
                 if !rest.is_empty() {
@@ -40,22 +46,32 @@ impl Edge {
 
     fn refuse_upgrade(&mut self, turn: &mut Turn<'_>, id: ConnectionId, error: UpgradeError) {
         turn.stats.counters.protocol_violations += 1;
-        let Some(connection) = self.connection(id) else { return };
-        connection.link.write_raw(turn, |out| error.write_response(out));
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        connection
+            .link
+            .write_raw(turn, |out| error.write_response(out));
         self.abandon(turn, id);
     }
 
     /// Bytes of WebSocket frames, cut anywhere.
     pub(super) fn frames(&mut self, turn: &mut Turn<'_>, id: ConnectionId, bytes: &mut [u8]) {
-        let Some(connection) = self.connection(id) else { return };
-        let Transport::WebSocket(decoder) = &mut connection.link.transport else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let Transport::WebSocket(decoder) = &mut connection.link.transport else {
+            return;
+        };
         let mut decoder = std::mem::replace(&mut **decoder, Decoder::server());
         let mut closed = false;
         let result = decoder.decode(bytes, |event| match event {
             Event::Data(data) => self.stream(turn, id, data),
             Event::Ping(payload) => {
                 if let Some(connection) = self.connection(id) {
-                    connection.link.write_raw(turn, |out| websocket::pong(out, payload));
+                    connection
+                        .link
+                        .write_raw(turn, |out| websocket::pong(out, payload));
                 }
             }
             Event::Pong => {}
@@ -64,11 +80,15 @@ impl Edge {
         if let Err(error) = result {
             turn.stats.counters.protocol_violations += 1;
             if let Some(connection) = self.connection(id) {
-                connection.link.write_raw(turn, |out| websocket::close(out, error.code, error.detail));
+                connection
+                    .link
+                    .write_raw(turn, |out| websocket::close(out, error.code, error.detail));
             }
             closed = true;
         }
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         if let Transport::WebSocket(kept) = &mut connection.link.transport {
             **kept = decoder;
         }

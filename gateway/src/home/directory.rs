@@ -27,7 +27,11 @@ impl Directory {
     }
 
     pub(super) fn find(&self, client_id: &str) -> Option<Key> {
-        let named = |key: &Key| self.sessions.get(*key).is_some_and(|session| *session.client_id == *client_id);
+        let named = |key: &Key| {
+            self.sessions
+                .get(*key)
+                .is_some_and(|session| *session.client_id == *client_id)
+        };
         self.by_client_id.find(hash(client_id), named).copied()
     }
 
@@ -43,25 +47,44 @@ impl Directory {
         let hashed = hash(&session.client_id);
         let key = self.sessions.insert(session);
         let sessions = &self.sessions;
-        let rehash = |key: &Key| sessions.get(*key).map_or(0, |session| hash(&session.client_id));
+        let rehash = |key: &Key| {
+            sessions
+                .get(*key)
+                .map_or(0, |session| hash(&session.client_id))
+        };
         self.by_client_id.insert_unique(hashed, key, rehash);
         key
     }
 
     pub(super) fn remove(&mut self, key: Key) {
-        let Some(session) = self.sessions.remove(key) else { return };
-        if let Ok(entry) = self.by_client_id.find_entry(hash(&session.client_id), |known| *known == key) {
+        let Some(session) = self.sessions.remove(key) else {
+            return;
+        };
+        if let Ok(entry) = self
+            .by_client_id
+            .find_entry(hash(&session.client_id), |known| *known == key)
+        {
             entry.remove();
         }
     }
 
     /// Sessions as an operator sees them, in client id order: those that begin with `prefix`, after `after`.
     pub fn list(&self, core: u16, prefix: &str, after: &str, limit: usize) -> Vec<SessionInfo> {
-        let wanted = |session: &&HomeSession| session.client_id.starts_with(prefix) && *session.client_id > *after;
-        let mut found: Vec<&HomeSession> = self.sessions.iter().map(|(_, session)| session).filter(wanted).collect();
+        let wanted = |session: &&HomeSession| {
+            session.client_id.starts_with(prefix) && *session.client_id > *after
+        };
+        let mut found: Vec<&HomeSession> = self
+            .sessions
+            .iter()
+            .map(|(_, session)| session)
+            .filter(wanted)
+            .collect();
         found.sort_unstable_by(|left, right| left.client_id.cmp(&right.client_id));
         found.truncate(limit);
-        found.into_iter().map(|session| session.info(core)).collect()
+        found
+            .into_iter()
+            .map(|session| session.info(core))
+            .collect()
     }
 
     /// One session as an operator sees it.

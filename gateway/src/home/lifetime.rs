@@ -13,8 +13,12 @@ use crate::turn::{Timer, Turn};
 impl Home {
     /// A durable session has lost its connection: it waits, or ends at once.
     pub(super) fn went_offline(&mut self, turn: &mut Turn<'_>, key: Key) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(durable) = &mut session.durable else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(durable) = &mut session.durable else {
+            return;
+        };
         if durable.expiry_s == 0 {
             return self.delete(turn, key);
         }
@@ -25,7 +29,9 @@ impl Home {
                     publish_will(turn, *will);
                 }
             }
-            Some(delay_s) => durable.will_at_unix_ms = Some(turn.now.unix_ms + u64::from(delay_s) * 1000),
+            Some(delay_s) => {
+                durable.will_at_unix_ms = Some(turn.now.unix_ms + u64::from(delay_s) * 1000)
+            }
             None => {}
         }
         self.put(turn, key, None);
@@ -39,22 +45,36 @@ impl Home {
 
     /// Sets the timer of an offline session to what comes first: its will or its end.
     pub(super) fn arm(&mut self, turn: &mut Turn<'_>, key: Key) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(durable) = &mut session.durable else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(durable) = &mut session.durable else {
+            return;
+        };
         if let Some(timer) = durable.timer.take() {
             turn.timers.cancel(timer);
         }
-        let due = [durable.will_at_unix_ms, durable.ends_at_unix_ms()].into_iter().flatten().min();
+        let due = [durable.will_at_unix_ms, durable.ends_at_unix_ms()]
+            .into_iter()
+            .flatten()
+            .min();
         if let Some(unix_ms) = due {
             let delay_ms = unix_ms.saturating_sub(turn.now.unix_ms);
-            durable.timer = Some(turn.timers.arm(turn.now.mono_ms + delay_ms, Timer::Session(key)));
+            durable.timer = Some(
+                turn.timers
+                    .arm(turn.now.mono_ms + delay_ms, Timer::Session(key)),
+            );
         }
     }
 
     /// The timer of a session fired.
     pub fn timer(&mut self, turn: &mut Turn<'_>, key: Key) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(durable) = &mut session.durable else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(durable) = &mut session.durable else {
+            return;
+        };
         durable.timer = None;
         if session.phase != Phase::Offline {
             return;
@@ -62,7 +82,10 @@ impl Home {
         if durable.is_expired(turn.now.unix_ms) {
             return self.delete(turn, key);
         }
-        if durable.will_at_unix_ms.is_some_and(|due| due <= turn.now.unix_ms) {
+        if durable
+            .will_at_unix_ms
+            .is_some_and(|due| due <= turn.now.unix_ms)
+        {
             durable.will_at_unix_ms = None;
             if let Some(will) = session.will.take() {
                 publish_will(turn, *will);
@@ -75,23 +98,42 @@ impl Home {
     /// Starts to delete an offline durable session.
     pub(super) fn delete(&mut self, turn: &mut Turn<'_>, key: Key) {
         let token = self.request(Request::Deleted(key));
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
         session.phase = Phase::Deleting;
-        turn.outbox.engine.push_back(Command::DeleteSession { token, session: session.session });
+        turn.outbox.engine.push_back(Command::DeleteSession {
+            token,
+            session: session.session,
+        });
     }
 
     /// The engine has deleted a session: its owners forget it, its will is published (MQTT-3.1.2-8: the session has ended).
-    pub(super) fn deleted(&mut self, turn: &mut Turn<'_>, key: Key, id: SessionId, filters: &[Box<str>]) {
+    pub(super) fn deleted(
+        &mut self,
+        turn: &mut Turn<'_>,
+        key: Key,
+        id: SessionId,
+        filters: &[Box<str>],
+    ) {
         for filter in filters {
             for core in turn.facts.owners_of_filter(filter) {
-                let request = UnsubscribeRequest { filter: filter.clone(), session: id, reply: None };
-                turn.outbox.tell(core, CoreMessage::Unsubscribe(Box::new(request)));
+                let request = UnsubscribeRequest {
+                    filter: filter.clone(),
+                    session: id,
+                    reply: None,
+                };
+                turn.outbox
+                    .tell(core, CoreMessage::Unsubscribe(Box::new(request)));
             }
         }
         self.durable.remove(&id);
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
         if let Some(durable) = session.durable.take() {
-            turn.stats.drop_accepted(DropReason::SessionEnded, durable.mailbox.len());
+            turn.stats
+                .drop_accepted(DropReason::SessionEnded, durable.mailbox.len());
             if let Some(timer) = durable.timer {
                 turn.timers.cancel(timer);
             }
@@ -105,8 +147,12 @@ impl Home {
 
     /// An operator disconnects a client, and with `delete` ends its session. False when there is no such session.
     pub fn kick(&mut self, turn: &mut Turn<'_>, client_id: &str, delete: bool) -> bool {
-        let Some(key) = self.sessions.find(client_id) else { return false };
-        let Some(session) = self.sessions.get_mut(key) else { return false };
+        let Some(key) = self.sessions.find(client_id) else {
+            return false;
+        };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return false;
+        };
         if delete && let Some(durable) = &mut session.durable {
             durable.expiry_s = 0;
         }
@@ -114,7 +160,13 @@ impl Home {
             Phase::Attached(edge) => {
                 session.phase = Phase::Evicting(edge);
                 let reason = ReasonCode::AdministrativeAction;
-                turn.outbox.tell(edge.core, CoreMessage::Evict { connection: edge.connection, reason });
+                turn.outbox.tell(
+                    edge.core,
+                    CoreMessage::Evict {
+                        connection: edge.connection,
+                        reason,
+                    },
+                );
             }
             Phase::Offline if delete && session.durable.is_some() => self.delete(turn, key),
             Phase::Offline | Phase::Evicting(_) | Phase::Storing | Phase::Deleting => {}

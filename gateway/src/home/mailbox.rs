@@ -106,7 +106,14 @@ impl Mailbox {
 impl Home {
     /// The engine has appended a message to a mailbox, or refused to.
     pub fn appended(&mut self, turn: &mut Turn<'_>, completion: Completion) {
-        let Completion::Appended { session: id, sequence, message, delivery, evicted } = completion else {
+        let Completion::Appended {
+            session: id,
+            sequence,
+            message,
+            delivery,
+            evicted,
+        } = completion
+        else {
             turn.stats.refuse(DropReason::MailboxRejected, 1);
             return;
         };
@@ -114,15 +121,21 @@ impl Home {
             turn.stats.refuse(DropReason::Stale, 1);
             return;
         };
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(durable) = &mut session.durable else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(durable) = &mut session.durable else {
+            return;
+        };
         turn.stats.accept();
         let mailbox = &mut durable.mailbox;
         let straight_on = mailbox.waiting == 0 && mailbox.reading.is_none();
         mailbox.waiting += 1;
         mailbox.bytes += message.queued_bytes() as u64;
         mailbox.evict(evicted, turn.stats);
-        let Phase::Attached(edge) = session.phase else { return };
+        let Phase::Attached(edge) = session.phase else {
+            return;
+        };
         if straight_on && has_room(mailbox, turn) {
             let dup = mailbox.push(sequence, message.queued_bytes() as u64);
             tell_push(turn, edge, sequence, Some((message, delivery)), dup);
@@ -133,8 +146,12 @@ impl Home {
 
     /// Reads on if messages wait and the window has room.
     pub(super) fn pump(&mut self, turn: &mut Turn<'_>, key: Key) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(durable) = &mut session.durable else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(durable) = &mut session.durable else {
+            return;
+        };
         let mailbox = &mut durable.mailbox;
         if !matches!(session.phase, Phase::Attached(_))
             || mailbox.waiting == 0
@@ -148,17 +165,37 @@ impl Home {
         let limits = &turn.facts.limits;
         let (read, from, id) = (mailbox.reads, mailbox.read_from, session.session);
         let messages_max = limits.mailbox_window_messages - mailbox.unacknowledged;
-        let bytes_max = u64::from(limits.mailbox_window_bytes).saturating_sub(mailbox.unacknowledged_bytes) as u32;
+        let bytes_max = u64::from(limits.mailbox_window_bytes)
+            .saturating_sub(mailbox.unacknowledged_bytes) as u32;
         let token = self.request(Request::Read { key, read });
-        turn.outbox.engine.push_back(Command::ReadMailbox { token, session: id, from, messages_max, bytes_max });
+        turn.outbox.engine.push_back(Command::ReadMailbox {
+            token,
+            session: id,
+            from,
+            messages_max,
+            bytes_max,
+        });
     }
 
     /// A page of a mailbox was read.
-    pub(super) fn page(&mut self, turn: &mut Turn<'_>, key: Key, read: u32, entries: Vec<MailboxEntry>, end: bool) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(durable) = &mut session.durable else { return };
+    pub(super) fn page(
+        &mut self,
+        turn: &mut Turn<'_>,
+        key: Key,
+        read: u32,
+        entries: Vec<MailboxEntry>,
+        end: bool,
+    ) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(durable) = &mut session.durable else {
+            return;
+        };
         let mailbox = &mut durable.mailbox;
-        let Phase::Attached(edge) = session.phase else { return };
+        let Phase::Attached(edge) = session.phase else {
+            return;
+        };
         if mailbox.reading != Some(read) {
             return;
         }
@@ -167,20 +204,30 @@ impl Home {
             if mailbox.waiting == 0 {
                 break;
             }
-            let expired = content.as_ref().is_some_and(|(message, _)| message.is_expired(turn.now.unix_ms));
+            let expired = content
+                .as_ref()
+                .is_some_and(|(message, _)| message.is_expired(turn.now.unix_ms));
             if expired && sequence > mailbox.begun_to {
                 mailbox.waiting -= 1;
                 mailbox.read_from = sequence + 1;
                 turn.stats.expire();
-                turn.outbox.engine.push_back(Command::Ack { session: session.session, sequence });
+                turn.outbox.engine.push_back(Command::Ack {
+                    session: session.session,
+                    sequence,
+                });
                 continue;
             }
-            let bytes = content.as_ref().map_or(0, |(message, _)| message.queued_bytes() as u64);
+            let bytes = content
+                .as_ref()
+                .map_or(0, |(message, _)| message.queued_bytes() as u64);
             let dup = mailbox.push(sequence, bytes);
             tell_push(turn, edge, sequence, content, dup);
         }
         if end && mailbox.waiting > 0 {
-            debug_assert_eq!(mailbox.waiting, 0, "the engine and the home count the same messages");
+            debug_assert_eq!(
+                mailbox.waiting, 0,
+                "the engine and the home count the same messages"
+            );
             turn.stats.drop_accepted(DropReason::Stale, mailbox.waiting);
             mailbox.waiting = 0;
         }
@@ -188,16 +235,33 @@ impl Home {
     }
 
     /// The edge is done with a message.
-    pub fn mailbox_ack(&mut self, turn: &mut Turn<'_>, key: Key, sequence: u64, bytes: u32, outcome: Outcome) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(durable) = &mut session.durable else { return };
+    pub fn mailbox_ack(
+        &mut self,
+        turn: &mut Turn<'_>,
+        key: Key,
+        sequence: u64,
+        bytes: u32,
+        outcome: Outcome,
+    ) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(durable) = &mut session.durable else {
+            return;
+        };
         let mailbox = &mut durable.mailbox;
         if mailbox.unacknowledged == 0 {
             return;
         }
         mailbox.unacknowledged -= 1;
-        mailbox.unacknowledged_bytes = mailbox.unacknowledged_bytes.saturating_sub(u64::from(bytes));
-        mailbox.bytes = if mailbox.len() == 0 { 0 } else { mailbox.bytes.saturating_sub(u64::from(bytes)) };
+        mailbox.unacknowledged_bytes = mailbox
+            .unacknowledged_bytes
+            .saturating_sub(u64::from(bytes));
+        mailbox.bytes = if mailbox.len() == 0 {
+            0
+        } else {
+            mailbox.bytes.saturating_sub(u64::from(bytes))
+        };
         mailbox.evicted.retain(|evicted| *evicted != sequence);
         match outcome {
             Outcome::Delivered => turn.stats.deliver(),
@@ -205,28 +269,46 @@ impl Home {
             Outcome::TooLarge => turn.stats.drop_accepted(DropReason::TooLarge, 1),
             Outcome::Refused => turn.stats.drop_accepted(DropReason::Refused, 1),
         }
-        turn.outbox.engine.push_back(Command::Ack { session: session.session, sequence });
+        turn.outbox.engine.push_back(Command::Ack {
+            session: session.session,
+            sequence,
+        });
         self.pump(turn, key);
     }
 
     /// The client has sent PUBREC.
     pub fn mailbox_pubrec(&mut self, turn: &mut Turn<'_>, key: Key, sequence: u64) {
-        let Some((edge, session)) = self.edge_of(key) else { return };
+        let Some((edge, session)) = self.edge_of(key) else {
+            return;
+        };
         let token = self.request(Request::PubRec { edge, sequence });
-        turn.outbox.engine.push_back(Command::PubRec { token, session, sequence });
+        turn.outbox.engine.push_back(Command::PubRec {
+            token,
+            session,
+            sequence,
+        });
     }
 
     /// The client has sent PUBREL.
     pub fn release(&mut self, turn: &mut Turn<'_>, key: Key, packet_id: u16) {
-        let Some((edge, session)) = self.edge_of(key) else { return };
+        let Some((edge, session)) = self.edge_of(key) else {
+            return;
+        };
         let token = self.request(Request::Release { edge, packet_id });
-        turn.outbox.engine.push_back(Command::Release { token, session, packet_id });
+        turn.outbox.engine.push_back(Command::Release {
+            token,
+            session,
+            packet_id,
+        });
     }
 
     /// A QoS 0 message for durable sessions: those that are connected get it.
     pub fn deliver_live(&mut self, turn: &mut Turn<'_>, deliver: DeliverHome) {
         for (id, delivery) in deliver.recipients {
-            let session = self.durable.get(&id).and_then(|key| self.sessions.get(*key));
+            let session = self
+                .durable
+                .get(&id)
+                .and_then(|key| self.sessions.get(*key));
             let Some(session) = session else {
                 turn.stats.refuse(DropReason::Stale, 1);
                 continue;
@@ -237,11 +319,15 @@ impl Home {
             };
             let deliver = Deliver {
                 message: deliver.message.clone(),
-                recipients: vec![Recipient { connection: edge.connection, delivery }],
+                recipients: vec![Recipient {
+                    connection: edge.connection,
+                    delivery,
+                }],
                 answer: None,
                 is_lossy: true,
             };
-            turn.outbox.tell(edge.core, CoreMessage::Deliver(Box::new(deliver)));
+            turn.outbox
+                .tell(edge.core, CoreMessage::Deliver(Box::new(deliver)));
         }
     }
 
@@ -260,9 +346,18 @@ fn tell_push(
     turn: &mut Turn<'_>,
     edge: Edge,
     sequence: u64,
-    content: Option<(std::sync::Arc<crate::message::Message>, crate::engine::Delivery)>,
+    content: Option<(
+        std::sync::Arc<crate::message::Message>,
+        crate::engine::Delivery,
+    )>,
     dup: bool,
 ) {
-    let push = MailboxPush { connection: edge.connection, sequence, content, dup };
-    turn.outbox.tell(edge.core, CoreMessage::MailboxPush(Box::new(push)));
+    let push = MailboxPush {
+        connection: edge.connection,
+        sequence,
+        content,
+        dup,
+    };
+    turn.outbox
+        .tell(edge.core, CoreMessage::MailboxPush(Box::new(push)));
 }

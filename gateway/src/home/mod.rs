@@ -65,7 +65,10 @@ pub struct HomeSession {
     peer: SocketAddr,
 }
 
-const _: () = assert!(size_of::<HomeSession>() <= 112, "a directory entry is small: there is one for every session");
+const _: () = assert!(
+    size_of::<HomeSession>() <= 112,
+    "a directory entry is small: there is one for every session"
+);
 
 /// Which connection a session has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +148,13 @@ impl Home {
             Phase::Attached(edge) => {
                 session.phase = Phase::Evicting(edge);
                 let reason = ReasonCode::SessionTakenOver;
-                turn.outbox.tell(edge.core, CoreMessage::Evict { connection: edge.connection, reason });
+                turn.outbox.tell(
+                    edge.core,
+                    CoreMessage::Evict {
+                        connection: edge.connection,
+                        reason,
+                    },
+                );
             }
             Phase::Offline => self.advance(turn, key),
             Phase::Evicting(_) | Phase::Storing | Phase::Deleting => {}
@@ -154,7 +163,9 @@ impl Home {
 
     /// Gives an offline session to the CONNECT that waits for it, after the engine has done what it must.
     fn advance(&mut self, turn: &mut Turn<'_>, key: Key) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
         debug_assert_eq!(session.phase, Phase::Offline);
         let Some(attach) = session.next.as_deref() else {
             if session.durable.is_none() {
@@ -163,11 +174,16 @@ impl Home {
             return;
         };
         match &session.durable {
-            Some(durable) if attach.clean_start || durable.is_expired(turn.now.unix_ms) => self.delete(turn, key),
+            Some(durable) if attach.clean_start || durable.is_expired(turn.now.unix_ms) => {
+                self.delete(turn, key)
+            }
             Some(_) => self.resume(turn, key),
             None if attach.expiry_s > 0 => {
                 session.session = turn.ids.next();
-                session.durable = Some(Box::new(Durable { expiry_s: attach.expiry_s, ..Durable::default() }));
+                session.durable = Some(Box::new(Durable {
+                    expiry_s: attach.expiry_s,
+                    ..Durable::default()
+                }));
                 session.will = attach.will.clone().map(Box::new);
                 session.phase = Phase::Storing;
                 self.durable.insert(session.session, key);
@@ -182,8 +198,12 @@ impl Home {
 
     /// A durable session continues on a new connection.
     fn resume(&mut self, turn: &mut Turn<'_>, key: Key) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let (Some(durable), Some(attach)) = (&mut session.durable, &session.next) else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let (Some(durable), Some(attach)) = (&mut session.durable, &session.next) else {
+            return;
+        };
         durable.expiry_s = attach.expiry_s;
         durable.disconnected_at_unix_ms = None;
         durable.will_at_unix_ms = None; // The session went on before the delay was over: no will (MQTT-3.1.3-9).
@@ -197,13 +217,23 @@ impl Home {
 
     /// The session now belongs to the connection that waited for it.
     fn connect(&mut self, turn: &mut Turn<'_>, key: Key, present: bool) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(attach) = session.next.take() else { return };
-        let edge = Edge { core: attach.core, connection: attach.connection };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(attach) = session.next.take() else {
+            return;
+        };
+        let edge = Edge {
+            core: attach.core,
+            connection: attach.connection,
+        };
         session.phase = Phase::Attached(edge);
         session.peer = attach.peer;
         session.will = attach.will.map(Box::new);
-        let received = session.durable.as_mut().map(|durable| std::mem::take(&mut durable.received));
+        let received = session
+            .durable
+            .as_mut()
+            .map(|durable| std::mem::take(&mut durable.received));
         let outcome = Ok(AttachedSession {
             session: session.session,
             home: key,
@@ -211,10 +241,17 @@ impl Home {
             present,
             durable: received.is_some(),
             received: received.unwrap_or_default(),
-            subscriptions: session.durable.as_ref().map_or(0, |durable| durable.subscriptions),
+            subscriptions: session
+                .durable
+                .as_ref()
+                .map_or(0, |durable| durable.subscriptions),
         });
-        let attached = Attached { connection: edge.connection, outcome };
-        turn.outbox.tell(edge.core, CoreMessage::Attached(Box::new(attached)));
+        let attached = Attached {
+            connection: edge.connection,
+            outcome,
+        };
+        turn.outbox
+            .tell(edge.core, CoreMessage::Attached(Box::new(attached)));
         if let Some(durable) = &mut session.durable {
             tell_presence(turn, session.session, &durable.shared, true);
             durable.mailbox.attach();
@@ -225,8 +262,13 @@ impl Home {
 
     /// A connection has ended.
     pub fn detach(&mut self, turn: &mut Turn<'_>, detach: Detach) {
-        let edge = Edge { core: detach.core, connection: detach.connection };
-        let Some(session) = self.sessions.get_mut(detach.home) else { return };
+        let edge = Edge {
+            core: detach.core,
+            connection: detach.connection,
+        };
+        let Some(session) = self.sessions.get_mut(detach.home) else {
+            return;
+        };
         if session.phase != Phase::Attached(edge) && session.phase != Phase::Evicting(edge) {
             return;
         }
@@ -262,28 +304,49 @@ impl Home {
                     self.stored(turn, key);
                 }
             }
-            (Some(Request::Deleted(key)), Completion::SessionDeleted { session, filters, .. }) => {
+            (
+                Some(Request::Deleted(key)),
+                Completion::SessionDeleted {
+                    session, filters, ..
+                },
+            ) => {
                 self.deleted(turn, key, session, &filters);
             }
             (Some(Request::PubRec { edge, sequence }), _) => {
-                let recorded = CoreMessage::PubRecRecorded { connection: edge.connection, sequence };
+                let recorded = CoreMessage::PubRecRecorded {
+                    connection: edge.connection,
+                    sequence,
+                };
                 turn.outbox.tell(edge.core, recorded);
             }
             (Some(Request::Release { edge, packet_id }), _) => {
-                turn.outbox.tell(edge.core, CoreMessage::Released { connection: edge.connection, packet_id });
+                turn.outbox.tell(
+                    edge.core,
+                    CoreMessage::Released {
+                        connection: edge.connection,
+                        packet_id,
+                    },
+                );
             }
             (Some(Request::Read { key, read }), Completion::MailboxPage { entries, end, .. }) => {
                 self.page(turn, key, read, entries, end);
             }
-            (Some(Request::Subscription(operation)), _) => self.operation_step(turn, operation, None),
+            (Some(Request::Subscription(operation)), _) => {
+                self.operation_step(turn, operation, None)
+            }
             (Some(Request::Deleted(_) | Request::Read { .. }) | None, _) => {}
         }
     }
 
     /// A new session is in the engine. Its CONNECT may have been replaced by one with other wishes.
     fn stored(&mut self, turn: &mut Turn<'_>, key: Key) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let wants_it = session.next.as_ref().is_some_and(|attach| attach.expiry_s > 0);
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let wants_it = session
+            .next
+            .as_ref()
+            .is_some_and(|attach| attach.expiry_s > 0);
         if wants_it {
             if let (Some(durable), Some(attach)) = (&mut session.durable, &session.next) {
                 durable.expiry_s = attach.expiry_s;
@@ -296,8 +359,12 @@ impl Home {
 
     /// The record of a session goes to the engine.
     fn put(&mut self, turn: &mut Turn<'_>, key: Key, then: Option<Request>) {
-        let Some(session) = self.sessions.get(key) else { return };
-        let Some(durable) = &session.durable else { return };
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
+        let Some(durable) = &session.durable else {
+            return;
+        };
         let record = Box::new(SessionRecord {
             client_id: session.client_id.clone(),
             user: None,
@@ -310,7 +377,11 @@ impl Home {
             Some(request) => self.request(request),
             None => token(TokenRole::Nobody, 0),
         };
-        turn.outbox.engine.push_back(Command::PutSession { token, session, record });
+        turn.outbox.engine.push_back(Command::PutSession {
+            token,
+            session,
+            record,
+        });
     }
 
     fn request(&mut self, request: Request) -> crate::engine::Token {
@@ -331,7 +402,10 @@ impl Home {
         let unix_ms = turn.now.unix_ms;
         let disconnected_at_unix_ms = record.disconnected_at_unix_ms.unwrap_or(unix_ms);
         // A will that is still there was neither published nor discarded: its connection ended with the node.
-        let will_at = record.will.as_ref().map(|will| disconnected_at_unix_ms + u64::from(will.delay_s) * 1000);
+        let will_at = record
+            .will
+            .as_ref()
+            .map(|will| disconnected_at_unix_ms + u64::from(will.delay_s) * 1000);
         let durable = Durable {
             expiry_s: record.expiry_s,
             disconnected_at_unix_ms: Some(disconnected_at_unix_ms),
@@ -355,8 +429,16 @@ impl Home {
 
     /// Takes over a subscription from the store, if its session is here.
     pub fn restore_subscription(&mut self, session: SessionId, filter: &str) {
-        let Some(key) = self.durable.get(&session) else { return };
-        let Some(durable) = self.sessions.get_mut(*key).and_then(|session| session.durable.as_mut()) else { return };
+        let Some(key) = self.durable.get(&session) else {
+            return;
+        };
+        let Some(durable) = self
+            .sessions
+            .get_mut(*key)
+            .and_then(|session| session.durable.as_mut())
+        else {
+            return;
+        };
         durable.subscriptions += 1;
         if filter.starts_with("$share/") {
             durable.shared.push(filter.into());
@@ -364,7 +446,9 @@ impl Home {
     }
 
     fn is_durable(&self, key: Key) -> bool {
-        self.sessions.get(key).is_some_and(|session| session.durable.is_some())
+        self.sessions
+            .get(key)
+            .is_some_and(|session| session.durable.is_some())
     }
 
     /// Durable sessions that are not connected.
@@ -394,20 +478,34 @@ impl Durable {
 fn tell_presence(turn: &mut Turn<'_>, session: SessionId, filters: &[Box<str>], connected: bool) {
     for filter in filters {
         for core in turn.facts.owners_of_filter(filter) {
-            turn.outbox.tell(core, CoreMessage::SharedPresence { filter: filter.clone(), session, connected });
+            turn.outbox.tell(
+                core,
+                CoreMessage::SharedPresence {
+                    filter: filter.clone(),
+                    session,
+                    connected,
+                },
+            );
         }
     }
 }
 
 fn refuse(turn: &mut Turn<'_>, attach: &Attach, reason: ReasonCode) {
-    let attached = Attached { connection: attach.connection, outcome: Err(reason) };
-    turn.outbox.tell(attach.core, CoreMessage::Attached(Box::new(attached)));
+    let attached = Attached {
+        connection: attach.connection,
+        outcome: Err(reason),
+    };
+    turn.outbox
+        .tell(attach.core, CoreMessage::Attached(Box::new(attached)));
 }
 
 /// Publishes a will; its expiry counts from now.
 fn publish_will(turn: &mut Turn<'_>, will: WillRecord) {
     let message: Arc<Message> = match will.message_expiry_s {
-        Some(seconds) => Arc::new(will.message.with_expiry(turn.now.unix_ms + u64::from(seconds) * 1000)),
+        Some(seconds) => Arc::new(
+            will.message
+                .with_expiry(turn.now.unix_ms + u64::from(seconds) * 1000),
+        ),
         None => will.message,
     };
     turn.stats.counters.wills_published += 1;

@@ -8,8 +8,8 @@ use reactor::slab::Key;
 
 use super::{Home, Phase, Request};
 use crate::core_message::{
-    CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest, Subscriber, Target,
-    UnsubscribeRequest,
+    CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest,
+    Subscriber, Target, UnsubscribeRequest,
 };
 use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
 use crate::message::Message;
@@ -32,14 +32,27 @@ pub(super) struct SubscriptionOp {
 impl Home {
     /// Makes a durable subscription.
     pub fn subscribe(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe) {
-        let HomeSubscribe { home, reply, filter, options, subscription_id } = request;
-        let Some(session) = self.sessions.get_mut(home) else { return };
-        let Some(durable) = &mut session.durable else { return };
+        let HomeSubscribe {
+            home,
+            reply,
+            filter,
+            options,
+            subscription_id,
+        } = request;
+        let Some(session) = self.sessions.get_mut(home) else {
+            return;
+        };
+        let Some(durable) = &mut session.durable else {
+            return;
+        };
         let (id, connected) = (session.session, matches!(session.phase, Phase::Attached(_)));
         if filter.starts_with("$share/") && !durable.shared.contains(&filter) {
             durable.shared.push(filter.clone());
         }
-        let record = SubscriptionRecord { options, subscription_id };
+        let record = SubscriptionRecord {
+            options,
+            subscription_id,
+        };
         let owners = turn.facts.owners_of_filter(&filter);
         let operation = SubscriptionOp {
             reply,
@@ -50,20 +63,53 @@ impl Home {
             subscribe: Some(record),
         };
         let operation = self.operations.insert(operation);
-        let subscriber = Subscriber { session: id, target: Target::Home { core: turn.facts.core }, options, subscription_id };
-        let reply = Some(ReplyTo { core: turn.facts.core, home: true, request: operation, index: 0 });
+        let subscriber = Subscriber {
+            session: id,
+            target: Target::Home {
+                core: turn.facts.core,
+            },
+            options,
+            subscription_id,
+        };
+        let reply = Some(ReplyTo {
+            core: turn.facts.core,
+            home: true,
+            request: operation,
+            index: 0,
+        });
         for core in owners {
-            let request = SubscribeRequest { filter: filter.clone(), subscriber, connected, reply };
-            turn.outbox.tell(core, CoreMessage::Subscribe(Box::new(request)));
+            let request = SubscribeRequest {
+                filter: filter.clone(),
+                subscriber,
+                connected,
+                reply,
+            };
+            turn.outbox
+                .tell(core, CoreMessage::Subscribe(Box::new(request)));
         }
         let token = self.request(Request::Subscription(operation));
-        turn.outbox.engine.push_back(Command::Subscribe { token, session: id, filter, record });
+        turn.outbox.engine.push_back(Command::Subscribe {
+            token,
+            session: id,
+            filter,
+            record,
+        });
     }
 
     /// Removes a durable subscription.
-    pub fn unsubscribe(&mut self, turn: &mut Turn<'_>, home: Key, reply: ReplyTo, filter: Box<str>) {
-        let Some(session) = self.sessions.get_mut(home) else { return };
-        let Some(durable) = &mut session.durable else { return };
+    pub fn unsubscribe(
+        &mut self,
+        turn: &mut Turn<'_>,
+        home: Key,
+        reply: ReplyTo,
+        filter: Box<str>,
+    ) {
+        let Some(session) = self.sessions.get_mut(home) else {
+            return;
+        };
+        let Some(durable) = &mut session.durable else {
+            return;
+        };
         durable.shared.retain(|shared| **shared != *filter);
         let id = session.session;
         let owners = turn.facts.owners_of_filter(&filter);
@@ -76,30 +122,54 @@ impl Home {
             subscribe: None,
         };
         let operation = self.operations.insert(operation);
-        let reply = Some(ReplyTo { core: turn.facts.core, home: true, request: operation, index: 0 });
+        let reply = Some(ReplyTo {
+            core: turn.facts.core,
+            home: true,
+            request: operation,
+            index: 0,
+        });
         for core in owners {
-            let request = UnsubscribeRequest { filter: filter.clone(), session: id, reply };
-            turn.outbox.tell(core, CoreMessage::Unsubscribe(Box::new(request)));
+            let request = UnsubscribeRequest {
+                filter: filter.clone(),
+                session: id,
+                reply,
+            };
+            turn.outbox
+                .tell(core, CoreMessage::Unsubscribe(Box::new(request)));
         }
         let token = self.request(Request::Subscription(operation));
-        turn.outbox.engine.push_back(Command::Unsubscribe { token, session: id, filter });
+        turn.outbox.engine.push_back(Command::Unsubscribe {
+            token,
+            session: id,
+            filter,
+        });
     }
 
     /// An owner (`Some(existed)`) or the engine (`None`) has done its part of an operation.
     pub fn operation_step(&mut self, turn: &mut Turn<'_>, operation: Key, existed: Option<bool>) {
-        let Some(step) = self.operations.get_mut(operation) else { return };
+        let Some(step) = self.operations.get_mut(operation) else {
+            return;
+        };
         step.existed |= existed.unwrap_or(false);
         step.outstanding -= 1;
         if step.outstanding > 0 {
             return;
         }
-        let Some(done) = self.operations.remove(operation) else { return };
+        let Some(done) = self.operations.remove(operation) else {
+            return;
+        };
         let (reply, existed) = (done.reply, done.existed);
-        turn.outbox.tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
-        let durable = self.sessions.get_mut(done.home).and_then(|session| session.durable.as_mut());
+        turn.outbox
+            .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
+        let durable = self
+            .sessions
+            .get_mut(done.home)
+            .and_then(|session| session.durable.as_mut());
         let Some(durable) = durable else { return };
         match done.subscribe {
-            None => durable.subscriptions = durable.subscriptions.saturating_sub(u32::from(existed)),
+            None => {
+                durable.subscriptions = durable.subscriptions.saturating_sub(u32::from(existed))
+            }
             Some(record) => {
                 durable.subscriptions += u32::from(!existed);
                 let wanted = match record.options.retain_handling {
@@ -118,14 +188,26 @@ impl Home {
     }
 
     fn continue_scan(&mut self, turn: &mut Turn<'_>, key: Key) {
-        let Some(scan) = self.scans.get(key) else { return };
-        scan.ask(turn, ReplyTo { core: turn.facts.core, home: true, request: key, index: 0 });
+        let Some(scan) = self.scans.get(key) else {
+            return;
+        };
+        scan.ask(
+            turn,
+            ReplyTo {
+                core: turn.facts.core,
+                home: true,
+                request: key,
+                index: 0,
+            },
+        );
     }
 
     /// Retained messages for a new subscription: QoS 0 goes to the connection, the rest through the mailbox.
     pub fn retained_page(&mut self, turn: &mut Turn<'_>, page: RetainedPage) {
         let key = page.reply.request;
-        let Some(scan) = self.scans.get_mut(key) else { return };
+        let Some(scan) = self.scans.get_mut(key) else {
+            return;
+        };
         let (home, record) = (scan.target, scan.record);
         let more = scan.advance(page.next);
         for message in page.messages {
@@ -138,16 +220,39 @@ impl Home {
         }
     }
 
-    fn send_retained(&mut self, turn: &mut Turn<'_>, home: Key, message: Arc<Message>, record: SubscriptionRecord) {
-        let Some(session) = self.sessions.get(home) else { return };
+    fn send_retained(
+        &mut self,
+        turn: &mut Turn<'_>,
+        home: Key,
+        message: Arc<Message>,
+        record: SubscriptionRecord,
+    ) {
+        let Some(session) = self.sessions.get(home) else {
+            return;
+        };
         let delivery = crate::retained_scan::delivery(&message, record);
         if delivery.qos == QoS::AtMostOnce {
-            let Phase::Attached(edge) = session.phase else { return };
-            let recipients = vec![Recipient { connection: edge.connection, delivery }];
-            let deliver = Deliver { message, recipients, answer: None, is_lossy: true };
-            turn.outbox.tell(edge.core, CoreMessage::Deliver(Box::new(deliver)));
+            let Phase::Attached(edge) = session.phase else {
+                return;
+            };
+            let recipients = vec![Recipient {
+                connection: edge.connection,
+                delivery,
+            }];
+            let deliver = Deliver {
+                message,
+                recipients,
+                answer: None,
+                is_lossy: true,
+            };
+            turn.outbox
+                .tell(edge.core, CoreMessage::Deliver(Box::new(deliver)));
         } else {
-            let append = Append { session: session.session, home: turn.facts.core, delivery };
+            let append = Append {
+                session: session.session,
+                home: turn.facts.core,
+                delivery,
+            };
             turn.outbox.engine.push_back(Command::Publish {
                 token: token(TokenRole::Nobody, 0),
                 message,

@@ -66,12 +66,12 @@ pub(super) fn spawn(
         }
         let failed = |source| StartError::Driver { core, source };
         let outcome = match backend {
-            Backend::IoUring => {
-                UringDriver::new(config).map_err(failed).and_then(|driver| live(plan, driver, &reports, &kit))
-            }
-            Backend::Epoll | Backend::Fake => {
-                EpollDriver::new(config).map_err(failed).and_then(|driver| live(plan, driver, &reports, &kit))
-            }
+            Backend::IoUring => UringDriver::new(config)
+                .map_err(failed)
+                .and_then(|driver| live(plan, driver, &reports, &kit)),
+            Backend::Epoll | Backend::Fake => EpollDriver::new(config)
+                .map_err(failed)
+                .and_then(|driver| live(plan, driver, &reports, &kit)),
         };
         if let Err(error) = outcome {
             let _ = reports.send(CoreReport::Failed(error)); // The node is stopping anyway when nobody listens.
@@ -88,7 +88,10 @@ fn live<D: Driver>(
     kit: &Receiver<CoreKit>,
 ) -> Result<(), StartError> {
     let core = plan.core;
-    if reports.send(CoreReport::Waker(core, driver.waker())).is_err() {
+    if reports
+        .send(CoreReport::Waker(core, driver.waker()))
+        .is_err()
+    {
         return Ok(());
     }
     let Ok(kit) = kit.recv() else { return Ok(()) };
@@ -112,13 +115,19 @@ fn live<D: Driver>(
         completions: kit.completions,
         requests: kit.requests,
         cores: kit.cores,
-        websocket: kit.listeners.iter().map(|(listener, _)| listener.kind == "websocket").collect(),
+        websocket: kit
+            .listeners
+            .iter()
+            .map(|(listener, _)| listener.kind == "websocket")
+            .collect(),
         clock: plan.clock,
         stopping: plan.stopping,
         stop_by_ms: None,
         watched: Vec::new(),
     };
-    event_loop.run().map_err(|source| StartError::Driver { core, source })
+    event_loop
+        .run()
+        .map_err(|source| StartError::Driver { core, source })
 }
 
 fn listen(
@@ -129,7 +138,13 @@ fn listen(
     let open = |(listener, key): &(Listener, &'static str)| {
         let address = listener.address;
         let opened = driver.listen(address, options);
-        opened.map(|(_, bound)| bound).map_err(|source| StartError::Listen { key, address, source })
+        opened
+            .map(|(_, bound)| bound)
+            .map_err(|source| StartError::Listen {
+                key,
+                address,
+                source,
+            })
     };
     listeners.iter().map(open).collect()
 }

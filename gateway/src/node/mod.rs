@@ -40,7 +40,9 @@ pub enum StartError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address} ({key}): {source}; stop what uses it, or set {key} to another address")]
+    #[error(
+        "cannot listen on {address} ({key}): {source}; stop what uses it, or set {key} to another address"
+    )]
     Listen {
         /// The key of the configuration.
         key: &'static str,
@@ -83,8 +85,13 @@ enum CoreReport {
 
 /// Entries of the mesh between two cores: fewer when there are many cores, whose rings multiply.
 fn lane_capacity(cores: u16) -> LaneCapacity {
-    let entries = (8_192 / u32::from(cores)).clamp(128, 2_048).next_power_of_two();
-    LaneCapacity { control: entries, data: entries }
+    let entries = (8_192 / u32::from(cores))
+        .clamp(128, 2_048)
+        .next_power_of_two();
+    LaneCapacity {
+        control: entries,
+        data: entries,
+    }
 }
 
 /// Requests of operators and answers of the engine that wait for one core.
@@ -122,7 +129,10 @@ pub fn run(config: Config) -> Result<(), StartError> {
             pin: config.node.pin_cores,
             listen: config.listen_options(),
             boot: store.boot,
-            facts: Facts { core, ..facts.clone() },
+            facts: Facts {
+                core,
+                ..facts.clone()
+            },
             clock,
             stopping: Arc::clone(&stopping),
         };
@@ -131,7 +141,16 @@ pub fn run(config: Config) -> Result<(), StartError> {
     }
     drop(reports);
     let wakers = collect_wakers(&report_receiver, cores)?;
-    let node = Node { config, clock, choice, stopping, wakers, threads, report_receiver, placement };
+    let node = Node {
+        config,
+        clock,
+        choice,
+        stopping,
+        wakers,
+        threads,
+        report_receiver,
+        placement,
+    };
     node.start(store, kits, plan, admin)
 }
 
@@ -172,12 +191,15 @@ impl Node {
         let placement = self.placement.clone();
         let home = Box::new(move |client_id: &str| usize::from(home_core(&placement, client_id)));
         let control = Arc::new(Cores::new(senders, home));
-        let (engine, commands, restored) =
-            store.start(&self.config, cores, completion_senders).map_err(system("the engine thread"))?;
-        let parts = commands.into_iter().zip(completions).zip(requests).zip(restored).zip(mesh(
-            usize::from(cores),
-            lane_capacity(cores),
-        ));
+        let (engine, commands, restored) = store
+            .start(&self.config, cores, completion_senders)
+            .map_err(system("the engine thread"))?;
+        let parts = commands
+            .into_iter()
+            .zip(completions)
+            .zip(requests)
+            .zip(restored)
+            .zip(mesh(usize::from(cores), lane_capacity(cores)));
         for (core, ((((engine, completions), requests), restored), port)) in parts.enumerate() {
             let kit = CoreKit {
                 port,
@@ -187,7 +209,10 @@ impl Node {
                 requests,
                 cores: Arc::clone(&control),
                 restored,
-                listeners: listeners.iter().map(|(listener, key)| (listener.clone(), *key)).collect(),
+                listeners: listeners
+                    .iter()
+                    .map(|(listener, key)| (listener.clone(), *key))
+                    .collect(),
             };
             let bound = self.hand_over(&kits[core], kit)?;
             // The first core turns port 0 into a port; the others join it.
@@ -195,13 +220,23 @@ impl Node {
                 listener.address = address;
             }
         }
-        let listeners = listeners.into_iter().map(|(listener, _)| listener).collect();
+        let listeners = listeners
+            .into_iter()
+            .map(|(listener, _)| listener)
+            .collect();
         self.serve(engine, control, listeners, admin)
     }
 
     /// Gives a core its kit and waits until it listens.
-    fn hand_over(&self, kit_sender: &Sender<CoreKit>, kit: CoreKit) -> Result<Vec<SocketAddr>, StartError> {
-        let gone = || StartError::System { what: "a core thread", source: std::io::ErrorKind::BrokenPipe.into() };
+    fn hand_over(
+        &self,
+        kit_sender: &Sender<CoreKit>,
+        kit: CoreKit,
+    ) -> Result<Vec<SocketAddr>, StartError> {
+        let gone = || StartError::System {
+            what: "a core thread",
+            source: std::io::ErrorKind::BrokenPipe.into(),
+        };
         kit_sender.send(kit).map_err(|_| gone())?;
         match self.report_receiver.recv().map_err(|_| gone())? {
             CoreReport::Listening(addresses) => Ok(addresses),
@@ -226,16 +261,27 @@ impl Node {
             },
             backend_reason: self.choice.reason.clone(),
             listeners,
-            admin: admin.as_ref().and_then(|listener| listener.local_addr().ok()),
+            admin: admin
+                .as_ref()
+                .and_then(|listener| listener.local_addr().ok()),
             engine: Box::new(move || EngineReport::of(&engine_status)),
         };
         let started = self.clock.now();
-        let status = Arc::new(NodeStatus::new(&self.config, opened, self.clock.started(), started.unix_ms));
+        let status = Arc::new(NodeStatus::new(
+            &self.config,
+            opened,
+            self.clock.started(),
+            started.unix_ms,
+        ));
         status.set_ready(true);
         let mut stdout = std::io::stdout();
         let _ = write!(stdout, "{}", banner(&status)).and_then(|()| stdout.flush()); // Nobody may be reading.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let outcome = runtime.map_err(system("the control runtime"))?.block_on(self.control(admin, control, &status));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let outcome = runtime
+            .map_err(system("the control runtime"))?
+            .block_on(self.control(admin, control, &status));
         status.set_ready(false);
         self.stop(engine);
         outcome
@@ -248,8 +294,10 @@ impl Node {
         status: &Arc<NodeStatus>,
     ) -> Result<(), StartError> {
         use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("the handling of SIGTERM"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("the handling of SIGINT"))?;
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(system("the handling of SIGTERM"))?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(system("the handling of SIGINT"))?;
         let mut tick = tokio::time::interval(std::time::Duration::from_millis(250));
         let stopped = async {
             loop {
@@ -264,9 +312,17 @@ impl Node {
                 }
             }
         };
-        let Some(admin) = admin else { return stopped.await };
+        let Some(admin) = admin else {
+            return stopped.await;
+        };
         let settings = self.config.admin.clone();
-        let server = http::serve(admin, cores, Arc::clone(status), settings, std::future::pending());
+        let server = http::serve(
+            admin,
+            cores,
+            Arc::clone(status),
+            settings,
+            std::future::pending(),
+        );
         tokio::select! {
             outcome = stopped => outcome,
             outcome = server => outcome.map_err(system("the admin listener")),
@@ -285,14 +341,18 @@ impl Node {
         }
         let report = engine.stop();
         if report.uncommitted > 0 {
-            tracing::error!(commands = report.uncommitted, "stopped before everything was stored; nothing of it was acknowledged");
+            tracing::error!(
+                commands = report.uncommitted,
+                "stopped before everything was stored; nothing of it was acknowledged"
+            );
         }
     }
 }
 
 fn facts(config: &Config, placement: &Placement) -> Result<Facts, StartError> {
     let mut seed = [0u8; 8];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut seed));
+    let read = std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut seed));
     read.map_err(system("random numbers"))?;
     Ok(Facts {
         core: 0,
@@ -305,16 +365,30 @@ fn facts(config: &Config, placement: &Placement) -> Result<Facts, StartError> {
 }
 
 fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
-    let Some(address) = config.admin.address.0 else { return Ok(None) };
+    let Some(address) = config.admin.address.0 else {
+        return Ok(None);
+    };
     let listener = TcpListener::bind(address);
-    listener.map(Some).map_err(|source| StartError::Listen { key: "admin.address", address, source })
+    listener.map(Some).map_err(|source| StartError::Listen {
+        key: "admin.address",
+        address,
+        source,
+    })
 }
 
 /// The listeners of each core. A socket that another process listens on is found here: later, with SO_REUSEPORT, the two
 /// would silently share the port.
 fn plan_listeners(config: &Config) -> Result<Vec<(Listener, &'static str)>, StartError> {
-    let tcp = config.listeners.tcp.iter().map(|address| ("tcp", "listeners.tcp", *address));
-    let websocket = config.listeners.websocket.iter().map(|address| ("websocket", "listeners.websocket", *address));
+    let tcp = config
+        .listeners
+        .tcp
+        .iter()
+        .map(|address| ("tcp", "listeners.tcp", *address));
+    let websocket = config
+        .listeners
+        .websocket
+        .iter()
+        .map(|address| ("websocket", "listeners.websocket", *address));
     let mut plan = Vec::new();
     for (kind, key, address) in tcp.chain(websocket) {
         let free = TcpListener::bind(address);
@@ -323,7 +397,13 @@ fn plan_listeners(config: &Config) -> Result<Vec<(Listener, &'static str)>, Star
             Err(error) if is_missing_ipv6(address, &error) => {
                 tracing::warn!(%address, "this machine has no IPv6; the address is left out");
             }
-            Err(source) => return Err(StartError::Listen { key, address, source }),
+            Err(source) => {
+                return Err(StartError::Listen {
+                    key,
+                    address,
+                    source,
+                });
+            }
         }
     }
     Ok(plan)
@@ -333,7 +413,10 @@ fn plan_listeners(config: &Config) -> Result<Vec<(Listener, &'static str)>, Star
 fn is_missing_ipv6(address: SocketAddr, error: &std::io::Error) -> bool {
     address.is_ipv6()
         && address.ip().is_loopback()
-        && matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+        && matches!(
+            error.raw_os_error(),
+            Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)
+        )
 }
 
 fn collect_wakers(reports: &Receiver<CoreReport>, cores: u16) -> Result<Vec<Waker>, StartError> {
@@ -345,13 +428,15 @@ fn collect_wakers(reports: &Receiver<CoreReport>, cores: u16) -> Result<Vec<Wake
             Ok(CoreReport::Listening(_)) | Err(_) => break,
         }
     }
-    wakers.into_iter().collect::<Option<Vec<Waker>>>().ok_or(StartError::System {
-        what: "the core threads",
-        source: std::io::ErrorKind::BrokenPipe.into(),
-    })
+    wakers
+        .into_iter()
+        .collect::<Option<Vec<Waker>>>()
+        .ok_or(StartError::System {
+            what: "the core threads",
+            source: std::io::ErrorKind::BrokenPipe.into(),
+        })
 }
 
 fn send_to_core(sender: InboxSender<(u64, AdminRequest)>) -> SendToCore {
     Box::new(move |id, request| sender.send((id, request)).map_err(|(_, request)| request))
 }
-

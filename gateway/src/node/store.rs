@@ -26,7 +26,11 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens the store and reads all of it.
-    pub(super) fn open(config: &Config, placement: &Placement, unix_ms: u64) -> Result<Self, EngineError> {
+    pub(super) fn open(
+        config: &Config,
+        placement: &Placement,
+        unix_ms: u64,
+    ) -> Result<Self, EngineError> {
         let options = EmbeddedOptions {
             mailbox_limits: config.mailbox_limits(),
             durability: config.durability(),
@@ -41,7 +45,11 @@ impl Store {
         let mut engine = Embedded::open(&config.engine.path, options, unix_ms)?;
         let mut sorter = Sorter::new(placement, config.root_depths());
         engine.restore(&mut |item| sorter.sort(item))?;
-        Ok(Self { boot: engine.boot_count(), engine, restored: sorter.by_core })
+        Ok(Self {
+            boot: engine.boot_count(),
+            engine,
+            restored: sorter.by_core,
+        })
     }
 
     /// Starts the engine thread; returns its queues and what each core takes over.
@@ -53,14 +61,17 @@ impl Store {
         completions: Vec<InboxSender<Completion>>,
     ) -> std::io::Result<(EngineThread, Vec<CommandSender>, Vec<Vec<(Restored, u16)>>)> {
         let sink = ToCores { completions };
-        let (thread, commands) = EngineThread::spawn(self.engine, cores, config.engine_limits(), sink, log_event)?;
+        let (thread, commands) =
+            EngineThread::spawn(self.engine, cores, config.engine_limits(), sink, log_event)?;
         Ok((thread, commands, self.restored))
     }
 }
 
 fn log_event(event: EngineEvent<'_>) {
     match event {
-        EngineEvent::Failing { error } => tracing::error!(%error, "the engine cannot store; nothing is acknowledged meanwhile"),
+        EngineEvent::Failing { error } => {
+            tracing::error!(%error, "the engine cannot store; nothing is acknowledged meanwhile")
+        }
         EngineEvent::Recovered { after } => tracing::info!(?after, "the engine stores again"),
     }
 }
@@ -91,18 +102,29 @@ struct Sorter<'a> {
 impl<'a> Sorter<'a> {
     fn new(placement: &'a Placement, root_depths: RootDepths) -> Self {
         let by_core = (0..placement.cores()).map(|_| Vec::new()).collect();
-        Self { placement, root_depths, homes: HashMap::default(), by_core }
+        Self {
+            placement,
+            root_depths,
+            homes: HashMap::default(),
+            by_core,
+        }
     }
 
     fn sort(&mut self, item: Restored) {
         match &item {
-            Restored::Session { session, record, .. } => {
+            Restored::Session {
+                session, record, ..
+            } => {
                 let home = home_core(self.placement, &record.client_id);
                 self.homes.insert(*session, home);
                 self.by_core[usize::from(home)].push((item, home));
             }
-            Restored::Subscription { session, filter, .. } => {
-                let Some(home) = self.homes.get(session).copied() else { return };
+            Restored::Subscription {
+                session, filter, ..
+            } => {
+                let Some(home) = self.homes.get(session).copied() else {
+                    return;
+                };
                 let owners = match self.root_depths.root_of_filter(without_share(filter)) {
                     Some(root) => {
                         let core = self.placement.core_of_root(root);

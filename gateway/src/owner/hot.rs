@@ -7,8 +7,8 @@ use hashbrown::HashMap;
 /// Roots that are watched at once.
 const WATCHED: usize = 64;
 
-/// One message in so many is counted.
-const SAMPLE: u32 = 16;
+/// One message in so many is counted, at places that no regular traffic can dodge.
+const SAMPLE: u64 = 16;
 
 /// Roots that are told.
 const TOLD: usize = 10;
@@ -17,21 +17,24 @@ const TOLD: usize = 10;
 #[derive(Debug, Default)]
 pub struct HotRoots {
     counts: HashMap<Box<str>, u64, FixedState>,
-    skipped: u32,
+    /// State of a linear congruential generator (Knuth, MMIX).
+    random: u64,
 }
 
 impl HotRoots {
     /// Notes a message for a root.
     pub fn count(&mut self, root: &str) {
-        self.skipped += 1;
-        if self.skipped < SAMPLE {
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        if !(self.random >> 32).is_multiple_of(SAMPLE) {
             return;
         }
-        self.skipped = 0;
         if let Some(count) = self.counts.get_mut(root) {
-            *count += u64::from(SAMPLE);
+            *count += SAMPLE;
         } else if self.counts.len() < WATCHED {
-            self.counts.insert(root.into(), u64::from(SAMPLE));
+            self.counts.insert(root.into(), SAMPLE);
         } else {
             self.replace_coldest(root);
         }
@@ -39,7 +42,11 @@ impl HotRoots {
 
     /// The hottest roots, hottest first.
     pub fn hottest(&self) -> Vec<(String, u64)> {
-        let mut roots: Vec<(String, u64)> = self.counts.iter().map(|(root, count)| (root.to_string(), *count)).collect();
+        let mut roots: Vec<(String, u64)> = self
+            .counts
+            .iter()
+            .map(|(root, count)| (root.to_string(), *count))
+            .collect();
         roots.sort_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
         roots.truncate(TOLD);
         roots
@@ -47,10 +54,15 @@ impl HotRoots {
 
     /// A new root takes the place and the count of the coldest one, which bounds the error of each count by the coldest.
     fn replace_coldest(&mut self, root: &str) {
-        let coldest = self.counts.iter().min_by(|left, right| left.1.cmp(right.1).then_with(|| left.0.cmp(right.0)));
-        let Some((coldest, count)) = coldest.map(|(root, count)| (root.clone(), *count)) else { return };
+        let coldest = self
+            .counts
+            .iter()
+            .min_by(|left, right| left.1.cmp(right.1).then_with(|| left.0.cmp(right.0)));
+        let Some((coldest, count)) = coldest.map(|(root, count)| (root.clone(), *count)) else {
+            return;
+        };
         self.counts.remove(&coldest);
-        self.counts.insert(root.into(), count + u64::from(SAMPLE));
+        self.counts.insert(root.into(), count + SAMPLE);
     }
 }
 

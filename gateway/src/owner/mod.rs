@@ -17,8 +17,8 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::core_message::{
-    CoreMessage, Deliver, DeliverHome, Origin, PublishRequest, Recipient, RetainedPage, RetainedScan, SubscribeRequest,
-    Target, UnsubscribeRequest,
+    CoreMessage, Deliver, DeliverHome, Origin, PublishRequest, Recipient, RetainedPage,
+    RetainedScan, SubscribeRequest, Target, UnsubscribeRequest,
 };
 use crate::engine::{Append, Command, Delivery, RetainChange};
 use crate::message::{Message, SessionId};
@@ -53,7 +53,11 @@ struct Pending {
 impl Owner {
     /// Routes one message.
     pub fn publish(&mut self, turn: &mut Turn<'_>, request: PublishRequest) {
-        let PublishRequest { message, origin, received } = request;
+        let PublishRequest {
+            message,
+            origin,
+            received,
+        } = request;
         let root = turn.facts.root_depths.root_of_topic(message.topic());
         self.hot.count(root);
         let retain = match self.retain(turn, &message) {
@@ -87,16 +91,36 @@ impl Owner {
         for (core, recipients) in routes.live {
             outstanding += u32::from(waits);
             let answer = waits.then_some((turn.facts.core, id));
-            let is_lossy = !waits && recipients.iter().all(|recipient| recipient.delivery.qos == QoS::AtMostOnce);
-            let deliver = Deliver { message: message.clone(), recipients, answer, is_lossy };
-            turn.outbox.tell(core, CoreMessage::Deliver(Box::new(deliver)));
+            let is_lossy = !waits
+                && recipients
+                    .iter()
+                    .all(|recipient| recipient.delivery.qos == QoS::AtMostOnce);
+            let deliver = Deliver {
+                message: message.clone(),
+                recipients,
+                answer,
+                is_lossy,
+            };
+            turn.outbox
+                .tell(core, CoreMessage::Deliver(Box::new(deliver)));
         }
         for (core, recipients) in routes.homes {
-            let deliver = DeliverHome { message: message.clone(), recipients };
-            turn.outbox.tell(core, CoreMessage::DeliverHome(Box::new(deliver)));
+            let deliver = DeliverHome {
+                message: message.clone(),
+                recipients,
+            };
+            turn.outbox
+                .tell(core, CoreMessage::DeliverHome(Box::new(deliver)));
         }
         if outstanding > 0 {
-            self.pending.insert(id, Pending { origin, outstanding, recipients });
+            self.pending.insert(
+                id,
+                Pending {
+                    origin,
+                    outstanding,
+                    recipients,
+                },
+            );
         } else {
             finish(turn, origin, recipients);
         }
@@ -104,7 +128,9 @@ impl Owner {
 
     /// One of the answers to a publish has come: from the engine or from an edge.
     pub fn answered(&mut self, turn: &mut Turn<'_>, publish: u64) {
-        let Some(pending) = self.pending.get_mut(&publish) else { return };
+        let Some(pending) = self.pending.get_mut(&publish) else {
+            return;
+        };
         pending.outstanding -= 1;
         if pending.outstanding == 0 {
             let (origin, recipients) = (pending.origin, pending.recipients);
@@ -115,33 +141,62 @@ impl Owner {
 
     /// Makes or replaces a subscription.
     pub fn subscribe(&mut self, turn: &mut Turn<'_>, request: SubscribeRequest) {
-        let root = turn.facts.root_depths.root_of_filter(without_share(&request.filter));
-        let existed = self.subscriptions.subscribe(root, &request.filter, request.subscriber, request.connected);
+        let root = turn
+            .facts
+            .root_depths
+            .root_of_filter(without_share(&request.filter));
+        let existed = self.subscriptions.subscribe(
+            root,
+            &request.filter,
+            request.subscriber,
+            request.connected,
+        );
         if let Some(reply) = request.reply {
-            turn.outbox.tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
+            turn.outbox
+                .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
         }
     }
 
     /// Removes a subscription.
     pub fn unsubscribe(&mut self, turn: &mut Turn<'_>, request: &UnsubscribeRequest) {
-        let root = turn.facts.root_depths.root_of_filter(without_share(&request.filter));
-        let existed = self.subscriptions.unsubscribe(root, &request.filter, request.session);
+        let root = turn
+            .facts
+            .root_depths
+            .root_of_filter(without_share(&request.filter));
+        let existed = self
+            .subscriptions
+            .unsubscribe(root, &request.filter, request.session);
         if let Some(reply) = request.reply {
-            turn.outbox.tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
+            turn.outbox
+                .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
         }
     }
 
     /// Notes that a durable member of a shared subscription came or went.
-    pub fn set_connected(&mut self, turn: &Turn<'_>, filter: &str, session: SessionId, connected: bool) {
+    pub fn set_connected(
+        &mut self,
+        turn: &Turn<'_>,
+        filter: &str,
+        session: SessionId,
+        connected: bool,
+    ) {
         let root = turn.facts.root_depths.root_of_filter(without_share(filter));
-        self.subscriptions.set_connected(root, filter, session, connected);
+        self.subscriptions
+            .set_connected(root, filter, session, connected);
     }
 
     /// Reads a page of retained messages.
     pub fn scan_retained(&self, turn: &mut Turn<'_>, scan: &RetainedScan) {
-        let (messages, next) = self.retained.page(&scan.filter, &scan.after, scan.limit, turn.now.unix_ms);
-        let page = RetainedPage { reply: scan.reply, messages, next };
-        turn.outbox.tell(scan.reply.core, CoreMessage::RetainedPage(Box::new(page)));
+        let (messages, next) =
+            self.retained
+                .page(&scan.filter, &scan.after, scan.limit, turn.now.unix_ms);
+        let page = RetainedPage {
+            reply: scan.reply,
+            messages,
+            next,
+        };
+        turn.outbox
+            .tell(scan.reply.core, CoreMessage::RetainedPage(Box::new(page)));
     }
 
     /// Takes over a retained message from the store.
@@ -176,7 +231,11 @@ impl Owner {
     }
 
     /// Changes the retained message of a topic if the message says so, within the bounds.
-    fn retain(&mut self, turn: &mut Turn<'_>, message: &Arc<Message>) -> Result<RetainChange, ReasonCode> {
+    fn retain(
+        &mut self,
+        turn: &mut Turn<'_>,
+        message: &Arc<Message>,
+    ) -> Result<RetainChange, ReasonCode> {
         if !message.retain {
             return Ok(RetainChange::None);
         }
@@ -187,7 +246,11 @@ impl Owner {
         }
         if message.payload().is_empty() {
             let existed = self.retained.remove(message.topic());
-            return Ok(if existed { RetainChange::Clear } else { RetainChange::None });
+            return Ok(if existed {
+                RetainChange::Clear
+            } else {
+                RetainChange::None
+            });
         }
         if !self.retained.has_room(message, &turn.facts.limits) {
             return Err(ReasonCode::QuotaExceeded);
@@ -207,22 +270,42 @@ struct Routes {
 
 impl Routes {
     fn sort(&mut self, matches: impl Iterator<Item = Match>) {
-        for Match { session, target, delivery, .. } in matches {
+        for Match {
+            session,
+            target,
+            delivery,
+            ..
+        } in matches
+        {
             match target {
                 Target::Live { core, connection } => {
-                    self.live.entry(core).or_default().push(Recipient { connection, delivery });
+                    self.live.entry(core).or_default().push(Recipient {
+                        connection,
+                        delivery,
+                    });
                 }
                 Target::Home { core } if delivery.qos == QoS::AtMostOnce => {
-                    self.homes.entry(core).or_default().push((session, delivery));
+                    self.homes
+                        .entry(core)
+                        .or_default()
+                        .push((session, delivery));
                 }
-                Target::Home { core } => self.appends.push(Append { session, home: core, delivery }),
+                Target::Home { core } => self.appends.push(Append {
+                    session,
+                    home: core,
+                    delivery,
+                }),
             }
         }
     }
 }
 
 fn finish(turn: &mut Turn<'_>, origin: Origin, recipients: u32) {
-    let reason = if recipients == 0 { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
+    let reason = if recipients == 0 {
+        ReasonCode::NoMatchingSubscribers
+    } else {
+        ReasonCode::Success
+    };
     done(turn, origin, reason, recipients);
 }
 
@@ -231,5 +314,12 @@ fn done(turn: &mut Turn<'_>, origin: Origin, reason: ReasonCode, recipients: u32
         Origin::Nobody => return,
         Origin::Client { core, .. } | Origin::Admin { core, .. } => core,
     };
-    turn.outbox.tell(core, CoreMessage::PublishDone { origin, reason, recipients });
+    turn.outbox.tell(
+        core,
+        CoreMessage::PublishDone {
+            origin,
+            reason,
+            recipients,
+        },
+    );
 }

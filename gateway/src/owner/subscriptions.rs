@@ -90,9 +90,17 @@ impl Subscriptions {
     }
 
     /// Makes or replaces a subscription; `root` is the root of its filter, `None` for a broad one. True when it existed.
-    pub fn subscribe(&mut self, root: Option<&str>, filter: &str, subscriber: Subscriber, connected: bool) -> bool {
+    pub fn subscribe(
+        &mut self,
+        root: Option<&str>,
+        filter: &str,
+        subscriber: Subscriber,
+        connected: bool,
+    ) -> bool {
         let set = match root {
-            Some(root) if self.rooted.contains_key(root) => self.rooted.get_mut(root).expect("it contains it"),
+            Some(root) if self.rooted.contains_key(root) => {
+                self.rooted.get_mut(root).expect("it contains it")
+            }
             Some(root) => self.rooted.entry(root.into()).or_default(),
             None => &mut self.broad,
         };
@@ -108,8 +116,12 @@ impl Subscriptions {
     /// Removes a subscription. True when it existed.
     pub fn unsubscribe(&mut self, root: Option<&str>, filter: &str, session: SessionId) -> bool {
         let inner = without_share(filter);
-        let Some(set) = self.set_mut(root) else { return false };
-        let Some(entry) = set.get_mut(inner) else { return false };
+        let Some(set) = self.set_mut(root) else {
+            return false;
+        };
+        let Some(entry) = set.get_mut(inner) else {
+            return false;
+        };
         let existed = match share_name(filter) {
             Some(name) => entry.leave(name, session),
             None => entry.subscribers.remove(session),
@@ -127,10 +139,21 @@ impl Subscriptions {
     }
 
     /// Notes that a durable member of a shared subscription came or went.
-    pub fn set_connected(&mut self, root: Option<&str>, filter: &str, session: SessionId, connected: bool) {
-        let Some(name) = share_name(filter) else { return };
-        let entry = self.set_mut(root).and_then(|set| set.get_mut(without_share(filter)));
-        let group = entry.and_then(|entry| entry.groups.iter_mut().find(|group| *group.name == *name));
+    pub fn set_connected(
+        &mut self,
+        root: Option<&str>,
+        filter: &str,
+        session: SessionId,
+        connected: bool,
+    ) {
+        let Some(name) = share_name(filter) else {
+            return;
+        };
+        let entry = self
+            .set_mut(root)
+            .and_then(|set| set.get_mut(without_share(filter)));
+        let group =
+            entry.and_then(|entry| entry.groups.iter_mut().find(|group| *group.name == *name));
         let members = group.into_iter().flat_map(|group| &mut group.members);
         for member in members.filter(|member| member.subscriber.session == session) {
             member.connected = connected;
@@ -158,7 +181,8 @@ impl Subscriptions {
 
     /// Calls `visit` with each filter, whether it is broad, and its number of subscribers.
     pub fn for_each(&self, mut visit: impl FnMut(&str, bool, u64)) {
-        self.broad.for_each(&mut |filter, count| visit(filter, true, count));
+        self.broad
+            .for_each(&mut |filter, count| visit(filter, true, count));
         for set in self.rooted.values() {
             set.for_each(&mut |filter, count| visit(filter, false, count));
         }
@@ -174,7 +198,10 @@ impl Subscriptions {
 
 /// The share name of a shared subscription.
 fn share_name(filter: &str) -> Option<&str> {
-    filter.strip_prefix("$share/")?.split_once('/').map(|(name, _)| name)
+    filter
+        .strip_prefix("$share/")?
+        .split_once('/')
+        .map(|(name, _)| name)
 }
 
 /// Joins the deliveries of one session into one: the highest QoS, all identifiers (MQTT-3.3.4-2, MQTT-3.3.4-3).
@@ -189,7 +216,11 @@ fn merge_sessions(matches: &mut Vec<Match>, first: usize) {
             last.delivery.retain |= next.delivery.retain;
             if !next.delivery.subscription_ids.is_empty() {
                 let ids = std::mem::take(&mut last.delivery.subscription_ids);
-                last.delivery.subscription_ids = ids.iter().chain(&next.delivery.subscription_ids).copied().collect();
+                last.delivery.subscription_ids = ids
+                    .iter()
+                    .chain(&next.delivery.subscription_ids)
+                    .copied()
+                    .collect();
             }
         } else {
             kept += 1;
@@ -205,7 +236,11 @@ fn delivery(message: &Message, subscriber: &Subscriber) -> Delivery {
     Delivery {
         qos: message.qos.min(subscriber.options.maximum_qos),
         retain: message.retain && subscriber.options.retain_as_published,
-        subscription_ids: if id == 0 { Box::default() } else { Box::new([id]) },
+        subscription_ids: if id == 0 {
+            Box::default()
+        } else {
+            Box::new([id])
+        },
     }
 }
 
@@ -241,12 +276,23 @@ impl Entry {
         let group = match self.groups.iter().position(|group| *group.name == *name) {
             Some(index) => &mut self.groups[index],
             None => {
-                self.groups.push(Group { name: name.into(), members: Vec::new(), turn: Cell::new(0) });
+                self.groups.push(Group {
+                    name: name.into(),
+                    members: Vec::new(),
+                    turn: Cell::new(0),
+                });
                 self.groups.last_mut().expect("just pushed")
             }
         };
-        let member = Member { subscriber, connected };
-        match group.members.iter_mut().find(|member| member.subscriber.session == subscriber.session) {
+        let member = Member {
+            subscriber,
+            connected,
+        };
+        match group
+            .members
+            .iter_mut()
+            .find(|member| member.subscriber.session == subscriber.session)
+        {
             Some(known) => {
                 *known = member;
                 true
@@ -259,7 +305,9 @@ impl Entry {
     }
 
     fn leave(&mut self, name: &str, session: SessionId) -> bool {
-        let Some(index) = self.groups.iter().position(|group| *group.name == *name) else { return false };
+        let Some(index) = self.groups.iter().position(|group| *group.name == *name) else {
+            return false;
+        };
         let members = &mut self.groups[index].members;
         let before = members.len();
         members.retain(|member| member.subscriber.session != session);
@@ -276,8 +324,15 @@ impl Group {
     fn pick(&self) -> Subscriber {
         let count = self.members.len();
         let from = self.turn.get() % count;
-        let rank = |index: usize| (!self.members[index].connected, (index + count - from) % count);
-        let picked = (0..count).min_by_key(|&index| rank(index)).expect("a group has members");
+        let rank = |index: usize| {
+            (
+                !self.members[index].connected,
+                (index + count - from) % count,
+            )
+        };
+        let picked = (0..count)
+            .min_by_key(|&index| rank(index))
+            .expect("a group has members");
         self.turn.set(picked + 1);
         self.members[picked].subscriber
     }
@@ -307,7 +362,10 @@ impl SubscriberSet {
                 true
             }
             Self::One(known) => {
-                let mut many = IndexedSubscribers { list: vec![*known], index: HashTable::new() };
+                let mut many = IndexedSubscribers {
+                    list: vec![*known],
+                    index: HashTable::new(),
+                };
                 many.insert(subscriber);
                 *self = Self::Many(Box::new(many));
                 false
@@ -349,7 +407,9 @@ impl IndexedSubscribers {
             return self.list.iter().position(|known| known.session == session);
         }
         let found = |&index: &u32| self.list[index as usize].session == session;
-        self.index.find(hash(session), found).map(|&index| index as usize)
+        self.index
+            .find(hash(session), found)
+            .map(|&index| index as usize)
     }
 
     fn insert(&mut self, subscriber: Subscriber) -> bool {
@@ -364,7 +424,8 @@ impl IndexedSubscribers {
             let list = &self.list;
             for (index, subscriber) in list.iter().enumerate() {
                 let rehash = |&known: &u32| hash(list[known as usize].session);
-                self.index.insert_unique(hash(subscriber.session), index as u32, rehash);
+                self.index
+                    .insert_unique(hash(subscriber.session), index as u32, rehash);
             }
         }
         false
@@ -373,11 +434,16 @@ impl IndexedSubscribers {
     fn index_last(&mut self) {
         let last = self.list.len() - 1;
         let list = &self.list;
-        self.index.insert_unique(hash(list[last].session), last as u32, |&known| hash(list[known as usize].session));
+        self.index
+            .insert_unique(hash(list[last].session), last as u32, |&known| {
+                hash(list[known as usize].session)
+            });
     }
 
     fn remove(&mut self, session: SessionId) -> bool {
-        let Some(position) = self.position(session) else { return false };
+        let Some(position) = self.position(session) else {
+            return false;
+        };
         if !self.index.is_empty() {
             self.unindex(session, position);
             let last = self.list.len() - 1;
@@ -386,7 +452,10 @@ impl IndexedSubscribers {
                 self.unindex(moved, last);
                 self.list.swap_remove(position);
                 let list = &self.list;
-                self.index.insert_unique(hash(moved), position as u32, |&known| hash(list[known as usize].session));
+                self.index
+                    .insert_unique(hash(moved), position as u32, |&known| {
+                        hash(list[known as usize].session)
+                    });
                 return true;
             }
         }
@@ -395,7 +464,10 @@ impl IndexedSubscribers {
     }
 
     fn unindex(&mut self, session: SessionId, position: usize) {
-        if let Ok(entry) = self.index.find_entry(hash(session), |&index| index as usize == position) {
+        if let Ok(entry) = self
+            .index
+            .find_entry(hash(session), |&index| index as usize == position)
+        {
             entry.remove();
         }
     }
@@ -414,7 +486,10 @@ impl FilterSet {
 
     fn get_mut(&mut self, filter: &str) -> Option<&mut Entry> {
         match self {
-            Self::Few(list) => list.iter_mut().find(|(known, _)| **known == *filter).map(|(_, entry)| entry),
+            Self::Few(list) => list
+                .iter_mut()
+                .find(|(known, _)| **known == *filter)
+                .map(|(_, entry)| entry),
             Self::Many(trie) => trie.get_mut(filter),
         }
     }
@@ -432,11 +507,14 @@ impl FilterSet {
         }
         match self {
             Self::Few(list) => {
-                let position = list.iter().position(|(known, _)| **known == *filter).unwrap_or_else(|| {
-                    list.reserve_exact(1);
-                    list.push((filter.into(), Entry::default()));
-                    list.len() - 1
-                });
+                let position = list
+                    .iter()
+                    .position(|(known, _)| **known == *filter)
+                    .unwrap_or_else(|| {
+                        list.reserve_exact(1);
+                        list.push((filter.into(), Entry::default()));
+                        list.len() - 1
+                    });
                 &mut list[position].1
             }
             Self::Many(trie) => trie.get_or_insert_with(filter, Entry::default),
@@ -472,7 +550,10 @@ impl FilterSet {
                 visit(filter, entry.subscribers.as_slice().len() as u64);
             }
             for group in &entry.groups {
-                visit(&format!("$share/{}/{filter}", group.name), group.members.len() as u64);
+                visit(
+                    &format!("$share/{}/{filter}", group.name),
+                    group.members.len() as u64,
+                );
             }
         };
         match self {
@@ -481,3 +562,7 @@ impl FilterSet {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "subscriptions_tests.rs"]
+mod tests;
