@@ -104,14 +104,14 @@ fn a_session_is_discarded_after_its_expiry(t: &Test) -> Outcome {
 
 fn a_session_is_kept_while_its_connection_is_open(t: &Test) -> Outcome {
     let topic = t.topic("a");
-    let mut sub = t.client("s").resume_for(1).open()?;
+    let mut sub = t.client("s").resume_for(3).open()?;
     sub.subscribe(&topic, 1)?;
-    sub.quiet(Duration::from_millis(2_500), "while nothing is published")?;
+    sub.quiet(Duration::from_millis(4_500), "while nothing is published")?;
     t.connect("p")?.publish_text(&topic, "x", 1)?;
     sub.take("a message after the Session Expiry Interval, with the connection open")?;
     sub.disconnect()?;
     ensure!(
-        t.client("s").resume_for(1).open()?.session_present,
+        t.client("s").resume_for(3).open()?.session_present,
         "the expiry ran while the connection was open"
     );
     Ok(())
