@@ -37,6 +37,7 @@ pub(crate) fn steps() -> Vec<Step> {
         clients::build_node(),
     ];
     steps.extend(["io_uring", "epoll"].map(conformance));
+    steps.extend(["io_uring", "epoll"].map(density));
     steps.extend(clients::steps());
     steps.extend(fuzz::steps(None, FUZZ_SECONDS).into_iter().map(Step::slow));
     steps
@@ -60,4 +61,27 @@ fn conformance(backend: &'static str) -> Step {
             .arg(project.release_binary("roadstead"));
         run(project, command.env("ROADSTEAD_IO_BACKEND", backend), LIMIT)
     })
+}
+
+/// A thousand sessions held by a node on one backend: shows that the load tool and the node work together, and measures nothing.
+fn density(backend: &'static str) -> Step {
+    Step::call(
+        format!("density of 1,000 sessions on {backend}"),
+        &[],
+        move |project| {
+            let mut command = project.cargo(&[
+                "run",
+                "--release",
+                "--quiet",
+                "--locked",
+                "--package",
+                "bench",
+                "--",
+            ]);
+            command
+                .args(["density", "--sessions", "1000", "--io", backend, "--server"])
+                .arg(project.release_binary("roadstead"));
+            run(project, &mut command, LIMIT)
+        },
+    )
 }
