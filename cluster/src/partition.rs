@@ -11,7 +11,9 @@ pub fn partition_of(root: &str) -> u16 {
 
 /// CRC16 with polynomial 0x1021, initial value 0, no reflection.
 fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0u16, |crc, &byte| (crc << 8) ^ CRC16_TABLE[usize::from((crc >> 8) as u8 ^ byte)])
+    bytes.iter().fold(0u16, |crc, &byte| {
+        (crc << 8) ^ CRC16_TABLE[usize::from((crc >> 8) as u8 ^ byte)]
+    })
 }
 
 const CRC16_TABLE: [u16; 256] = {
@@ -21,7 +23,11 @@ const CRC16_TABLE: [u16; 256] = {
         let mut crc = (index as u16) << 8;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 };
+            crc = if crc & 0x8000 != 0 {
+                (crc << 1) ^ 0x1021
+            } else {
+                crc << 1
+            };
             bit += 1;
         }
         table[index] = crc;
@@ -46,7 +52,11 @@ impl Placement {
     pub fn single_node(cores: u16) -> Self {
         assert!(cores > 0, "a node has at least one core");
         let owners = (0..PARTITIONS)
-            .map(|partition| (0..cores).max_by_key(|&core| mix(partition, core)).expect("there is a core"))
+            .map(|partition| {
+                (0..cores)
+                    .max_by_key(|&core| mix(partition, core))
+                    .expect("there is a core")
+            })
             .collect();
         Self { owners, cores }
     }
@@ -64,7 +74,8 @@ impl Placement {
 
 /// A 64-bit mix of partition and core (the finaliser of SplitMix64).
 fn mix(partition: u16, core: u16) -> u64 {
-    let mut value = (u64::from(partition) << 16 | u64::from(core)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut value =
+        (u64::from(partition) << 16 | u64::from(core)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     value ^ (value >> 31)
@@ -84,7 +95,11 @@ mod tests {
     fn every_core_owns_about_its_share() {
         let placement = Placement::single_node(8);
         for core in 0..8 {
-            let owned = placement.owners.iter().filter(|&&owner| owner == core).count();
+            let owned = placement
+                .owners
+                .iter()
+                .filter(|&&owner| owner == core)
+                .count();
             assert!((1_800..2_300).contains(&owned), "core {core} owns {owned}");
         }
     }

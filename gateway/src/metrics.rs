@@ -33,6 +33,8 @@ counters! {
     connect_timeouts,
     /// Connections closed because the keep-alive ran out.
     keep_alive_timeouts,
+    /// Connections closed because incomplete packets took too much memory.
+    partial_overflows,
     /// Connections closed because the peer broke a rule of the protocol.
     protocol_violations,
     /// Sessions taken over by a newer connection.

@@ -108,8 +108,8 @@ impl Shard {
     pub fn new(facts: Facts, boot: u32, now: Now) -> Self {
         Self {
             edge: Edge::default(),
-            owner: Owner::default(),
-            home: Home::default(),
+            owner: Owner::new(facts.seed),
+            home: Home::new(facts.seed),
             ids: SessionIds::new(boot, facts.core),
             facts,
             stats: Stats::default(),
@@ -328,7 +328,10 @@ fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion
     };
     match role_of(token) {
         (TokenRole::Nobody, _) => {}
-        (TokenRole::Owner, publish) => owner.answered(turn, publish),
+        (TokenRole::Owner, publish) => {
+            let rejected = matches!(completion, Completion::Published { rejected: 1.., .. });
+            owner.answered(turn, publish, rejected);
+        }
         (TokenRole::Home, request) => home.completed(turn, request, completion),
     }
 }
@@ -370,7 +373,7 @@ fn dispatch(
         }
         CoreMessage::PublishDone { origin, reason, .. } => edge.publish_done(turn, origin, reason),
         CoreMessage::Deliver(deliver) => edge.deliver(turn, *deliver),
-        CoreMessage::DeliverDone { publish } => owner.answered(turn, publish),
+        CoreMessage::DeliverDone { publish } => owner.answered(turn, publish, false),
         CoreMessage::DeliverHome(deliver) => home.deliver_live(turn, *deliver),
         CoreMessage::Subscribe(request) => owner.subscribe(turn, *request),
         CoreMessage::Unsubscribe(request) => owner.unsubscribe(turn, &request),

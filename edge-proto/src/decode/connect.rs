@@ -25,7 +25,11 @@ pub fn connect_version(frame: Frame<'_>) -> Option<Version> {
 pub fn answer_version(frame: Frame<'_>) -> Version {
     let mut reader = Reader::new(frame.body);
     let level = reader.binary().and_then(|_| reader.u8());
-    if level.is_ok_and(|level| level < 5) { Version::V311 } else { Version::V5 }
+    if level.is_ok_and(|level| level < 5) {
+        Version::V311
+    } else {
+        Version::V5
+    }
 }
 
 /// Decodes the first packet of a connection.

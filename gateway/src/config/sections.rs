@@ -165,6 +165,8 @@ sections! {
         /// Longest time that what needs no immediate sync stays unsynced: acknowledgements of clients, and under "relaxed"
         /// everything.
         sync_interval: Duration = Duration::from_secs(1), Duration::from_millis(10) => Duration::from_secs(10 * MINUTE);
+        /// Bytes of the store's file that are kept in memory.
+        cache_bytes: ByteSize = ByteSize::mib(64), ByteSize::mib(1) => ByteSize::gib(64);
     }
 
     /// Messages of durable sessions, on disk.

@@ -174,6 +174,7 @@ impl Edge {
         turn.stats.partial_bytes += partial.len() as u64;
         connection.link.partial = Some(partial);
         if turn.stats.partial_bytes > turn.facts.limits.partial_bytes_max as u64 {
+            turn.stats.counters.partial_overflows += 1;
             self.leave(turn, id, Leave::because(ReasonCode::QuotaExceeded));
         }
     }

@@ -10,17 +10,24 @@ use super::{Edge, HomeSession, Phase};
 use crate::admin::SessionInfo;
 
 /// All sessions whose home is this core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Directory {
     sessions: Slab<HomeSession>,
     by_client_id: HashTable<Key>,
-}
-
-fn hash(client_id: &str) -> u64 {
-    FixedState::default().hash_one(client_id)
+    /// Client ids come from clients: the seed keeps them from choosing where they fall in the table.
+    hasher: FixedState,
 }
 
 impl Directory {
+    /// A home without sessions.
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            sessions: Slab::default(),
+            by_client_id: HashTable::new(),
+            hasher: FixedState::with_seed(seed),
+        }
+    }
+
     /// Number of sessions, those that are being made or deleted included.
     pub fn len(&self) -> usize {
         self.by_client_id.len()
@@ -32,7 +39,9 @@ impl Directory {
                 .get(*key)
                 .is_some_and(|session| *session.client_id == *client_id)
         };
-        self.by_client_id.find(hash(client_id), named).copied()
+        self.by_client_id
+            .find(self.hasher.hash_one(client_id), named)
+            .copied()
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&HomeSession> {
@@ -44,13 +53,13 @@ impl Directory {
     }
 
     pub(super) fn insert(&mut self, session: HomeSession) -> Key {
-        let hashed = hash(&session.client_id);
+        let hashed = self.hasher.hash_one(&*session.client_id);
         let key = self.sessions.insert(session);
         let sessions = &self.sessions;
         let rehash = |key: &Key| {
             sessions
                 .get(*key)
-                .map_or(0, |session| hash(&session.client_id))
+                .map_or(0, |session| self.hasher.hash_one(&*session.client_id))
         };
         self.by_client_id.insert_unique(hashed, key, rehash);
         key
@@ -62,7 +71,9 @@ impl Directory {
         };
         if let Ok(entry) = self
             .by_client_id
-            .find_entry(hash(&session.client_id), |known| *known == key)
+            .find_entry(self.hasher.hash_one(&*session.client_id), |known| {
+                *known == key
+            })
         {
             entry.remove();
         }

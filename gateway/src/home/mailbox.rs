@@ -3,6 +3,8 @@
 //! A message is *waiting* (only in the engine) or *unacknowledged* (also at the edge). An edge gets at most a window of
 //! messages; while nothing waits, a new message goes straight on without being read back.
 
+use std::collections::VecDeque;
+
 use reactor::slab::Key;
 
 use super::{Edge, Home, Phase, Request};
@@ -17,8 +19,8 @@ use crate::turn::{Stats, Turn};
 pub(super) struct Mailbox {
     /// Messages that only the engine has.
     waiting: u64,
-    /// Messages at the edge.
-    unacknowledged: u32,
+    /// Sequences of the messages at the edge, in order; those that were dropped by the engine since are marked.
+    unacknowledged: VecDeque<Unacknowledged>,
     /// Bytes of those.
     unacknowledged_bytes: u64,
     /// Bytes of all, as far as they are known.
@@ -33,8 +35,14 @@ pub(super) struct Mailbox {
     /// The read that is under way; its number tells it from one of an earlier connection.
     reading: Option<u32>,
     reads: u32,
-    /// Messages at the edge that the engine has dropped since.
-    evicted: Vec<u64>,
+}
+
+/// A message at the edge.
+#[derive(Debug)]
+struct Unacknowledged {
+    sequence: u64,
+    /// True when the engine has dropped it since, to make room: it cannot be sent again.
+    evicted: bool,
 }
 
 impl Mailbox {
@@ -53,7 +61,7 @@ impl Mailbox {
 
     /// Number of messages.
     pub(super) fn len(&self) -> u64 {
-        self.waiting + u64::from(self.unacknowledged)
+        self.waiting + self.unacknowledged.len() as u64
     }
 
     /// Their bytes.
@@ -68,33 +76,66 @@ impl Mailbox {
 
     /// The connection has gone: what it did not acknowledge waits again, unless the engine dropped it meanwhile.
     pub(super) fn detach(&mut self, stats: &mut Stats) {
-        let evicted = self.evicted.len() as u64;
+        let evicted = self
+            .unacknowledged
+            .iter()
+            .filter(|entry| entry.evicted)
+            .count() as u64;
         stats.drop_accepted(DropReason::MailboxEvicted, evicted);
-        self.waiting += u64::from(self.unacknowledged) - evicted;
-        self.unacknowledged = 0;
+        self.waiting += self.unacknowledged.len() as u64 - evicted;
+        self.unacknowledged = VecDeque::new();
         self.unacknowledged_bytes = 0;
-        self.evicted.clear();
         self.read_from = 0;
         self.reading = None;
     }
 
-    /// Notes that the engine dropped old messages to make room.
+    /// Notes that the engine dropped old messages to make room. One that is neither at the edge nor waiting was acknowledged
+    /// while the engine did so.
     fn evict(&mut self, sequences: Vec<u64>, stats: &mut Stats) {
         for sequence in sequences {
-            if sequence < self.read_from {
-                self.evicted.push(sequence);
-            } else {
+            if let Some(entry) = self
+                .unacknowledged
+                .iter_mut()
+                .find(|entry| entry.sequence == sequence)
+            {
+                entry.evicted = true;
+            } else if sequence >= self.read_from {
                 self.waiting -= 1;
                 stats.drop_accepted(DropReason::MailboxEvicted, 1);
             }
         }
     }
 
+    /// Notes that a message is done with; false when it is not at the edge.
+    fn acknowledge(&mut self, sequence: u64, bytes: u64) -> bool {
+        let Some(index) = self
+            .unacknowledged
+            .iter()
+            .position(|entry| entry.sequence == sequence)
+        else {
+            return false;
+        };
+        self.unacknowledged.remove(index);
+        self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_sub(bytes);
+        self.bytes = if self.len() == 0 {
+            0
+        } else {
+            self.bytes.saturating_sub(bytes)
+        };
+        if self.unacknowledged.is_empty() {
+            self.unacknowledged = VecDeque::new(); // An idle session holds no queue.
+        }
+        true
+    }
+
     /// Notes that a message goes to the edge; returns whether it may have been sent before.
     fn push(&mut self, sequence: u64, bytes: u64) -> bool {
         let dup = sequence <= self.sent_to;
         self.waiting -= 1;
-        self.unacknowledged += 1;
+        self.unacknowledged.push_back(Unacknowledged {
+            sequence,
+            evicted: false,
+        });
         self.unacknowledged_bytes += bytes;
         self.read_from = sequence + 1;
         self.sent_to = self.sent_to.max(sequence);
@@ -164,7 +205,7 @@ impl Home {
         mailbox.reading = Some(mailbox.reads);
         let limits = &turn.facts.limits;
         let (read, from, id) = (mailbox.reads, mailbox.read_from, session.session);
-        let messages_max = limits.mailbox_window_messages - mailbox.unacknowledged;
+        let messages_max = limits.mailbox_window_messages - mailbox.unacknowledged.len() as u32;
         let bytes_max = u64::from(limits.mailbox_window_bytes)
             .saturating_sub(mailbox.unacknowledged_bytes) as u32;
         let token = self.request(Request::Read { key, read });
@@ -250,19 +291,9 @@ impl Home {
             return;
         };
         let mailbox = &mut durable.mailbox;
-        if mailbox.unacknowledged == 0 {
+        if !mailbox.acknowledge(sequence, u64::from(bytes)) {
             return;
         }
-        mailbox.unacknowledged -= 1;
-        mailbox.unacknowledged_bytes = mailbox
-            .unacknowledged_bytes
-            .saturating_sub(u64::from(bytes));
-        mailbox.bytes = if mailbox.len() == 0 {
-            0
-        } else {
-            mailbox.bytes.saturating_sub(u64::from(bytes))
-        };
-        mailbox.evicted.retain(|evicted| *evicted != sequence);
         match outcome {
             Outcome::Delivered => turn.stats.deliver(),
             Outcome::Expired => turn.stats.expire(),
@@ -338,7 +369,7 @@ impl Home {
 }
 
 fn has_room(mailbox: &Mailbox, turn: &Turn<'_>) -> bool {
-    mailbox.unacknowledged < turn.facts.limits.mailbox_window_messages
+    (mailbox.unacknowledged.len() as u32) < turn.facts.limits.mailbox_window_messages
         && mailbox.unacknowledged_bytes < u64::from(turn.facts.limits.mailbox_window_bytes)
 }
 

@@ -38,7 +38,7 @@ use mailbox::Mailbox;
 use subscribe::SubscriptionOp;
 
 /// State of the home role on one core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Home {
     sessions: Directory,
     /// Durable sessions by id, for what the engine and the owners say.
@@ -118,6 +118,19 @@ enum Request {
 }
 
 impl Home {
+    /// A home without sessions. The seed makes its hash tables unpredictable.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            sessions: Directory::new(seed),
+            durable: HashMap::default(),
+            requests: HashMap::default(),
+            next_request: 0,
+            operations: Slab::default(),
+            scans: Slab::default(),
+            attached_durable: 0,
+        }
+    }
+
     /// A CONNECT wants this client id.
     pub fn attach(&mut self, turn: &mut Turn<'_>, attach: Attach) {
         let known = self.sessions.find(&attach.client_id);

@@ -105,11 +105,11 @@ const INBOX_COMPLETIONS: usize = 8_192;
 pub fn run(config: Config) -> Result<(), StartError> {
     let clock = Clock::start();
     let cores = u16::try_from(config.core_count()).unwrap_or(u16::MAX);
+    raise_nofile_limit().map_err(system("more open files"))?;
     let choice = choose(config.io_preference(), &probe(&config.driver_config()))?;
     if let Some(remedy) = &choice.remedy {
         tracing::warn!(reason = %choice.reason, %remedy, "io_uring cannot be used; epoll is used instead");
     }
-    raise_nofile_limit().map_err(system("more open files"))?;
     let admin = bind_admin(&config)?;
     let plan = plan_listeners(&config)?;
     let placement = Placement::single_node(cores);
@@ -316,16 +316,20 @@ impl Node {
             return stopped.await;
         };
         let settings = self.config.admin.clone();
-        let server = http::serve(
-            admin,
-            cores,
-            Arc::clone(status),
-            settings,
-            std::future::pending(),
-        );
+        let (stop, told) = tokio::sync::oneshot::channel::<()>();
+        let told = async {
+            let _ = told.await; // Dropping the sender is the signal.
+        };
+        let server = http::serve(admin, cores, Arc::clone(status), settings, told);
+        tokio::pin!(server);
         tokio::select! {
-            outcome = stopped => outcome,
-            outcome = server => outcome.map_err(system("the admin listener")),
+            outcome = stopped => {
+                status.set_ready(false);
+                drop(stop);
+                let _ = server.await; // The requests being served are finished first.
+                outcome
+            }
+            outcome = &mut server => outcome.map_err(system("the admin listener")),
         }
     }
 

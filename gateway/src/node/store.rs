@@ -13,9 +13,6 @@ use crate::engine::{Completion, Durability, Engine, EngineError, Restored};
 use crate::message::SessionId;
 use crate::turn::{home_core, without_share};
 
-/// Bytes of the store's file that are kept in memory.
-const CACHE_BYTES: usize = 64 * 1024 * 1024;
-
 /// An open store and what it holds, by core.
 pub(super) struct Store {
     engine: Embedded,
@@ -34,7 +31,7 @@ impl Store {
         let options = EmbeddedOptions {
             mailbox_limits: config.mailbox_limits(),
             durability: config.durability(),
-            cache_bytes: CACHE_BYTES,
+            cache_bytes: config.engine.cache_bytes.as_usize(),
         };
         if config.durability() == Durability::Relaxed {
             tracing::warn!(

@@ -14,7 +14,7 @@ const SAMPLE: u64 = 16;
 const TOLD: usize = 10;
 
 /// Estimated message counts of the hottest roots.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct HotRoots {
     counts: HashMap<Box<str>, u64, FixedState>,
     /// State of a linear congruential generator (Knuth, MMIX).
@@ -22,6 +22,14 @@ pub struct HotRoots {
 }
 
 impl HotRoots {
+    /// Nothing counted.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            counts: HashMap::with_hasher(FixedState::with_seed(seed)),
+            random: seed,
+        }
+    }
+
     /// Notes a message for a root.
     pub fn count(&mut self, root: &str) {
         self.random = self
@@ -72,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_hot_root_is_found_among_many_cold_ones() {
-        let mut hot = HotRoots::default();
+        let mut hot = HotRoots::new(7);
         for index in 0..100_000 {
             hot.count(&format!("cold/{}", index % 5_000));
             if index % 3 == 0 {

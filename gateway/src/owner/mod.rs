@@ -30,7 +30,7 @@ use retained::Retained;
 use subscriptions::{Match, Subscriptions};
 
 /// State of the owner role on one core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Owner {
     /// Who gets what.
     pub subscriptions: Subscriptions,
@@ -48,9 +48,23 @@ struct Pending {
     /// Answers still to come.
     outstanding: u32,
     recipients: u32,
+    /// True when a mailbox was full and refused the message.
+    rejected: bool,
 }
 
 impl Owner {
+    /// An owner of nothing. The seed makes its hash tables unpredictable.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            subscriptions: Subscriptions::new(seed),
+            retained: Retained::default(),
+            hot: HotRoots::new(seed),
+            pending: HashMap::default(),
+            next_publish: 0,
+            scratch: Vec::new(),
+        }
+    }
+
     /// Routes one message.
     pub fn publish(&mut self, turn: &mut Turn<'_>, request: PublishRequest) {
         let PublishRequest {
@@ -119,6 +133,7 @@ impl Owner {
                     origin,
                     outstanding,
                     recipients,
+                    rejected: false,
                 },
             );
         } else {
@@ -126,16 +141,28 @@ impl Owner {
         }
     }
 
-    /// One of the answers to a publish has come: from the engine or from an edge.
-    pub fn answered(&mut self, turn: &mut Turn<'_>, publish: u64) {
+    /// One of the answers to a publish has come: from the engine, which may have found full mailboxes, or from an edge.
+    pub fn answered(&mut self, turn: &mut Turn<'_>, publish: u64, rejected: bool) {
         let Some(pending) = self.pending.get_mut(&publish) else {
             return;
         };
         pending.outstanding -= 1;
-        if pending.outstanding == 0 {
-            let (origin, recipients) = (pending.origin, pending.recipients);
-            self.pending.remove(&publish);
-            finish(turn, origin, recipients);
+        pending.rejected |= rejected;
+        if pending.outstanding > 0 {
+            return;
+        }
+        let Some(pending) = self.pending.remove(&publish) else {
+            return;
+        };
+        if pending.rejected {
+            done(
+                turn,
+                pending.origin,
+                ReasonCode::QuotaExceeded,
+                pending.recipients,
+            );
+        } else {
+            finish(turn, pending.origin, pending.recipients);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::message::{Message, SessionId};
 use crate::turn::without_share;
 
 /// All subscriptions of one owner.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Subscriptions {
     rooted: HashMap<Box<str>, FilterSet, FixedState>,
     broad: FilterSet,
@@ -84,6 +84,15 @@ impl Default for FilterSet {
 }
 
 impl Subscriptions {
+    /// No subscriptions. Roots come from clients: the seed keeps them from choosing where they fall in the table.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            rooted: HashMap::with_hasher(FixedState::with_seed(seed)),
+            broad: FilterSet::default(),
+            count: 0,
+        }
+    }
+
     /// Number of subscriptions.
     pub fn count(&self) -> u64 {
         self.count

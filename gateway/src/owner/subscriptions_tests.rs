@@ -44,10 +44,18 @@ fn message(topic: &str, qos: QoS, publisher: u64) -> Message {
 }
 
 /// Subscriptions with the roots of the default depth.
-#[derive(Default)]
 struct Tested {
     subscriptions: Subscriptions,
     depths: RootDepths,
+}
+
+impl Default for Tested {
+    fn default() -> Self {
+        Self {
+            subscriptions: Subscriptions::new(1),
+            depths: RootDepths::default(),
+        }
+    }
 }
 
 impl Tested {
