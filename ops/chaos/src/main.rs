@@ -1,0 +1,52 @@
+//! `chaos`: takes one real node, kills it, fills its disk, floods it, feeds it garbage, and checks what it has promised.
+//!
+//! Each verb starts its own server in a folder of its own, prints figures and checks, and ends with `N passed, N failed`.
+
+mod admin;
+mod bounds;
+mod clock;
+mod crash;
+mod node;
+mod options;
+mod random;
+mod report;
+mod wire;
+
+use std::io;
+use std::process::ExitCode;
+
+use options::Options;
+use report::Report;
+
+const USAGE: &str = "usage: chaos VERB [--quick] [--seed N] [--io auto|io_uring|epoll] [--server PATH] [--cycles N] \
+                     [--clients N] [--seconds N]\n\
+                     crash    kill -9 under durable traffic (--cycles, 200)\n\
+                     disk     a full disk, a second process, a damaged store (needs root for the full disk)\n\
+                     bounds   clients that stop reading, and worse, beside well-behaved ones (--clients, 1000; --seconds, 60)\n\
+                     garbage  random bytes on every port (--seconds, 30)\n\
+                     churn    clients that come, go and take each other over (--clients, 2000; --seconds, 30)";
+
+type Verb = fn(&Options, &mut Report) -> io::Result<()>;
+
+const VERBS: [(&str, Verb); 2] = [("crash", crash::run), ("bounds", bounds::run)];
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let verb = words.next().unwrap_or_default();
+    let Some((_, run)) = VERBS.iter().find(|(name, _)| *name == verb) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let options = match Options::parse(words) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("{error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut report = Report::default();
+    if let Err(error) = run(&options, &mut report) {
+        report.check(false, format!("{verb} ran to its end"), error);
+    }
+    if report.finish() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
