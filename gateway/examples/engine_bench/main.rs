@@ -82,6 +82,7 @@ fn steady<S: Store>(folder: &Path, contender: &Contender, out: &mut Figures) -> 
     for batch in [1_usize, 16, 64, 256, 1_024] {
         let _ = fs::remove_dir_all(folder);
         let mut store = S::open(folder, contender.layout, contender.mode)?;
+        store.prepare(SESSIONS)?;
         let mut arrivals = Arrivals::new(SESSIONS);
         let body = arrivals.rng.body();
         let mut waiting: VecDeque<Slot> = (0..STEADY_WAITING).map(|_| arrivals.slot()).collect();

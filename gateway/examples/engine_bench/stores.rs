@@ -45,6 +45,10 @@ pub(crate) enum Mode {
 pub(crate) trait Store: Sized {
     fn open(folder: &Path, layout: Layout, mode: Mode) -> Outcome<Self>;
     fn commit(&mut self, appends: &[Slot], acks: &[Slot], body: &[u8]) -> Outcome<()>;
+    /// Makes the sessions that the steady workload is about, where a store knows of sessions.
+    fn prepare(&mut self, _sessions: u64) -> Outcome<()> {
+        Ok(())
+    }
     /// Bytes of the entries of one mailbox.
     fn read(&mut self, slots: &[Slot]) -> Outcome<usize>;
     /// Entries in the store, each of them read.
@@ -286,6 +290,16 @@ impl Store for Roadstead {
             sequences: BTreeMap::new(),
             sessions: BTreeSet::new(),
         })
+    }
+
+    fn prepare(&mut self, sessions: u64) -> Outcome<()> {
+        self.batch += 1;
+        let puts: Vec<_> = (0..sessions)
+            .map(|session| (0, Self::put(session)))
+            .collect();
+        self.sessions.extend(0..sessions);
+        self.engine.commit(self.batch, 0, &puts, &mut Vec::new())?;
+        Ok(())
     }
 
     fn commit(&mut self, appends: &[Slot], acks: &[Slot], body: &[u8]) -> Outcome<()> {
