@@ -144,7 +144,7 @@ pub struct RetainedInfo {
 
 /// Answers a request at once; `None` when the answer comes later.
 pub(crate) fn answer(
-    edge: &mut Edge,
+    edge: &Edge,
     owner: &mut Owner,
     home: &mut Home,
     turn: &mut Turn<'_>,

@@ -167,14 +167,14 @@ impl<D: Driver> EventLoop<D> {
         } = self;
         for lane in [Lane::Control, Lane::Data] {
             port.drain(lane, Self::MESSAGES_PER_TURN, |_, message| {
-                shard.handle(now, Event::Core(message), outbox)
+                shard.handle(now, Event::Core(message), outbox);
             });
         }
         completions.drain(Self::MESSAGES_PER_TURN, |completion| {
-            shard.handle(now, Event::Engine(completion), outbox)
+            shard.handle(now, Event::Engine(completion), outbox);
         });
         requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
-            shard.handle(now, Event::Admin(id, request), outbox)
+            shard.handle(now, Event::Admin(id, request), outbox);
         });
         let congested =
             outbox.mesh_backlog() > Self::BACKLOG || outbox.engine.len() > Self::BACKLOG;
@@ -212,13 +212,13 @@ impl<D: Driver> EventLoop<D> {
                 driver.recycle(buffer);
             }
             driver::Event::Drained { connection } => {
-                shard.handle(now, Event::Drained(connection), outbox)
+                shard.handle(now, Event::Drained(connection), outbox);
             }
             driver::Event::PeerClosed { connection } => {
-                shard.handle(now, Event::PeerClosed(connection), outbox)
+                shard.handle(now, Event::PeerClosed(connection), outbox);
             }
             driver::Event::Closed { connection, .. } => {
-                shard.handle(now, Event::Closed(connection), outbox)
+                shard.handle(now, Event::Closed(connection), outbox);
             }
             driver::Event::Connected { .. } | driver::Event::Woken => {}
         }

@@ -141,14 +141,14 @@ impl Shard {
                 self.edge.accepted(&mut turn, connection, websocket, peer);
             }
             Event::Received { connection, bytes } => {
-                self.edge.received(&mut turn, connection, bytes)
+                self.edge.received(&mut turn, connection, bytes);
             }
             Event::Drained(connection) => self.edge.drained(&mut turn, connection),
             Event::PeerClosed(connection) => self.edge.peer_closed(&mut turn, connection),
             Event::Closed(connection) => self.edge.closed(&mut turn, connection),
             Event::Core(message) => turn.outbox.local.push_back(message),
             Event::Engine(completion) => {
-                completed(&mut self.owner, &mut self.home, &mut turn, completion)
+                completed(&mut self.owner, &mut self.home, &mut turn, completion);
             }
             Event::Admin(id, request) => return self.answer(now, outbox, id, request),
             Event::Tick { .. } => {
@@ -194,7 +194,7 @@ impl Shard {
             congested: self.congested,
         };
         let reply = crate::admin::answer(
-            &mut self.edge,
+            &self.edge,
             &mut self.owner,
             &mut self.home,
             &mut turn,
@@ -305,10 +305,10 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         pending_bytes: stats.pending_bytes,
         connections,
         sessions_connected,
-        sessions: home.directory().len() as u64,
+        sessions: home.directory().count() as u64,
         sessions_offline: home.offline(),
         subscriptions: owner.subscriptions.count(),
-        retained_messages: owner.retained().len() as u64,
+        retained_messages: owner.retained().count() as u64,
         retained_bytes: owner.retained().bytes() as u64,
         hottest_roots: owner.hottest_roots(),
         driver: reactor::driver::DriverCounters::default(),
@@ -341,7 +341,7 @@ fn fire(edge: &mut Edge, home: &mut Home, turn: &mut Turn<'_>) {
     let mut due = Vec::new();
     turn.timers
         .expire(turn.now.mono_ms, Shard::TIMERS_PER_TICK, |timer| {
-            due.push(timer)
+            due.push(timer);
         });
     for timer in due {
         match timer {
@@ -381,7 +381,7 @@ fn dispatch(
             home.operation_step(turn, reply.request, Some(existed));
         }
         CoreMessage::SubscriptionDone { reply, existed } => {
-            edge.subscription_done(turn, reply, existed)
+            edge.subscription_done(turn, reply, existed);
         }
         CoreMessage::SharedPresence {
             filter,

@@ -185,7 +185,7 @@ impl SessionIds {
     }
 
     /// A new id, never given before.
-    pub fn next(&mut self) -> SessionId {
+    pub fn issue(&mut self) -> SessionId {
         self.next += 1;
         SessionId(self.next)
     }

@@ -244,8 +244,8 @@ fn disk_mib(folder: &Path) -> Outcome<f64> {
 /// A library with a layout and a commit mode.
 struct Contender {
     name: &'static str,
-    measure: fn(&Path, &Contender, &str, &mut Figures) -> Outcome<()>,
-    die: fn(&Path, &Contender) -> Outcome<()>,
+    measure: fn(&Path, &Self, &str, &mut Figures) -> Outcome<()>,
+    die: fn(&Path, &Self) -> Outcome<()>,
     layout: Layout,
     mode: Mode,
 }

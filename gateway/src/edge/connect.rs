@@ -169,7 +169,7 @@ impl Edge {
                 };
                 self.refuse(turn, id, version, reason);
             }
-            (None, Ok(session)) => self.give_back(turn, id, session),
+            (None, Ok(session)) => Self::give_back(turn, id, session),
             (None, Err(_)) => {}
         }
     }
@@ -243,7 +243,7 @@ impl Edge {
     }
 
     /// The connection is gone before its session came: the home takes the session back.
-    fn give_back(&mut self, turn: &mut Turn<'_>, id: ConnectionId, session: AttachedSession) {
+    fn give_back(turn: &mut Turn<'_>, id: ConnectionId, session: AttachedSession) {
         let detach = Detach {
             home: session.home,
             connection: id,

@@ -75,7 +75,7 @@ impl Edge {
                     user_properties: UserProperties::default(),
                 };
                 link.write(turn, |out| {
-                    encode::ack(out, session.version, PacketType::PubRel, &ack)
+                    encode::ack(out, session.version, PacketType::PubRel, &ack);
                 });
             }
         }
@@ -261,7 +261,7 @@ fn write_publish(
         header.topic_alias = aliases.assign(parts.topic, maximum);
     }
     link.write(turn, |out| {
-        encode::publish_parts(out, version, header, &parts)
+        encode::publish_parts(out, version, header, &parts);
     });
     true
 }

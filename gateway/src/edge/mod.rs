@@ -13,6 +13,7 @@ mod deliver;
 mod depart;
 mod inbound;
 mod link;
+mod publish;
 mod session;
 mod subscribe;
 mod websocket;
@@ -167,6 +168,7 @@ impl Edge {
     }
 
     /// Keeps the bytes of an incomplete packet, or of packets that cannot be taken now.
+    #[expect(clippy::box_collection, reason = "it is kept boxed")]
     fn keep(&mut self, turn: &mut Turn<'_>, id: ConnectionId, partial: Box<Vec<u8>>) {
         let Some(connection) = self.connection(id) else {
             return;

@@ -313,7 +313,7 @@ impl Edge {
         self.ask_scan(turn, key);
     }
 
-    fn ask_scan(&mut self, turn: &mut Turn<'_>, key: Key) {
+    fn ask_scan(&self, turn: &mut Turn<'_>, key: Key) {
         let Some(scan) = self.scans.get(key) else {
             return;
         };

@@ -97,6 +97,7 @@ impl Memory {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each command")]
     fn apply(&mut self, core: u16, command: &Command, out: &mut Vec<(u16, Completion)>) {
         match command {
             Command::PutSession {

@@ -29,7 +29,7 @@ impl Directory {
     }
 
     /// Number of sessions, those that are being made or deleted included.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.by_client_id.len()
     }
 

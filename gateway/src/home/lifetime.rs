@@ -1,16 +1,75 @@
-//! The end of sessions: expiry, wills with a delay, deletion, and what an operator orders.
+//! Sessions that come back from the store, and the end of sessions: expiry, wills with a delay, deletion, and what an
+//! operator orders.
+
+use std::net::SocketAddr;
 
 use edge_proto::reason::ReasonCode;
 use reactor::slab::Key;
 
-use super::{Home, Phase, Request, publish_will};
+use super::mailbox::Mailbox;
+use super::{Durable, Home, HomeSession, Phase, Request, publish_will};
 use crate::core_message::{CoreMessage, UnsubscribeRequest};
-use crate::engine::Command;
+use crate::engine::{Command, MailboxSummary, SessionRecord};
 use crate::message::SessionId;
 use crate::metrics::DropReason;
 use crate::turn::{Timer, Turn};
 
 impl Home {
+    /// Takes over a session from the store; it is offline.
+    pub fn restore_session(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: SessionId,
+        record: SessionRecord,
+        mailbox: MailboxSummary,
+        received: Vec<u16>,
+    ) {
+        let unix_ms = turn.now.unix_ms;
+        let disconnected_at_unix_ms = record.disconnected_at_unix_ms.unwrap_or(unix_ms);
+        // A will that is still there was neither published nor discarded: its connection ended with the node.
+        let will_at = record
+            .will
+            .as_ref()
+            .map(|will| disconnected_at_unix_ms + u64::from(will.delay_s) * 1000);
+        let durable = Durable {
+            expiry_s: record.expiry_s,
+            disconnected_at_unix_ms: Some(disconnected_at_unix_ms),
+            will_at_unix_ms: will_at,
+            received,
+            mailbox: Mailbox::restored(mailbox, turn.stats),
+            ..Durable::default()
+        };
+        let key = self.sessions.insert(HomeSession {
+            client_id: record.client_id,
+            session: id,
+            phase: Phase::Offline,
+            next: None,
+            will: record.will.map(Box::new),
+            durable: Some(Box::new(durable)),
+            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
+        });
+        self.durable.insert(id, key);
+        self.arm(turn, key);
+    }
+
+    /// Takes over a subscription from the store, if its session is here.
+    pub fn restore_subscription(&mut self, session: SessionId, filter: &str) {
+        let Some(key) = self.durable.get(&session) else {
+            return;
+        };
+        let Some(durable) = self
+            .sessions
+            .get_mut(*key)
+            .and_then(|session| session.durable.as_mut())
+        else {
+            return;
+        };
+        durable.subscriptions += 1;
+        if filter.starts_with("$share/") {
+            durable.shared.push(filter.into());
+        }
+    }
+
     /// A durable session has lost its connection: it waits, or ends at once.
     pub(super) fn went_offline(&mut self, turn: &mut Turn<'_>, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else {
@@ -30,7 +89,7 @@ impl Home {
                 }
             }
             Some(delay_s) => {
-                durable.will_at_unix_ms = Some(turn.now.unix_ms + u64::from(delay_s) * 1000)
+                durable.will_at_unix_ms = Some(turn.now.unix_ms + u64::from(delay_s) * 1000);
             }
             None => {}
         }

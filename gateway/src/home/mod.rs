@@ -27,7 +27,7 @@ use reactor::slab::{Key, Slab};
 use reactor::wheel::TimerKey;
 
 use crate::core_message::{Attach, Attached, AttachedSession, CoreMessage, Detach, Origin};
-use crate::engine::{Command, Completion, MailboxSummary, SessionRecord, WillRecord};
+use crate::engine::{Command, Completion, SessionRecord, WillRecord};
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
 use crate::shard::{TokenRole, token};
@@ -140,12 +140,12 @@ impl Home {
         }
         let key = match known {
             Some(key) => key,
-            None if self.sessions.len() >= turn.facts.limits.sessions_max => {
+            None if self.sessions.count() >= turn.facts.limits.sessions_max => {
                 return refuse(turn, &attach, ReasonCode::QuotaExceeded);
             }
             None => self.sessions.insert(HomeSession {
                 client_id: attach.client_id.clone(),
-                session: turn.ids.next(),
+                session: turn.ids.issue(),
                 phase: Phase::Offline,
                 next: None,
                 will: None,
@@ -188,11 +188,11 @@ impl Home {
         };
         match &session.durable {
             Some(durable) if attach.clean_start || durable.is_expired(turn.now.unix_ms) => {
-                self.delete(turn, key)
+                self.delete(turn, key);
             }
             Some(_) => self.resume(turn, key),
             None if attach.expiry_s > 0 => {
-                session.session = turn.ids.next();
+                session.session = turn.ids.issue();
                 session.durable = Some(Box::new(Durable {
                     expiry_s: attach.expiry_s,
                     ..Durable::default()
@@ -203,7 +203,7 @@ impl Home {
                 self.put(turn, key, Some(Request::Stored(key)));
             }
             None => {
-                session.session = turn.ids.next();
+                session.session = turn.ids.issue();
                 self.connect(turn, key, false);
             }
         }
@@ -345,7 +345,7 @@ impl Home {
                 self.page(turn, key, read, entries, end);
             }
             (Some(Request::Subscription(operation)), _) => {
-                self.operation_step(turn, operation, None)
+                self.operation_step(turn, operation, None);
             }
             (Some(Request::Deleted(_) | Request::Read { .. }) | None, _) => {}
         }
@@ -401,61 +401,6 @@ impl Home {
         self.next_request += 1;
         self.requests.insert(self.next_request, request);
         token(TokenRole::Home, self.next_request)
-    }
-
-    /// Takes over a session from the store; it is offline.
-    pub fn restore_session(
-        &mut self,
-        turn: &mut Turn<'_>,
-        id: SessionId,
-        record: SessionRecord,
-        mailbox: MailboxSummary,
-        received: Vec<u16>,
-    ) {
-        let unix_ms = turn.now.unix_ms;
-        let disconnected_at_unix_ms = record.disconnected_at_unix_ms.unwrap_or(unix_ms);
-        // A will that is still there was neither published nor discarded: its connection ended with the node.
-        let will_at = record
-            .will
-            .as_ref()
-            .map(|will| disconnected_at_unix_ms + u64::from(will.delay_s) * 1000);
-        let durable = Durable {
-            expiry_s: record.expiry_s,
-            disconnected_at_unix_ms: Some(disconnected_at_unix_ms),
-            will_at_unix_ms: will_at,
-            received,
-            mailbox: Mailbox::restored(mailbox, turn.stats),
-            ..Durable::default()
-        };
-        let key = self.sessions.insert(HomeSession {
-            client_id: record.client_id,
-            session: id,
-            phase: Phase::Offline,
-            next: None,
-            will: record.will.map(Box::new),
-            durable: Some(Box::new(durable)),
-            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
-        });
-        self.durable.insert(id, key);
-        self.arm(turn, key);
-    }
-
-    /// Takes over a subscription from the store, if its session is here.
-    pub fn restore_subscription(&mut self, session: SessionId, filter: &str) {
-        let Some(key) = self.durable.get(&session) else {
-            return;
-        };
-        let Some(durable) = self
-            .sessions
-            .get_mut(*key)
-            .and_then(|session| session.durable.as_mut())
-        else {
-            return;
-        };
-        durable.subscriptions += 1;
-        if filter.starts_with("$share/") {
-            durable.shared.push(filter.into());
-        }
     }
 
     fn is_durable(&self, key: Key) -> bool {

@@ -168,7 +168,7 @@ impl Home {
         let Some(durable) = durable else { return };
         match done.subscribe {
             None => {
-                durable.subscriptions = durable.subscriptions.saturating_sub(u32::from(existed))
+                durable.subscriptions = durable.subscriptions.saturating_sub(u32::from(existed));
             }
             Some(record) => {
                 durable.subscriptions += u32::from(!existed);
@@ -187,7 +187,7 @@ impl Home {
         }
     }
 
-    fn continue_scan(&mut self, turn: &mut Turn<'_>, key: Key) {
+    fn continue_scan(&self, turn: &mut Turn<'_>, key: Key) {
         let Some(scan) = self.scans.get(key) else {
             return;
         };
@@ -221,7 +221,7 @@ impl Home {
     }
 
     fn send_retained(
-        &mut self,
+        &self,
         turn: &mut Turn<'_>,
         home: Key,
         message: Arc<Message>,

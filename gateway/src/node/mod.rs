@@ -372,7 +372,7 @@ fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
     let Some(address) = config.admin.address.0 else {
         return Ok(None);
     };
-    let listener = TcpListener::bind(address);
+    let listener = bind_alone(address);
     listener.map(Some).map_err(|source| StartError::Listen {
         key: "admin.address",
         address,
@@ -395,8 +395,7 @@ fn plan_listeners(config: &Config) -> Result<Vec<(Listener, &'static str)>, Star
         .map(|address| ("websocket", "listeners.websocket", *address));
     let mut plan = Vec::new();
     for (kind, key, address) in tcp.chain(websocket) {
-        let free = TcpListener::bind(address);
-        match free {
+        match bind_alone(address) {
             Ok(_) => plan.push((Listener { kind, address }, key)),
             Err(error) if is_missing_ipv6(address, &error) => {
                 tracing::warn!(%address, "this machine has no IPv6; the address is left out");
@@ -411,6 +410,23 @@ fn plan_listeners(config: &Config) -> Result<Vec<(Listener, &'static str)>, Star
         }
     }
     Ok(plan)
+}
+
+/// Binds an address that nobody else listens on. The kernel tears the rings of a killed process down some milliseconds after
+/// the process, and their accepts hold its sockets until then, so a busy address gets a moment.
+fn bind_alone(address: SocketAddr) -> std::io::Result<TcpListener> {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+    const STEP: std::time::Duration = std::time::Duration::from_millis(20);
+    let mut waited = std::time::Duration::ZERO;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && waited < PATIENCE => {
+                std::thread::park_timeout(STEP);
+                waited += STEP;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// True when an IPv6 address cannot be had because the machine has no IPv6 at all (a default listener is on `[::1]`).
@@ -435,7 +451,7 @@ fn collect_wakers(reports: &Receiver<CoreReport>, cores: u16) -> Result<Vec<Wake
     wakers
         .into_iter()
         .collect::<Option<Vec<Waker>>>()
-        .ok_or(StartError::System {
+        .ok_or_else(|| StartError::System {
             what: "the core threads",
             source: std::io::ErrorKind::BrokenPipe.into(),
         })

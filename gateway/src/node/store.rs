@@ -67,7 +67,7 @@ impl Store {
 fn log_event(event: EngineEvent<'_>) {
     match event {
         EngineEvent::Failing { error } => {
-            tracing::error!(%error, "the engine cannot store; nothing is acknowledged meanwhile")
+            tracing::error!(%error, "the engine cannot store; nothing is acknowledged meanwhile");
         }
         EngineEvent::Recovered { after } => tracing::info!(?after, "the engine stores again"),
     }

@@ -6,6 +6,7 @@
 
 pub mod hot;
 pub mod retained;
+mod subscribers;
 pub mod subscriptions;
 
 use std::collections::BTreeMap;
@@ -101,23 +102,8 @@ impl Owner {
             turn.outbox.engine.push_back(store);
             outstanding += 1;
         }
-        let waits = origin != Origin::Nobody;
-        for (core, recipients) in routes.live {
-            outstanding += u32::from(waits);
-            let answer = waits.then_some((turn.facts.core, id));
-            let is_lossy = !waits
-                && recipients
-                    .iter()
-                    .all(|recipient| recipient.delivery.qos == QoS::AtMostOnce);
-            let deliver = Deliver {
-                message: message.clone(),
-                recipients,
-                answer,
-                is_lossy,
-            };
-            turn.outbox
-                .tell(core, CoreMessage::Deliver(Box::new(deliver)));
-        }
+        let answer = (origin != Origin::Nobody).then_some((turn.facts.core, id));
+        outstanding += deliver_live(turn, &message, routes.live, answer);
         for (core, recipients) in routes.homes {
             let deliver = DeliverHome {
                 message: message.clone(),
@@ -325,6 +311,35 @@ impl Routes {
             }
         }
     }
+}
+
+/// Sends a message to the edges of its live recipients; returns how many answers will come.
+fn deliver_live(
+    turn: &mut Turn<'_>,
+    message: &Arc<Message>,
+    live: BTreeMap<u16, Vec<Recipient>>,
+    answer: Option<(u16, u64)>,
+) -> u32 {
+    let answers = if answer.is_some() {
+        live.len() as u32
+    } else {
+        0
+    };
+    for (core, recipients) in live {
+        let all_lossy = recipients
+            .iter()
+            .all(|recipient| recipient.delivery.qos == QoS::AtMostOnce);
+        let is_lossy = answer.is_none() && all_lossy;
+        let deliver = Deliver {
+            message: message.clone(),
+            recipients,
+            answer,
+            is_lossy,
+        };
+        turn.outbox
+            .tell(core, CoreMessage::Deliver(Box::new(deliver)));
+    }
+    answers
 }
 
 fn finish(turn: &mut Turn<'_>, origin: Origin, recipients: u32) {

@@ -16,7 +16,7 @@ pub struct Retained {
 
 impl Retained {
     /// Number of messages.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.messages.len()
     }
 

@@ -4,8 +4,9 @@ use std::cell::Cell;
 
 use edge_proto::trie::FilterTrie;
 use foldhash::fast::FixedState;
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashMap;
 
+use super::subscribers::SubscriberSet;
 use crate::core_message::{Subscriber, Target};
 use crate::engine::Delivery;
 use crate::message::{Message, SessionId};
@@ -31,21 +32,6 @@ enum FilterSet {
 struct Entry {
     subscribers: SubscriberSet,
     groups: Vec<Group>,
-}
-
-/// A set of subscribers by session, in no order. One costs no allocation, many get an index.
-#[derive(Debug, Default)]
-enum SubscriberSet {
-    #[default]
-    None,
-    One(Subscriber),
-    Many(Box<IndexedSubscribers>),
-}
-
-#[derive(Debug, Default)]
-struct IndexedSubscribers {
-    list: Vec<Subscriber>,
-    index: HashTable<u32>,
 }
 
 /// The members of one shared subscription.
@@ -344,141 +330,6 @@ impl Group {
             .expect("a group has members");
         self.turn.set(picked + 1);
         self.members[picked].subscriber
-    }
-}
-
-impl SubscriberSet {
-    /// From this many on there is an index.
-    const INDEX_FROM: usize = 16;
-
-    fn as_slice(&self) -> &[Subscriber] {
-        match self {
-            Self::None => &[],
-            Self::One(subscriber) => std::slice::from_ref(subscriber),
-            Self::Many(many) => &many.list,
-        }
-    }
-
-    /// True when the session was in the set; its subscription is replaced.
-    fn insert(&mut self, subscriber: Subscriber) -> bool {
-        match self {
-            Self::None => {
-                *self = Self::One(subscriber);
-                false
-            }
-            Self::One(known) if known.session == subscriber.session => {
-                *known = subscriber;
-                true
-            }
-            Self::One(known) => {
-                let mut many = IndexedSubscribers {
-                    list: vec![*known],
-                    index: HashTable::new(),
-                };
-                many.insert(subscriber);
-                *self = Self::Many(Box::new(many));
-                false
-            }
-            Self::Many(many) => many.insert(subscriber),
-        }
-    }
-
-    /// True when the session was in the set.
-    fn remove(&mut self, session: SessionId) -> bool {
-        match self {
-            Self::None => false,
-            Self::One(known) => {
-                let found = known.session == session;
-                if found {
-                    *self = Self::None;
-                }
-                found
-            }
-            Self::Many(many) => {
-                let found = many.remove(session);
-                if many.list.is_empty() {
-                    *self = Self::None;
-                }
-                found
-            }
-        }
-    }
-}
-
-fn hash(session: SessionId) -> u64 {
-    use std::hash::BuildHasher;
-    FixedState::default().hash_one(session)
-}
-
-impl IndexedSubscribers {
-    fn position(&self, session: SessionId) -> Option<usize> {
-        if self.index.is_empty() {
-            return self.list.iter().position(|known| known.session == session);
-        }
-        let found = |&index: &u32| self.list[index as usize].session == session;
-        self.index
-            .find(hash(session), found)
-            .map(|&index| index as usize)
-    }
-
-    fn insert(&mut self, subscriber: Subscriber) -> bool {
-        if let Some(position) = self.position(subscriber.session) {
-            self.list[position] = subscriber;
-            return true;
-        }
-        self.list.push(subscriber);
-        if !self.index.is_empty() {
-            self.index_last();
-        } else if self.list.len() >= SubscriberSet::INDEX_FROM {
-            let list = &self.list;
-            for (index, subscriber) in list.iter().enumerate() {
-                let rehash = |&known: &u32| hash(list[known as usize].session);
-                self.index
-                    .insert_unique(hash(subscriber.session), index as u32, rehash);
-            }
-        }
-        false
-    }
-
-    fn index_last(&mut self) {
-        let last = self.list.len() - 1;
-        let list = &self.list;
-        self.index
-            .insert_unique(hash(list[last].session), last as u32, |&known| {
-                hash(list[known as usize].session)
-            });
-    }
-
-    fn remove(&mut self, session: SessionId) -> bool {
-        let Some(position) = self.position(session) else {
-            return false;
-        };
-        if !self.index.is_empty() {
-            self.unindex(session, position);
-            let last = self.list.len() - 1;
-            if position != last {
-                let moved = self.list[last].session;
-                self.unindex(moved, last);
-                self.list.swap_remove(position);
-                let list = &self.list;
-                self.index
-                    .insert_unique(hash(moved), position as u32, |&known| {
-                        hash(list[known as usize].session)
-                    });
-                return true;
-            }
-        }
-        self.list.swap_remove(position);
-        true
-    }
-
-    fn unindex(&mut self, session: SessionId, position: usize) {
-        if let Ok(entry) = self
-            .index
-            .find_entry(hash(session), |&index| index as usize == position)
-        {
-            entry.remove();
-        }
     }
 }
 

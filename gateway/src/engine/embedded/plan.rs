@@ -46,6 +46,7 @@ pub(super) struct Planner<'a> {
 }
 
 impl Planner<'_> {
+    #[expect(clippy::too_many_lines, reason = "one arm for each command")]
     pub(super) fn apply(&mut self, core: u16, command: &Command) {
         self.promises |= !matches!(command, Command::Ack { .. } | Command::ReadMailbox { .. });
         match command {

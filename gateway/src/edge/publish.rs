@@ -1,0 +1,240 @@
+//! PUBLISH from a client: checked, handed to the owner of its root, and answered in the order of arrival.
+
+use std::sync::Arc;
+
+use edge_proto::encode;
+use edge_proto::packet::{PacketType, Publish, QoS, Version};
+use edge_proto::reason::{ReasonCode, Violation};
+use edge_proto::session::inbound::{Answer, Arrival};
+use edge_proto::topic::TopicName;
+use reactor::driver::ConnectionId;
+
+use super::depart::Leave;
+use super::inbound::write_ack;
+use super::link::Link;
+use super::session::Session;
+use super::{Edge, Flow, tells_reasons};
+use crate::core_message::{CoreMessage, Origin, PublishRequest};
+use crate::message::{Message, MessageParts};
+use crate::turn::Turn;
+
+const OVER_MAXIMUM: Violation = Violation::new(
+    ReasonCode::ReceiveMaximumExceeded,
+    "MQTT-3.3.4-7",
+    "more unacknowledged messages than the server's Receive Maximum",
+);
+
+impl Edge {
+    /// PUBLISH (§3.3).
+    pub(super) fn publish(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+    ) -> Result<Flow, Violation> {
+        if publish.qos > QoS::AtMostOnce && Self::is_overloaded(turn) {
+            self.stalled.push_back(id);
+            return Ok(Flow::Stall);
+        }
+        let limits = &turn.facts.limits;
+        let Some((link, session)) = self.live(id) else {
+            return Ok(Flow::Closed);
+        };
+        if publish.qos > QoS::AtMostOnce && session.traffic().inbound.is_busy(limits.processing_max)
+        {
+            return Ok(Flow::Stall);
+        }
+        // What can break a rule comes before the packet identifier is taken, or its session would wait for an answer for ever.
+        let alias = resolve_alias(session, publish, limits.topic_alias_maximum)?;
+        let topic = alias.as_deref().unwrap_or(publish.topic);
+        let levels = TopicName::parse(topic)?.levels().count();
+        if let Some(packet_id) = publish.packet_id
+            && !take_packet_id(link, session, turn, packet_id, publish.qos)?
+        {
+            return Ok(Flow::Continue);
+        }
+        turn.stats.counters.publishes_received += 1;
+        if levels > turn.facts.limits.topic_levels_max || topic.starts_with('$') {
+            // Correct, but nothing that a client may publish to (MQTT-4.7.2-1 reserves `$` for the server).
+            self.answer(turn, id, publish.packet_id, ReasonCode::TopicNameInvalid);
+            return Ok(Flow::Continue);
+        }
+        let message = Arc::new(message_of(turn, session, topic, publish));
+        let mut origin = Origin::Nobody;
+        if let Some(packet_id) = publish.packet_id {
+            let bytes = message.queued_bytes() as u32;
+            turn.stats.pending_bytes += u64::from(bytes);
+            origin = Origin::Client {
+                core: turn.facts.core,
+                connection: id,
+                packet_id,
+                bytes,
+            };
+        }
+        let exactly_once = session.durable && publish.qos == QoS::ExactlyOnce;
+        let received = publish
+            .packet_id
+            .filter(|_| exactly_once)
+            .map(|packet_id| (session.session, packet_id));
+        let owner = turn.facts.owner_of_topic(topic);
+        turn.outbox.tell(
+            owner,
+            CoreMessage::Publish(Box::new(PublishRequest {
+                message,
+                origin,
+                received,
+            })),
+        );
+        Ok(Flow::Continue)
+    }
+
+    /// Answers a PUBLISH that goes no further.
+    fn answer(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        packet_id: Option<u16>,
+        reason: ReasonCode,
+    ) {
+        turn.stats.counters.publishes_refused += 1;
+        if let (Some(packet_id), Some((_, session))) = (packet_id, self.live(id)) {
+            session.traffic().inbound.done(packet_id, reason);
+            self.send_answers(turn, id);
+        }
+    }
+
+    /// The owner has answered for a publish of this core's client.
+    pub fn publish_done(&mut self, turn: &mut Turn<'_>, origin: Origin, reason: ReasonCode) {
+        let Origin::Client {
+            connection: id,
+            packet_id,
+            bytes,
+            ..
+        } = origin
+        else {
+            return;
+        };
+        turn.stats.pending_bytes -= u64::from(bytes);
+        if let Some((_, session)) = self.live(id) {
+            session.traffic().inbound.done(packet_id, reason);
+            self.send_answers(turn, id);
+        } else if let Some(detaching) = self.detaching.get_mut(&id) {
+            detaching.inbound.done(packet_id, reason);
+            while detaching.inbound.next_answer().is_some() {}
+            self.detach_if_quiet(turn, id);
+        }
+    }
+
+    /// Sends the acknowledgements whose turn has come.
+    fn send_answers(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+        let Some((link, session)) = self.live(id) else {
+            return;
+        };
+        while let Some(answer) = session.traffic().inbound.next_answer() {
+            if answer.reason.is_error() && !tells_reasons(session.version) {
+                // 3.1.1 cannot refuse a message; acknowledging it would claim that it is stored.
+                return self.leave(turn, id, Leave::because(answer.reason));
+            }
+            turn.stats.counters.publishes_acknowledged += 1;
+            write_answer(link, session, turn, answer);
+        }
+        self.resume(turn, id);
+    }
+}
+
+/// Notes that a packet identifier is in use; false when the packet is a repetition, which is answered here if it can be.
+fn take_packet_id(
+    link: &mut Link,
+    session: &mut Session,
+    turn: &mut Turn<'_>,
+    packet_id: u16,
+    qos: QoS,
+) -> Result<bool, Violation> {
+    // A 3.1.1 client knows no Receive Maximum; its packet identifiers are the bound.
+    let is_v5 = session.version == Version::V5;
+    let receive_maximum = if is_v5 {
+        turn.facts.limits.receive_maximum
+    } else {
+        u16::MAX
+    };
+    match session
+        .traffic()
+        .inbound
+        .publish(packet_id, qos, receive_maximum)
+    {
+        Arrival::New => Ok(true),
+        Arrival::Processing => Ok(false),
+        Arrival::Received => {
+            let answer = Answer {
+                packet_id,
+                qos,
+                reason: ReasonCode::Success,
+            };
+            write_answer(link, session, turn, answer);
+            Ok(false)
+        }
+        Arrival::OverMaximum => Err(OVER_MAXIMUM),
+    }
+}
+
+/// The topic that an alias stands for; `None` when the packet names its topic itself.
+fn resolve_alias(
+    session: &mut Session,
+    publish: &Publish<'_>,
+    maximum: u16,
+) -> Result<Option<Box<str>>, Violation> {
+    let Some(alias) = publish.properties.topic_alias else {
+        return Ok(None);
+    };
+    if alias > maximum {
+        let detail = "a topic alias above the server's Topic Alias Maximum";
+        return Err(Violation::new(
+            ReasonCode::TopicAliasInvalid,
+            "MQTT-3.3.2-9",
+            detail,
+        ));
+    }
+    let aliases = session.traffic().inbound_aliases.get_or_insert_default();
+    if publish.topic.is_empty() {
+        let unknown = Violation::protocol("MQTT5 §3.3.2.3.4", "a topic alias that was never set");
+        return aliases
+            .topic(alias)
+            .map(|topic| Some(topic.into()))
+            .ok_or(unknown);
+    }
+    aliases.set(alias, publish.topic);
+    Ok(None)
+}
+
+fn message_of(turn: &Turn<'_>, session: &Session, topic: &str, publish: &Publish<'_>) -> Message {
+    let mut properties = Vec::new();
+    encode::forwarded_properties(&mut properties, &publish.properties);
+    let expiry = publish.properties.message_expiry_s;
+    Message::new(MessageParts {
+        topic,
+        properties: &properties,
+        payload: publish.payload,
+        qos: publish.qos,
+        retain: publish.retain,
+        expires_at_unix_ms: expiry.map_or(u64::MAX, |seconds| {
+            turn.now.unix_ms + u64::from(seconds) * 1000
+        }),
+        publisher: session.session,
+    })
+}
+
+fn write_answer(link: &mut Link, session: &Session, turn: &mut Turn<'_>, answer: Answer) {
+    let packet_type = if answer.qos == QoS::AtLeastOnce {
+        PacketType::PubAck
+    } else {
+        PacketType::PubRec
+    };
+    write_ack(
+        link,
+        session,
+        turn,
+        packet_type,
+        answer.packet_id,
+        answer.reason,
+    );
+}
