@@ -102,7 +102,9 @@ pub(crate) struct Growth {
     pub(crate) cache: String,
     /// Objects more than before, whole machine.
     pub(crate) objects: i64,
-    /// Bytes of an object with its share of the slab.
+    /// Bytes of an object.
+    pub(crate) object_bytes: u64,
+    /// The same with what no object of a slab uses.
     pub(crate) share_bytes: f64,
     /// Objects of one session at the server.
     pub(crate) per_session: f64,
@@ -121,38 +123,33 @@ pub(crate) struct Division {
     pub(crate) both_here: bool,
 }
 
-/// A socket has one of each.
-const SOCKET: [&str; 3] = ["sock_inode_cache", "filp", "dentry"];
+/// A TCP session is one socket at each end, and a socket has one of each.
+const SOCKET: [&str; 4] = ["TCP", "sock_inode_cache", "filp", "dentry"];
 
 /// What a session costs the kernel at the server's side, cache by cache; the largest first.
 ///
-/// TCP sockets are counted, and both ends of a connection are alike: a session has half of the growth of `TCP`. A socket has
-/// one inode, one file and one dentry; the last two are used by the whole machine, so they are taken from the number of
-/// sockets and the measured growth is shown beside. A request of a ring (`io_kiocb`) waits for each idle connection on each
-/// side that has rings. `eventpoll_epi` is shared with the port buckets of outgoing connections: a server on epoll has one
-/// per session, one on io_uring has none. General caches (`kmalloc-…`, `skbuff…`) count half when they grew by at
-/// least one object for two sessions: less is the noise of the machine.
+/// Sockets are known, not estimated: one at each end. The measured growth is shown beside, and tells by how much others on
+/// the machine opened or closed sockets meanwhile. A ring has at least one request (`io_kiocb`) waiting for each idle
+/// connection; what it has more is measured, half of it the generator's when that has rings too. `eventpoll_epi` is shared
+/// with the port buckets of outgoing connections: a server on epoll has one per session, one on io_uring has none. General
+/// caches (`kmalloc-…`, `skbuff…`) count half when they grew by one object for two sessions or more: less is the noise of the
+/// machine.
 pub(crate) fn divide(before: &Kernel, after: &Kernel, division: Division) -> Vec<Growth> {
     let sessions = division.sessions.max(1) as f64;
     let sides = if division.both_here { 2.0 } else { 1.0 };
-    let grown = |name: &str| {
-        let objects = |kernel: &Kernel| kernel.caches.get(name).map_or(0, |cache| cache.objects);
-        objects(after) as i64 - objects(before) as i64
-    };
-    let sockets_per_session = grown("TCP").max(0) as f64 / sides / sessions;
+    let objects = |kernel: &Kernel, name: &str| kernel.caches.get(name).map_or(0, |cache| cache.objects) as i64;
     let mut list: Vec<Growth> = after
         .caches
         .iter()
         .map(|(name, cache)| {
-            let objects = grown(name);
+            let objects = objects(after, name) - objects(before, name);
             let each = objects.max(0) as f64 / sessions;
             let per_session = match name.as_str() {
-                "TCP" => sockets_per_session,
-                name if SOCKET.contains(&name) => sockets_per_session,
+                name if SOCKET.contains(&name) => 1.0,
                 "io_kiocb" if !division.server_uring => 0.0,
-                "io_kiocb" if division.generator_uring => each / sides,
-                "io_kiocb" => each,
-                "eventpoll_epi" if division.server_uring => 0.0,
+                "io_kiocb" if division.generator_uring => (each / sides).max(1.0),
+                "io_kiocb" => each.max(1.0),
+                "eventpoll_epi" | "eventpoll_pwq" if division.server_uring => 0.0,
                 "eventpoll_epi" | "eventpoll_pwq" => each.min(1.0),
                 name if is_general(name) && each >= 0.5 => each / sides,
                 _ => 0.0,
@@ -160,6 +157,7 @@ pub(crate) fn divide(before: &Kernel, after: &Kernel, division: Division) -> Vec
             Growth {
                 cache: name.clone(),
                 objects,
+                object_bytes: cache.object_bytes,
                 share_bytes: cache.share_bytes,
                 per_session,
             }
@@ -170,8 +168,19 @@ pub(crate) fn divide(before: &Kernel, after: &Kernel, division: Division) -> Vec
     list
 }
 
+/// Growth of TCP sockets on the whole machine by session: 2 when nobody else opened or closed any, both ends being here.
+pub(crate) fn sockets_per_session(before: &Kernel, after: &Kernel, sessions: u32) -> f64 {
+    let objects = |kernel: &Kernel| kernel.caches.get("TCP").map_or(0, |cache| cache.objects) as f64;
+    (objects(after) - objects(before)) / f64::from(sessions.max(1))
+}
+
 fn bytes_of(growth: &Growth) -> f64 {
     growth.per_session * growth.share_bytes
+}
+
+/// Bytes of the kernel's objects for one session.
+pub(crate) fn object_bytes(growth: &[Growth]) -> f64 {
+    growth.iter().map(|growth| growth.per_session * growth.object_bytes as f64).sum()
 }
 
 /// Bytes of the kernel for one session, slack of the slabs included.
@@ -215,14 +224,15 @@ mod tests {
     #[test]
     fn the_generators_half_is_not_the_servers() {
         let before = kernel_with(&[("TCP", 10, 2500.0), ("io_kiocb", 0, 256.0), ("dentry", 9000, 195.0)]);
-        let after = kernel_with(&[("TCP", 2010, 2500.0), ("io_kiocb", 2000, 256.0), ("dentry", 9500, 195.0)]);
+        let after = kernel_with(&[("TCP", 2310, 2500.0), ("io_kiocb", 3000, 256.0), ("dentry", 9500, 195.0)]);
         let mut division = Division {
             sessions: 1000,
             server_uring: true,
             generator_uring: true,
             both_here: true,
         };
-        assert_eq!(kernel_bytes(&divide(&before, &after, division)), 2500.0 + 256.0 + 195.0);
+        assert_eq!(kernel_bytes(&divide(&before, &after, division)), 2500.0 + 1.5 * 256.0 + 195.0);
+        assert_eq!(sockets_per_session(&before, &after, 1000), 2.3);
         division.server_uring = false;
         assert_eq!(kernel_bytes(&divide(&before, &after, division)), 2500.0 + 195.0);
     }

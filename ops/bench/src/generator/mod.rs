@@ -69,6 +69,8 @@ enum Command {
     Open { numbers: std::ops::Range<u32>, per_second: f64 },
     /// Each of its clients sends so many PINGREQs, one by one.
     Ping { rounds: u32 },
+    /// Ping all the time from now on, each client once in the keep-alive.
+    KeepAlive,
     /// Publish.
     Load(Load),
     /// Publish no more.
@@ -256,6 +258,12 @@ impl Generator {
         let count = before.live * u64::from(rounds);
         self.tell(&Command::Ping { rounds });
         self.wait(server, "pings", |totals| (totals.since(&before).pongs, count))
+    }
+
+    /// From now on as many clients ping in each second as do when sessions have been open for long. Before, a client pings
+    /// only when its keep-alive asks for it, which right after the ramp it does not.
+    pub(crate) fn keep_alive(&self) {
+        self.tell(&Command::KeepAlive);
     }
 
     /// Begins to publish.

@@ -20,6 +20,8 @@ use crate::clock::{self, Pace};
 const OPENING_MAX: usize = 96;
 /// Events and due work between two looks at the clock.
 const BATCH: u64 = 256;
+/// How long the connections of a thread may take to close.
+const CLOSING_LIMIT: Duration = Duration::from_secs(30);
 /// How long a thread waits at most.
 const IDLE: Duration = Duration::from_millis(200);
 
@@ -46,6 +48,8 @@ struct Thread<D> {
     pongs_due: u64,
     /// The next client to keep alive.
     keep_alive_next: usize,
+    /// How fast clients ping although their keep-alive does not ask for it yet.
+    keep_alive_pace: Option<Pace>,
     load: Option<Active>,
     latencies: Latencies,
     random: fastrand::Rng,
@@ -102,6 +106,7 @@ fn start<D: Driver>(
         ping_rounds: 0,
         pongs_due: 0,
         keep_alive_next: 0,
+        keep_alive_pace: None,
         load: None,
         latencies: Latencies::new(),
         random: fastrand::Rng::with_seed(seed),
@@ -130,6 +135,24 @@ impl<D: Driver> Thread<D> {
             self.ping_due();
             self.keep_alive_due();
             self.publish_due(now);
+        }
+        self.close_all()
+    }
+
+    /// Closes what is open. A ring that is dropped with requests in flight cancels them one by one, each by a search past
+    /// those that it has cancelled before: minutes for ten thousands.
+    fn close_all(&mut self) -> io::Result<()> {
+        let until = clock::now() + CLOSING_LIMIT;
+        for client in &mut self.clients {
+            if client.phase != Phase::Ended {
+                client.phase = Phase::Ended;
+                self.driver.close(client.connection, Close::Abort);
+            }
+        }
+        let mut events = Vec::new();
+        while self.driver.counters().connections > 0 && clock::now() < until {
+            self.driver.poll(Some(clock::now() + IDLE), &mut events)?;
+            events.clear();
         }
         Ok(())
     }
@@ -167,6 +190,11 @@ impl<D: Driver> Thread<D> {
                 self.opening = Some(Opening { numbers, pace });
             }
             Command::Ping { rounds } => self.ping_rounds = rounds,
+            Command::KeepAlive => {
+                let keep_alive_s = f64::from(self.shared.settings.keep_alive_s);
+                let per_second = self.clients.len() as f64 / keep_alive_s;
+                self.keep_alive_pace = (per_second.is_finite() && per_second > 0.0).then(|| Pace::new(clock::now(), per_second));
+            }
             Command::Load(load) => self.begin(load),
             Command::Quiet => self.load = None,
             Command::Forget => self.latencies = Latencies::new(),
@@ -305,12 +333,13 @@ impl<D: Driver> Thread<D> {
         self.send(place, out);
     }
 
-    /// When the next client has to show that it lives.
+    /// When the next client is to show that it lives.
     fn keep_alive_at(&self) -> Option<Instant> {
         let keep_alive_s = self.shared.settings.keep_alive_s;
         let client = self.clients.get(self.keep_alive_next).filter(|_| keep_alive_s > 0)?;
         let due_ms = u64::from(client.last_sent_ms) + u64::from(keep_alive_s) * 1_000;
-        Some(self.shared.epoch + Duration::from_millis(due_ms))
+        let due = self.shared.epoch + Duration::from_millis(due_ms);
+        Some(self.keep_alive_pace.as_ref().map_or(due, |pace| due.min(pace.next())))
     }
 
     /// Clients take turns, in the order in which they were opened: whoever comes next has been silent the longest.
@@ -319,6 +348,9 @@ impl<D: Driver> Thread<D> {
         for _ in 0..BATCH {
             if self.keep_alive_at().is_none_or(|at| at > now) {
                 return;
+            }
+            if let Some(pace) = &mut self.keep_alive_pace {
+                pace.take(1);
             }
             self.ping(self.keep_alive_next);
             self.clients[self.keep_alive_next].last_sent_ms = self.now_ms();

@@ -49,6 +49,7 @@ pub(super) fn run(arguments: &Density) -> Result<()> {
     let took = generator.open(server, warm_up..clients.count, arguments.rate)?;
     let opened = bench.reading();
     eprintln!("holding them for {:?}", arguments.hold);
+    generator.keep_alive();
     pause(arguments.hold)?;
     let held = bench.reading();
     let after = footprint(&bench)?;
@@ -133,8 +134,11 @@ fn memory_of(bench: &Bench, arguments: &Density, before: &Footprint, after: &Foo
     }
     report.count("kernel_bytes_per_session", memory::kernel_bytes(&growth).round() as u64);
     let whole = after.kernel.slab_bytes as f64 - before.kernel.slab_bytes as f64;
+    report.measure("kernel_object_bytes_per_session", memory::object_bytes(&growth).round());
+    let sockets = memory::sockets_per_session(&before.kernel, &after.kernel, arguments.sessions);
+    report.measure("machine_sockets_per_session", sockets);
     report.measure("machine_slab_growth_per_session", (whole / sessions).round());
-    for Growth { cache, objects, share_bytes, per_session } in &growth {
+    for Growth { cache, objects, share_bytes, per_session, .. } in &growth {
         let text = format!(
             "{:7.0} B = {per_session:.2} of {share_bytes:.0} B; {:.2} more of them on the machine for each session",
             per_session * share_bytes,

@@ -29,9 +29,10 @@ pub(crate) fn run(scenario: &Scenario) -> Result<()> {
 
 /// A server and clients that can be opened: what every scenario begins with.
 struct Bench {
-    // Dropped in this order: the clients before their server, and the kernel's settings last.
-    generator: Generator,
+    // Dropped in this order: with the server gone the clients have nothing to say good-bye to, and the kernel's settings
+    // come last.
     server: Server,
+    generator: Generator,
     plan: Plan,
     _sysctls: Vec<Guard>,
 }
@@ -62,7 +63,7 @@ impl Bench {
             seed: common.seed,
         };
         let generator = Generator::start(settings, &plan, clients.count)?;
-        Ok(Self { generator, server, plan, _sysctls: sysctls })
+        Ok(Self { server, generator, plan, _sysctls: sysctls })
     }
 
     /// CPU time of the server and of the generator, and what the clients have counted.
