@@ -44,7 +44,9 @@ impl Drop for Guard {
         let at = list.iter().position(|(id, _)| *id == self.0);
         let undo = at.map(|at| list.remove(at).1);
         drop(list);
-        undo.map(Undo::run);
+        if let Some(undo) = undo {
+            undo.run();
+        }
     }
 }
 
@@ -103,8 +105,10 @@ pub(crate) fn install() -> io::Result<()> {
         signal_hook::consts::SIGTERM,
         signal_hook::consts::SIGHUP,
     ] {
-        // The second signal ends the process at once.
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&flag))?;
+        // A second Ctrl-C ends the process at once. SIGTERM may come twice for one stop: timeout(1) sends it so.
+        if signal == signal_hook::consts::SIGINT {
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&flag))?;
+        }
         signal_hook::flag::register(signal, Arc::clone(&flag))?;
     }
     *lock(&INTERRUPTED) = Some(flag);
@@ -121,5 +125,6 @@ pub(crate) fn install() -> io::Result<()> {
 /// True once a signal asked to stop.
 pub(crate) fn interrupted() -> bool {
     let flag = lock(&INTERRUPTED);
-    flag.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
+    flag.as_ref()
+        .is_some_and(|flag| flag.load(Ordering::Relaxed))
 }

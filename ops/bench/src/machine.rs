@@ -45,7 +45,9 @@ pub(crate) fn plan(common: &Common, sessions: u32) -> Result<Plan> {
     let mean = ((ring as f64) * FILL) as u64;
     let mut missing = Vec::new();
 
-    let cores = common.cores.map_or_else(|| wanted.div_ceil(mean).max(cpus as u64), u64::from);
+    let cores = common
+        .cores
+        .map_or_else(|| wanted.div_ceil(mean).max(cpus as u64), u64::from);
     if common.address.is_none() && common.io == Io::IoUring && wanted > cores * mean {
         let needed = wanted.div_ceil(mean);
         missing.push(format!(
@@ -61,8 +63,15 @@ pub(crate) fn plan(common: &Common, sessions: u32) -> Result<Plan> {
             wanted + RESERVED
         ));
     }
-    let threads = common.threads.map_or_else(|| wanted.div_ceil(mean).max(cpus as u64), |threads| threads.max(1) as u64);
-    let capacity = if backend == Backend::IoUring { threads * ring } else { files.saturating_sub(RESERVED) };
+    let threads = common.threads.map_or_else(
+        || wanted.div_ceil(mean).max(cpus as u64),
+        |threads| threads.max(1) as u64,
+    );
+    let capacity = if backend == Backend::IoUring {
+        threads * ring
+    } else {
+        files.saturating_sub(RESERVED)
+    };
     if wanted > capacity {
         missing.push(format!(
             "the generator's {threads} threads hold {capacity} of {wanted} connections: raise --threads or RLIMIT_NOFILE"
@@ -87,7 +96,10 @@ pub(crate) fn plan(common: &Common, sessions: u32) -> Result<Plan> {
         ));
     }
     if !missing.is_empty() {
-        bail!("this machine cannot do that:\n  - {}", missing.join("\n  - "));
+        bail!(
+            "this machine cannot do that:\n  - {}",
+            missing.join("\n  - ")
+        );
     }
     Ok(Plan {
         cores: u16::try_from(cores).unwrap_or(u16::MAX),
@@ -111,7 +123,9 @@ pub(crate) fn raise_sysctls(sessions: u32) -> Result<Vec<Guard>> {
         if text.trim().parse::<u64>().is_ok_and(|now| now < least) {
             match cleanup::set_sysctl(name, &least.to_string()) {
                 Ok(guard) => guards.push(guard),
-                Err(error) => bail!("the sysctl {name} has to be at least {least} and cannot be set: {error}; set it as root"),
+                Err(error) => bail!(
+                    "the sysctl {name} has to be at least {least} and cannot be set: {error}; set it as root"
+                ),
             }
             eprintln!("set the sysctl {name} to {least} for this run");
         }
@@ -138,6 +152,13 @@ pub(crate) fn description() -> serde_json::Value {
 }
 
 fn git(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(arguments).current_dir(root()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let output = Command::new("git")
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -23,7 +23,9 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     let cli = arguments::Cli::parse();
-    let outcome = cleanup::install().map_err(Into::into).and_then(|()| scenario::run(&cli.scenario));
+    let outcome = cleanup::install()
+        .map_err(Into::into)
+        .and_then(|()| scenario::run(&cli.scenario));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -17,8 +17,9 @@ pub(crate) struct Resident {
 /// Resident memory of a process now.
 pub(crate) fn resident(pid: u32) -> Result<Resident> {
     let path = format!("/proc/{pid}/smaps_rollup");
-    let text = fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {path}: the server has ended, or it is another user's"))?;
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!("cannot read {path}: the server has ended, or it is another user's")
+    })?;
     let kib = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|line| line.trim_end_matches("kB").trim().parse::<u64>().ok())
@@ -137,7 +138,9 @@ const SOCKET: [&str; 4] = ["TCP", "sock_inode_cache", "filp", "dentry"];
 pub(crate) fn divide(before: &Kernel, after: &Kernel, division: Division) -> Vec<Growth> {
     let sessions = division.sessions.max(1) as f64;
     let sides = if division.both_here { 2.0 } else { 1.0 };
-    let objects = |kernel: &Kernel, name: &str| kernel.caches.get(name).map_or(0, |cache| cache.objects) as i64;
+    let objects = |kernel: &Kernel, name: &str| {
+        kernel.caches.get(name).map_or(0, |cache| cache.objects) as i64
+    };
     let mut list: Vec<Growth> = after
         .caches
         .iter()
@@ -170,7 +173,8 @@ pub(crate) fn divide(before: &Kernel, after: &Kernel, division: Division) -> Vec
 
 /// Growth of TCP sockets on the whole machine by session: 2 when nobody else opened or closed any, both ends being here.
 pub(crate) fn sockets_per_session(before: &Kernel, after: &Kernel, sessions: u32) -> f64 {
-    let objects = |kernel: &Kernel| kernel.caches.get("TCP").map_or(0, |cache| cache.objects) as f64;
+    let objects =
+        |kernel: &Kernel| kernel.caches.get("TCP").map_or(0, |cache| cache.objects) as f64;
     (objects(after) - objects(before)) / f64::from(sessions.max(1))
 }
 
@@ -180,7 +184,10 @@ fn bytes_of(growth: &Growth) -> f64 {
 
 /// Bytes of the kernel's objects for one session.
 pub(crate) fn object_bytes(growth: &[Growth]) -> f64 {
-    growth.iter().map(|growth| growth.per_session * growth.object_bytes as f64).sum()
+    growth
+        .iter()
+        .map(|growth| growth.per_session * growth.object_bytes as f64)
+        .sum()
 }
 
 /// Bytes of the kernel for one session, slack of the slabs included.
@@ -215,7 +222,10 @@ mod tests {
     fn a_line_of_slabinfo_is_read() {
         let line = "TCP 118 156 2368 13 8 : tunables 0 0 0 : slabdata 12 12 0";
         let (name, cache) = parse_cache(line).expect("a cache");
-        assert_eq!((name.as_str(), cache.objects, cache.object_bytes), ("TCP", 118, 2368));
+        assert_eq!(
+            (name.as_str(), cache.objects, cache.object_bytes),
+            ("TCP", 118, 2368)
+        );
         assert_eq!(cache.share_bytes.round() as u64, 2521);
         assert!(parse_cache("# name <active_objs>").is_none());
         assert!(parse_cache("slabinfo - version: 2.1").is_none());
@@ -223,18 +233,32 @@ mod tests {
 
     #[test]
     fn the_generators_half_is_not_the_servers() {
-        let before = kernel_with(&[("TCP", 10, 2500.0), ("io_kiocb", 0, 256.0), ("dentry", 9000, 195.0)]);
-        let after = kernel_with(&[("TCP", 2310, 2500.0), ("io_kiocb", 3000, 256.0), ("dentry", 9500, 195.0)]);
+        let before = kernel_with(&[
+            ("TCP", 10, 2500.0),
+            ("io_kiocb", 0, 256.0),
+            ("dentry", 9000, 195.0),
+        ]);
+        let after = kernel_with(&[
+            ("TCP", 2310, 2500.0),
+            ("io_kiocb", 3000, 256.0),
+            ("dentry", 9500, 195.0),
+        ]);
         let mut division = Division {
             sessions: 1000,
             server_uring: true,
             generator_uring: true,
             both_here: true,
         };
-        assert_eq!(kernel_bytes(&divide(&before, &after, division)), 2500.0 + 1.5 * 256.0 + 195.0);
+        assert_eq!(
+            kernel_bytes(&divide(&before, &after, division)),
+            2500.0 + 1.5 * 256.0 + 195.0
+        );
         assert_eq!(sockets_per_session(&before, &after, 1000), 2.3);
         division.server_uring = false;
-        assert_eq!(kernel_bytes(&divide(&before, &after, division)), 2500.0 + 195.0);
+        assert_eq!(
+            kernel_bytes(&divide(&before, &after, division)),
+            2500.0 + 195.0
+        );
     }
 
     #[test]

@@ -55,12 +55,21 @@ impl Report {
 
     /// Prints the table and, if asked for, the JSON object as the last line; keeps a row of the run.
     pub(crate) fn finish(self, common: &Common, server: &Server, settings: &Value) -> Result<()> {
-        let width = self.lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let width = self
+            .lines
+            .iter()
+            .map(|(name, _)| name.len())
+            .max()
+            .unwrap_or(0);
         let mut text = format!("{} ({})\n", self.scenario, server.version);
         for (name, value) in &self.lines {
             text.push_str(&format!("  {name:width$}  {value}\n"));
         }
-        let who = if common.address.is_some() { "server" } else { "roadstead" };
+        let who = if common.address.is_some() {
+            "server"
+        } else {
+            "roadstead"
+        };
         let result = json!({ "scenario": self.scenario, who: self.fields });
         if common.json {
             text.push_str(&format!("{result}\n"));
@@ -78,7 +87,9 @@ impl Report {
             append(&folder, self.scenario, &row)?;
         }
         let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print")
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .context("cannot print")
     }
 }
 
@@ -86,7 +97,8 @@ fn append(folder: &Path, name: &str, row: &Value) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join(format!("{name}.jsonl"));
     let file = OpenOptions::new().create(true).append(true).open(&path);
-    file.and_then(|mut file| writeln!(file, "{row}")).with_context(|| format!("cannot write {}", path.display()))
+    file.and_then(|mut file| writeln!(file, "{row}"))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// `1234567` as `1,234,567`.

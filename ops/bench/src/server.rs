@@ -99,7 +99,10 @@ impl Server {
     /// An error when the process has ended.
     pub(crate) fn check(&self) -> Result<()> {
         if self.process.as_ref().is_some_and(cleanup::has_ended) {
-            bail!("the server has ended; its log ends with:\n{}", self.log_tail());
+            bail!(
+                "the server has ended; its log ends with:\n{}",
+                self.log_tail()
+            );
         }
         Ok(())
     }
@@ -119,7 +122,11 @@ impl Server {
                 return Ok(());
             }
             if clock::now() > until {
-                bail!("the server does not listen on {}; its log ends with:\n{}", self.address, self.log_tail());
+                bail!(
+                    "the server does not listen on {}; its log ends with:\n{}",
+                    self.address,
+                    self.log_tail()
+                );
             }
             pause(Duration::from_millis(20))?;
         }
@@ -153,7 +160,12 @@ fn dies_with_us(program: &Path) -> Command {
     command
 }
 
-fn settings(common: &Common, cores: u16, connections_max: u32, websocket: SocketAddr) -> Vec<OsString> {
+fn settings(
+    common: &Common,
+    cores: u16,
+    connections_max: u32,
+    websocket: SocketAddr,
+) -> Vec<OsString> {
     let websocket = match common.transport {
         Transport::Tcp => "listeners.websocket=[]".to_owned(),
         Transport::Websocket => format!("listeners.websocket=[\"{websocket}\"]"),

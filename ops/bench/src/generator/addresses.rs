@@ -7,7 +7,9 @@ use crate::machine::SESSIONS_PER_ADDRESS;
 /// The local address of a client. The whole of 127.0.0.0/8 is this machine, so a server on an address of it is reached from
 /// as many addresses as it takes; to any other server the system chooses.
 pub(super) fn local_of(remote: SocketAddr, number: u32) -> Option<SocketAddr> {
-    let IpAddr::V4(remote) = remote.ip() else { return None };
+    let IpAddr::V4(remote) = remote.ip() else {
+        return None;
+    };
     if !remote.is_loopback() {
         return None;
     }
@@ -27,6 +29,9 @@ mod tests {
         assert_eq!(of(0).as_deref(), Some("127.1.0.1"));
         assert_eq!(of(SESSIONS_PER_ADDRESS).as_deref(), Some("127.1.0.2"));
         assert_eq!(of(4_000_000).as_deref(), Some("127.1.1.30"));
-        assert_eq!(local_of(SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 1883)), 0), None);
+        assert_eq!(
+            local_of(SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 1883)), 0),
+            None
+        );
     }
 }

@@ -48,6 +48,10 @@ pub(super) struct Client {
     /// QoS 1 and 2 messages that wait for their acknowledgement.
     pub(super) outstanding: u16,
     next_packet_id: u16,
+    #[expect(
+        clippy::box_collection,
+        reason = "eight bytes in each client, and hardly ever there"
+    )]
     partial: Option<Box<Vec<u8>>>,
     decoder: Option<Box<Decoder>>,
 }
@@ -116,7 +120,14 @@ impl Client {
     }
 
     /// Writes a PUBLISH.
-    pub(super) fn publish(&mut self, out: &mut Vec<u8>, version: Version, qos: QoS, topic: &str, payload: &[u8]) {
+    pub(super) fn publish(
+        &mut self,
+        out: &mut Vec<u8>,
+        version: Version,
+        qos: QoS,
+        topic: &str,
+        payload: &[u8],
+    ) {
         let packet_id = (qos != QoS::AtMostOnce).then(|| {
             self.outstanding += 1;
             self.packet_id()
@@ -179,7 +190,7 @@ impl Client {
     fn upgrade(
         &mut self,
         settings: &Settings,
-        bytes: &mut [u8],
+        bytes: &[u8],
         out: &mut Vec<u8>,
         sink: &mut impl FnMut(Outcome),
     ) -> Result<(), String> {
@@ -190,7 +201,11 @@ impl Client {
                 self.decoder = Some(Box::new(Decoder::client()));
                 self.greet(settings, out);
                 let mut rest = head.split_off(length);
-                if rest.is_empty() { Ok(()) } else { self.received(settings, &mut rest, out, sink) }
+                if rest.is_empty() {
+                    Ok(())
+                } else {
+                    self.received(settings, &mut rest, out, sink)
+                }
             }
             Ok(None) => {
                 self.partial = Some(head);
@@ -231,7 +246,9 @@ impl Client {
         sink: &mut impl FnMut(Outcome),
     ) -> Result<usize, String> {
         let mut consumed = 0;
-        while let Some(frame) = next_frame(&bytes[consumed..], PACKET_LENGTH_MAX as u32).map_err(|error| error.to_string())? {
+        while let Some(frame) = next_frame(&bytes[consumed..], PACKET_LENGTH_MAX as u32)
+            .map_err(|error| error.to_string())?
+        {
             consumed += frame.length;
             let packet = decode(settings.version, Sender::Server, frame)
                 .map_err(|error| format!("the server broke a rule of MQTT: {error}"))?;
@@ -258,9 +275,13 @@ impl Client {
                 self.phase = Phase::Subscribing;
                 let packet_id = self.packet_id();
                 let options = SubscriptionOptions::from_qos(settings.qos);
-                self.write(out, |out| encode::subscribe(out, version, packet_id, None, &[(&filter, options)]));
+                self.write(out, |out| {
+                    encode::subscribe(out, version, packet_id, None, &[(&filter, options)]);
+                });
             }
-            Packet::ConnAck(connack) => return Err(format!("CONNECT refused: {:?}", connack.reason)),
+            Packet::ConnAck(connack) => {
+                return Err(format!("CONNECT refused: {:?}", connack.reason));
+            }
             Packet::SubAck(suback) => {
                 if suback.reasons.iter().any(|reason| *reason >= 0x80) {
                     return Err(format!("SUBSCRIBE refused: {:02x?}", suback.reasons));
@@ -269,7 +290,9 @@ impl Client {
                 sink(Outcome::BecameLive);
             }
             Packet::Publish(publish) => {
-                sink(Outcome::Arrived { stamp_ns: stamp(publish.payload) });
+                sink(Outcome::Arrived {
+                    stamp_ns: stamp(publish.payload),
+                });
                 let answer = match publish.qos {
                     QoS::AtMostOnce => None,
                     QoS::AtLeastOnce => Some(PacketType::PubAck),
@@ -279,8 +302,12 @@ impl Client {
                     self.acknowledge(out, version, answer, packet_id);
                 }
             }
-            Packet::PubRec(ack) if !ack.reason.is_error() => self.acknowledge(out, version, PacketType::PubRel, ack.packet_id),
-            Packet::PubRel(ack) => self.acknowledge(out, version, PacketType::PubComp, ack.packet_id),
+            Packet::PubRec(ack) if !ack.reason.is_error() => {
+                self.acknowledge(out, version, PacketType::PubRel, ack.packet_id);
+            }
+            Packet::PubRel(ack) => {
+                self.acknowledge(out, version, PacketType::PubComp, ack.packet_id);
+            }
             Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubComp(ack) => {
                 if ack.reason.is_error() {
                     return Err(format!("PUBLISH refused: {:?}", ack.reason));
@@ -289,7 +316,9 @@ impl Client {
                 sink(Outcome::Acknowledged);
             }
             Packet::PingResp => sink(Outcome::Pong),
-            Packet::Disconnect(disconnect) => return Err(format!("DISCONNECT: {:?}", disconnect.reason)),
+            Packet::Disconnect(disconnect) => {
+                return Err(format!("DISCONNECT: {:?}", disconnect.reason));
+            }
             other => return Err(format!("the server sent what nobody asked for: {other:?}")),
         }
         Ok(())
@@ -322,5 +351,7 @@ pub(super) const SHARED_TOPIC: &str = "bench/all";
 
 /// When a message was sent; 0 for one that is not ours.
 fn stamp(payload: &[u8]) -> u64 {
-    payload.first_chunk::<STAMP_BYTES>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    payload
+        .first_chunk::<STAMP_BYTES>()
+        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }

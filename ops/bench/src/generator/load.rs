@@ -50,10 +50,18 @@ impl Active {
     pub(super) fn new(load: Load, now: Instant, own: usize) -> Self {
         let share = own as f64 / f64::from(load.publishers.max(1));
         // Rounded up on each thread: a few more than asked for, never fewer.
-        let left = if load.messages == u64::MAX { u64::MAX } else { (load.messages as f64 * share).ceil() as u64 };
+        let left = if load.messages == u64::MAX {
+            u64::MAX
+        } else {
+            (load.messages as f64 * share).ceil() as u64
+        };
         Self {
             pace: Pace::new(now, load.per_second * share),
-            left: if own == 0 || load.per_second <= 0.0 { 0 } else { left },
+            left: if own == 0 || load.per_second <= 0.0 {
+                0
+            } else {
+                left
+            },
             publishers: own,
             next: 0,
             load,
@@ -62,7 +70,11 @@ impl Active {
 
     /// How many messages are due.
     pub(super) fn due(&self, now: Instant) -> u64 {
-        if self.left == 0 { 0 } else { self.pace.due(now).min(self.left) }
+        if self.left == 0 {
+            0
+        } else {
+            self.pace.due(now).min(self.left)
+        }
     }
 
     /// When the next message is due.

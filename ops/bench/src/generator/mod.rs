@@ -66,7 +66,10 @@ pub(crate) struct Settings {
 #[derive(Clone, Debug)]
 enum Command {
     /// Open the clients with these numbers that are its own, so many in a second (0 = no pace) on this thread.
-    Open { numbers: std::ops::Range<u32>, per_second: f64 },
+    Open {
+        numbers: std::ops::Range<u32>,
+        per_second: f64,
+    },
     /// Each of its clients sends so many PINGREQs, one by one.
     Ping { rounds: u32 },
     /// Ping all the time from now on, each client once in the keep-alive.
@@ -93,7 +96,8 @@ pub(crate) struct Latencies {
 impl Latencies {
     fn new() -> Self {
         const LONGEST_US: u64 = 120_000_000;
-        let messages = Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are in order");
+        let messages =
+            Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are in order");
         Self { messages }
     }
 
@@ -205,8 +209,14 @@ impl Generator {
             let handle = std::thread::Builder::new()
                 .name(format!("clients-{index}"))
                 .spawn(move || thread::run(index, backend, share, kit, receiver, &sender))?;
-            let waker = waker.recv().context("a thread of the generator ended at its start")??;
-            threads.push(Thread { commands, waker, handle });
+            let waker = waker
+                .recv()
+                .context("a thread of the generator ended at its start")??;
+            threads.push(Thread {
+                commands,
+                waker,
+                handle,
+            });
         }
         Ok(Self { shared, threads })
     }
@@ -226,28 +236,46 @@ impl Generator {
     /// Counters of all threads.
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        self.shared.counters.iter().for_each(|counters| totals.add(counters));
+        self.shared
+            .counters
+            .iter()
+            .for_each(|counters| totals.add(counters));
         totals
     }
 
     /// What went wrong first, in words.
     pub(crate) fn faults(&self) -> Vec<String> {
-        self.shared.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .faults
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Opens clients and waits until all of their sessions are live. Returns how long it took.
-    pub(crate) fn open(&self, server: &Server, numbers: std::ops::Range<u32>, per_second: u32) -> Result<Duration> {
+    pub(crate) fn open(
+        &self,
+        server: &Server,
+        numbers: std::ops::Range<u32>,
+        per_second: u32,
+    ) -> Result<Duration> {
         let (before, started) = (self.totals(), clock::now());
         let count = numbers.len() as u64;
         let per_second = f64::from(per_second) / self.threads.len() as f64;
-        self.tell(&Command::Open { numbers, per_second });
+        self.tell(&Command::Open {
+            numbers,
+            per_second,
+        });
         self.wait(server, "sessions", |totals| {
             let now = totals.since(&before);
             (now.live + now.failed, count)
         })?;
         let failed = self.totals().since(&before).failed;
         if failed > 0 {
-            bail!("{failed} of {count} sessions did not come up: {}", self.faults().join("; "));
+            bail!(
+                "{failed} of {count} sessions did not come up: {}",
+                self.faults().join("; ")
+            );
         }
         Ok(clock::now() - started)
     }
@@ -257,7 +285,9 @@ impl Generator {
         let before = self.totals();
         let count = before.live * u64::from(rounds);
         self.tell(&Command::Ping { rounds });
-        self.wait(server, "pings", |totals| (totals.since(&before).pongs, count))
+        self.wait(server, "pings", |totals| {
+            (totals.since(&before).pongs, count)
+        })
     }
 
     /// From now on as many clients ping in each second as do when sessions have been open for long. Before, a client pings
@@ -296,7 +326,12 @@ impl Generator {
     ///
     /// # Errors
     /// When the server ends, a signal comes, or nothing moves for [`STUCK_AFTER`].
-    pub(crate) fn wait(&self, server: &Server, what: &str, progress: impl Fn(&Totals) -> (u64, u64)) -> Result<()> {
+    pub(crate) fn wait(
+        &self,
+        server: &Server,
+        what: &str,
+        progress: impl Fn(&Totals) -> (u64, u64),
+    ) -> Result<()> {
         let (mut last, mut moved, mut told) = (0, clock::now(), clock::now());
         loop {
             let totals = self.totals();
@@ -309,11 +344,17 @@ impl Generator {
                 (last, moved) = (done, now);
             } else if now - moved > STUCK_AFTER {
                 let faults = self.faults().join("; ");
-                bail!("stuck at {done} of {of} {what}, {} disconnects; {faults}", totals.disconnects);
+                bail!(
+                    "stuck at {done} of {of} {what}, {} disconnects; {faults}",
+                    totals.disconnects
+                );
             }
             if now - told > Duration::from_secs(2) {
                 told = now;
-                eprintln!("  {done} of {of} {what}, {} failed, {} disconnects", totals.failed, totals.disconnects);
+                eprintln!(
+                    "  {done} of {of} {what}, {} failed, {} disconnects",
+                    totals.failed, totals.disconnects
+                );
             }
             server.check()?;
             pause(Duration::from_millis(10))?;

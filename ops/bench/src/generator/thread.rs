@@ -76,7 +76,9 @@ pub(super) fn run(
     };
     match backend {
         Backend::IoUring => start(UringDriver::new(config), index, shared, commands, ready),
-        Backend::Epoll | Backend::Fake => start(EpollDriver::new(config), index, shared, commands, ready),
+        Backend::Epoll | Backend::Fake => {
+            start(EpollDriver::new(config), index, shared, commands, ready);
+        }
     }
 }
 
@@ -95,7 +97,11 @@ fn start<D: Driver>(
         }
     };
     let _ = ready.send(Ok(driver.waker()));
-    let seed = shared.settings.seed.wrapping_mul(1_000_003).wrapping_add(index as u64);
+    let seed = shared
+        .settings
+        .seed
+        .wrapping_mul(1_000_003)
+        .wrapping_add(index as u64);
     let mut thread = Thread {
         driver,
         index,
@@ -115,7 +121,9 @@ fn start<D: Driver>(
         shared,
     };
     if let Err(error) = thread.turns(&commands) {
-        thread.shared.fault(format!("a thread of the generator failed: {error}"));
+        thread
+            .shared
+            .fault(format!("a thread of the generator failed: {error}"));
     }
 }
 
@@ -160,7 +168,10 @@ impl<D: Driver> Thread<D> {
     /// When there is something to do without an event.
     fn deadline(&self) -> Instant {
         let now = clock::now();
-        let opening = self.opening.as_ref().filter(|_| self.unfinished < self.opening_max());
+        let opening = self
+            .opening
+            .as_ref()
+            .filter(|_| self.unfinished < self.opening_max());
         let opening = opening.map(|opening| opening.pace.next());
         let load = self.load.as_ref().and_then(Active::next_at);
         let times = [opening, load, self.keep_alive_at()];
@@ -182,7 +193,10 @@ impl<D: Driver> Thread<D> {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Open { numbers, per_second } => {
+            Command::Open {
+                numbers,
+                per_second,
+            } => {
                 let own = |number: &u32| (*number / 2) as usize % self.shared.threads == self.index;
                 let numbers: VecDeque<u32> = numbers.filter(own).collect();
                 self.clients.reserve_exact(numbers.len());
@@ -193,7 +207,8 @@ impl<D: Driver> Thread<D> {
             Command::KeepAlive => {
                 let keep_alive_s = f64::from(self.shared.settings.keep_alive_s);
                 let per_second = self.clients.len() as f64 / keep_alive_s;
-                self.keep_alive_pace = (per_second.is_finite() && per_second > 0.0).then(|| Pace::new(clock::now(), per_second));
+                self.keep_alive_pace = (per_second.is_finite() && per_second > 0.0)
+                    .then(|| Pace::new(clock::now(), per_second));
             }
             Command::Load(load) => self.begin(load),
             Command::Quiet => self.load = None,
@@ -206,21 +221,27 @@ impl<D: Driver> Thread<D> {
     }
 
     fn open_due(&mut self, now: Instant) {
-        let Some(mut opening) = self.opening.take() else { return };
+        let Some(mut opening) = self.opening.take() else {
+            return;
+        };
         let room = self.opening_max().saturating_sub(self.unfinished) as u64;
         for _ in 0..opening.pace.due(now).min(room).min(BATCH) {
-            let Some(number) = opening.numbers.pop_front() else { return };
+            let Some(number) = opening.numbers.pop_front() else {
+                return;
+            };
             opening.pace.take(1);
             let remote = self.shared.settings.remote;
             match self.driver.connect(remote, local_of(remote, number)) {
                 Ok(connection) => {
                     let place = self.clients.len() as u32;
-                    self.clients.push(Client::new(connection, number, self.now_ms()));
+                    self.clients
+                        .push(Client::new(connection, number, self.now_ms()));
                     self.by_slot.insert(connection.slot, place);
                     self.unfinished += 1;
                 }
                 Err(error) => {
-                    self.shared.fault(format!("no socket for a connection: {error}"));
+                    self.shared
+                        .fault(format!("no socket for a connection: {error}"));
                     Counters::count(&self.counters().failed);
                 }
             }
@@ -233,17 +254,23 @@ impl<D: Driver> Thread<D> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Connected { connection } => {
-                let Some(place) = self.place(connection) else { return };
+                let Some(place) = self.place(connection) else {
+                    return;
+                };
                 let mut out = self.driver.reclaim().unwrap_or_default();
                 self.clients[place].connected(&self.shared.settings, &mut out);
                 self.send(place, out);
             }
             Event::Received { connection, buffer } => {
-                let Some(place) = self.place(connection) else { return };
+                let Some(place) = self.place(connection) else {
+                    return;
+                };
                 self.received(place, buffer);
             }
             Event::PeerClosed { connection } => self.driver.close(connection, Close::Abort),
-            Event::Closed { connection, error, .. } => self.closed(connection, error),
+            Event::Closed {
+                connection, error, ..
+            } => self.closed(connection, error),
             Event::Accepted { .. } | Event::Drained { .. } | Event::Woken => {}
         }
     }
@@ -271,7 +298,9 @@ impl<D: Driver> Thread<D> {
         };
         let bytes = self.driver.received(buffer);
         let outcome = client.received(&self.shared.settings, bytes, &mut out, &mut sink);
-        counters.pongs.fetch_add(pongs, std::sync::atomic::Ordering::Release);
+        counters
+            .pongs
+            .fetch_add(pongs, std::sync::atomic::Ordering::Release);
         self.pongs_due = self.pongs_due.saturating_sub(pongs);
         if became_live {
             self.unfinished -= 1;
@@ -280,7 +309,8 @@ impl<D: Driver> Thread<D> {
         self.send(place, out);
         if let Err(fault) = outcome {
             self.shared.fault(fault);
-            self.driver.close(self.clients[place].connection, Close::Abort);
+            self.driver
+                .close(self.clients[place].connection, Close::Abort);
         }
         self.arrived(place, arrived);
     }
@@ -292,7 +322,9 @@ impl<D: Driver> Thread<D> {
     }
 
     fn closed(&mut self, connection: ConnectionId, error: Option<io::Error>) {
-        let Some(place) = self.place(connection) else { return };
+        let Some(place) = self.place(connection) else {
+            return;
+        };
         self.by_slot.remove(connection.slot);
         let before = std::mem::replace(&mut self.clients[place].phase, Phase::Ended);
         match before {
@@ -304,9 +336,11 @@ impl<D: Driver> Thread<D> {
             }
         }
         if let Some(error) = error {
-            self.shared.fault(format!("a connection ended ({before:?}): {error}"));
+            self.shared
+                .fault(format!("a connection ended ({before:?}): {error}"));
         } else {
-            self.shared.fault(format!("the server closed a connection ({before:?})"));
+            self.shared
+                .fault(format!("the server closed a connection ({before:?})"));
         }
     }
 
@@ -336,10 +370,17 @@ impl<D: Driver> Thread<D> {
     /// When the next client is to show that it lives.
     fn keep_alive_at(&self) -> Option<Instant> {
         let keep_alive_s = self.shared.settings.keep_alive_s;
-        let client = self.clients.get(self.keep_alive_next).filter(|_| keep_alive_s > 0)?;
+        let client = self
+            .clients
+            .get(self.keep_alive_next)
+            .filter(|_| keep_alive_s > 0)?;
         let due_ms = u64::from(client.last_sent_ms) + u64::from(keep_alive_s) * 1_000;
         let due = self.shared.epoch + Duration::from_millis(due_ms);
-        Some(self.keep_alive_pace.as_ref().map_or(due, |pace| due.min(pace.next())))
+        Some(
+            self.keep_alive_pace
+                .as_ref()
+                .map_or(due, |pace| due.min(pace.next())),
+        )
     }
 
     /// Clients take turns, in the order in which they were opened: whoever comes next has been silent the longest.
@@ -359,19 +400,29 @@ impl<D: Driver> Thread<D> {
     }
 
     fn begin(&mut self, load: Load) {
-        let own = self.clients.partition_point(|client| client.number < load.publishers);
+        let own = self
+            .clients
+            .partition_point(|client| client.number < load.publishers);
         let window = match load.target {
             Target::Partner { window } => window,
             Target::Random(_) | Target::Shared => 0,
         };
         self.load = Some(Active::new(load, clock::now(), own));
-        for place in (0..own).filter(|place| self.clients[*place].number.is_multiple_of(2)).collect::<Vec<_>>() {
+        for place in (0..own)
+            .filter(|place| self.clients[*place].number.is_multiple_of(2))
+            .collect::<Vec<_>>()
+        {
             (0..window).for_each(|_| self.publish(place));
         }
     }
 
     fn publish_due(&mut self, now: Instant) {
-        for _ in 0..self.load.as_ref().map_or(0, |active| active.due(now)).min(BATCH) {
+        for _ in 0..self
+            .load
+            .as_ref()
+            .map_or(0, |active| active.due(now))
+            .min(BATCH)
+        {
             let Some(active) = &mut self.load else { return };
             let place = active.take(&mut self.random);
             self.publish(place);
@@ -381,7 +432,8 @@ impl<D: Driver> Thread<D> {
     fn publish(&mut self, place: usize) {
         let client = &mut self.clients[place];
         let Some(active) = &self.load else { return };
-        if client.phase != Phase::Live || client.outstanding >= OUTSTANDING_MAX.max(window(active)) {
+        if client.phase != Phase::Live || client.outstanding >= OUTSTANDING_MAX.max(window(active))
+        {
             Counters::count(&self.counters().left_out);
             return;
         }

@@ -20,7 +20,9 @@ pub(super) fn run(arguments: &Connect) -> Result<()> {
     };
     let bench = Bench::start(common, &clients)?;
     let before = bench.reading();
-    let took = bench.generator.open(&bench.server, 0..arguments.sessions, arguments.rate)?;
+    let took = bench
+        .generator
+        .open(&bench.server, 0..arguments.sessions, arguments.rate)?;
     let (counted, server_us, generator_us) = bench.reading().since(&before);
     let sessions = f64::from(arguments.sessions);
     let mut report = Report::new("connect");

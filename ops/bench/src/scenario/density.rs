@@ -38,7 +38,9 @@ pub(super) fn run(arguments: &Density) -> Result<()> {
     let warm_up = WARM_UP_PER_CORE * u32::from(plan.cores);
     clients.count += warm_up;
     let bench = Bench::start(common, &clients)?;
-    let Bench { generator, server, .. } = &bench;
+    let Bench {
+        generator, server, ..
+    } = &bench;
     eprintln!("warming up with {warm_up} sessions, which stay");
     generator.open(server, 0..warm_up, 0)?;
     generator.ping(server, WARM_UP_PINGS)?;
@@ -57,12 +59,20 @@ pub(super) fn run(arguments: &Density) -> Result<()> {
 
     let mut report = Report::new("density");
     let totals = generator.totals();
-    let held_sessions = u64::from(clients.count - warm_up) - totals.disconnects.min(u64::from(arguments.sessions));
+    let held_sessions =
+        u64::from(clients.count - warm_up) - totals.disconnects.min(u64::from(arguments.sessions));
     report.count("sessions", held_sessions);
     memory_of(&bench, arguments, &before, &after, &mut report);
     report.count("disconnects", totals.disconnects);
-    report.measure("connects_per_s", f64::from(arguments.sessions) / took.as_secs_f64());
-    cpu_of(arguments, [&at_start, &opened, &held, &bench.reading()], &mut report);
+    report.measure(
+        "connects_per_s",
+        f64::from(arguments.sessions) / took.as_secs_f64(),
+    );
+    cpu_of(
+        arguments,
+        [&at_start, &opened, &held, &bench.reading()],
+        &mut report,
+    );
     if let Some(latencies) = latencies {
         report.measure("latency_ms_p50", latencies.message_ms(0.5));
         report.measure("latency_ms_p99", latencies.message_ms(0.99));
@@ -84,11 +94,17 @@ fn footprint(bench: &Bench) -> Result<Footprint> {
 }
 
 /// Publishes to random sessions and waits until all of it has arrived.
-fn reach(bench: &Bench, arguments: &Density, sessions: std::ops::Range<u32>) -> Result<Option<Latencies>> {
+fn reach(
+    bench: &Bench,
+    arguments: &Density,
+    sessions: std::ops::Range<u32>,
+) -> Result<Option<Latencies>> {
     if arguments.messages == 0 {
         return Ok(None);
     }
-    let Bench { generator, server, .. } = bench;
+    let Bench {
+        generator, server, ..
+    } = bench;
     eprintln!("sending {} messages to random sessions", arguments.messages);
     generator.forget();
     let before = generator.totals();
@@ -101,23 +117,39 @@ fn reach(bench: &Bench, arguments: &Density, sessions: std::ops::Range<u32>) -> 
     });
     generator.wait(server, "messages", |totals| {
         let now = totals.since(&before);
-        (now.delivered.min(now.published + now.left_out), messages.max(now.published))
+        (
+            now.delivered.min(now.published + now.left_out),
+            messages.max(now.published),
+        )
     })?;
     generator.quiet();
     let now = generator.totals().since(&before);
     if now.delivered != now.published {
-        bail!("{} messages were sent, {} arrived", now.published, now.delivered);
+        bail!(
+            "{} messages were sent, {} arrived",
+            now.published,
+            now.delivered
+        );
     }
     Ok(Some(generator.latencies()))
 }
 
-fn memory_of(bench: &Bench, arguments: &Density, before: &Footprint, after: &Footprint, report: &mut Report) {
+fn memory_of(
+    bench: &Bench,
+    arguments: &Density,
+    before: &Footprint,
+    after: &Footprint,
+    report: &mut Report,
+) {
     let sessions = f64::from(arguments.sessions);
     if let Some((before, after)) = before.resident.zip(after.resident) {
         let grown = |after: u64, before: u64| after.saturating_sub(before) as f64 / sessions;
         let user = grown(after.anonymous, before.anonymous);
         report.count("user_bytes_per_session", user.round() as u64);
-        report.measure("rss_growth_per_session", grown(after.rss, before.rss).round());
+        report.measure(
+            "rss_growth_per_session",
+            grown(after.rss, before.rss).round(),
+        );
         report.count("rss_bytes", after.rss);
         report.count("rss_bytes_before", before.rss);
     }
@@ -129,16 +161,35 @@ fn memory_of(bench: &Bench, arguments: &Density, before: &Footprint, after: &Foo
     };
     let growth = memory::divide(&before.kernel, &after.kernel, division);
     if after.kernel.caches.is_empty() {
-        report.note("kernel_bytes_per_session", "unknown: /proc/slabinfo is for root".to_owned());
+        report.note(
+            "kernel_bytes_per_session",
+            "unknown: /proc/slabinfo is for root".to_owned(),
+        );
         return;
     }
-    report.count("kernel_bytes_per_session", memory::kernel_bytes(&growth).round() as u64);
+    report.count(
+        "kernel_bytes_per_session",
+        memory::kernel_bytes(&growth).round() as u64,
+    );
     let whole = after.kernel.slab_bytes as f64 - before.kernel.slab_bytes as f64;
-    report.measure("kernel_object_bytes_per_session", memory::object_bytes(&growth).round());
+    report.measure(
+        "kernel_object_bytes_per_session",
+        memory::object_bytes(&growth).round(),
+    );
     let sockets = memory::sockets_per_session(&before.kernel, &after.kernel, arguments.sessions);
     report.measure("machine_sockets_per_session", sockets);
-    report.measure("machine_slab_growth_per_session", (whole / sessions).round());
-    for Growth { cache, objects, share_bytes, per_session, .. } in &growth {
+    report.measure(
+        "machine_slab_growth_per_session",
+        (whole / sessions).round(),
+    );
+    for Growth {
+        cache,
+        objects,
+        share_bytes,
+        per_session,
+        ..
+    } in &growth
+    {
         let text = format!(
             "{:7.0} B = {per_session:.2} of {share_bytes:.0} B; {:.2} more of them on the machine for each session",
             per_session * share_bytes,

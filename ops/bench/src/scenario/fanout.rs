@@ -15,7 +15,9 @@ pub(super) fn run(arguments: &Fanout) -> Result<()> {
     let (common, load) = (&arguments.common, &arguments.load);
     let clients = Clients {
         count: PUBLISHERS + arguments.subscribers,
-        topics: Topics::Shared { publishers: PUBLISHERS },
+        topics: Topics::Shared {
+            publishers: PUBLISHERS,
+        },
         qos: qos(load.qos),
         keep_alive_s: 0,
         payload_bytes: load.payload as usize,

@@ -51,7 +51,10 @@ impl Bench {
         let plan = machine::plan(common, clients.count)?;
         let sysctls = machine::raise_sysctls(clients.count)?;
         let server = Server::start(common, plan.cores, plan.connections_max)?;
-        eprintln!("{} at {}, {} threads of clients", server.version, server.address, plan.threads);
+        eprintln!(
+            "{} at {}, {} threads of clients",
+            server.version, server.address, plan.threads
+        );
         let settings = Settings {
             remote: server.address,
             transport: common.transport,
@@ -63,7 +66,12 @@ impl Bench {
             seed: common.seed,
         };
         let generator = Generator::start(settings, &plan, clients.count)?;
-        Ok(Self { server, generator, plan, _sysctls: sysctls })
+        Ok(Self {
+            server,
+            generator,
+            plan,
+            _sysctls: sysctls,
+        })
     }
 
     /// CPU time of the server and of the generator, and what the clients have counted.
@@ -87,7 +95,10 @@ impl Reading {
     /// What was counted since `before`, and the CPU time since then in microseconds: of the server, and of the generator.
     fn since(&self, before: &Self) -> (Totals, Option<f64>, f64) {
         let micros = |after: u64, before: u64| after.saturating_sub(before) as f64 / 1_000.0;
-        let server = self.server_cpu_ns.zip(before.server_cpu_ns).map(|(after, before)| micros(after, before));
+        let server = self
+            .server_cpu_ns
+            .zip(before.server_cpu_ns)
+            .map(|(after, before)| micros(after, before));
         let generator = micros(self.generator_cpu_ns, before.generator_cpu_ns);
         (self.totals.since(&before.totals), server, generator)
     }
@@ -113,7 +124,9 @@ fn settings(common: &Common, plan: &Plan, own: Value) -> Value {
 
 /// Measures a load that runs already: throughput, CPU of each message and latency.
 fn measure_load(bench: &Bench, arguments: &LoadArguments, report: &mut Report) -> Result<()> {
-    let Bench { generator, server, .. } = bench;
+    let Bench {
+        generator, server, ..
+    } = bench;
     eprintln!("warming up for {:?}", arguments.warm_up);
     pause(arguments.warm_up)?;
     generator.forget();

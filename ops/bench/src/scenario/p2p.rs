@@ -20,7 +20,9 @@ pub(super) fn run(arguments: &P2p) -> Result<()> {
     let bench = Bench::start(common, &clients)?;
     bench.generator.open(&bench.server, 0..clients.count, 0)?;
     bench.generator.load(Load {
-        target: Target::Partner { window: arguments.window },
+        target: Target::Partner {
+            window: arguments.window,
+        },
         per_second: 0.0,
         publishers: clients.count,
         messages: u64::MAX,
