@@ -11,7 +11,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// No connection, no answer in time, or no HTTP.
-pub(crate) fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
+pub(crate) fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, ANSWER_LIMIT)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     stream.set_write_timeout(Some(ANSWER_LIMIT))?;
@@ -24,9 +29,17 @@ pub(crate) fn request(address: SocketAddr, method: &str, path: &str, body: &str)
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no HTTP answer"))?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.ok_or_else(|| io::Error::other("no HTTP status"))?, body.to_owned()))
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| io::Error::other("no HTTP answer"))?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    Ok((
+        status.ok_or_else(|| io::Error::other("no HTTP status"))?,
+        body.to_owned(),
+    ))
 }
 
 /// One scrape.
@@ -40,7 +53,11 @@ impl Metrics {
     /// As [`request`].
     pub(crate) fn scrape(address: SocketAddr) -> io::Result<Self> {
         let (status, body) = request(address, "GET", "/metrics", "")?;
-        if status == 200 { Ok(Self(body)) } else { Err(io::Error::other(format!("/metrics answered {status}"))) }
+        if status == 200 {
+            Ok(Self(body))
+        } else {
+            Err(io::Error::other(format!("/metrics answered {status}")))
+        }
     }
 
     /// The sum of all series of a metric, the prefix `roadstead_` left out.
@@ -50,7 +67,10 @@ impl Metrics {
 
     /// The value of the series that has this label.
     pub(crate) fn labelled(&self, name: &str, label: &str) -> i64 {
-        self.series(name).filter(|(labels, _)| labels.contains(label)).map(|(_, value)| value).sum::<f64>() as i64
+        self.series(name)
+            .filter(|(labels, _)| labels.contains(label))
+            .map(|(_, value)| value)
+            .sum::<f64>() as i64
     }
 
     fn series(&self, name: &str) -> impl Iterator<Item = (&str, f64)> {
@@ -76,7 +96,15 @@ impl Metrics {
         let dropped: Vec<String> = self
             .series("deliveries_dropped_total")
             .filter(|(_, value)| *value > 0.0)
-            .map(|(labels, value)| format!("{}={value}", labels.trim_matches(['{', '}']).replace("reason=", "").replace('"', "")))
+            .map(|(labels, value)| {
+                format!(
+                    "{}={value}",
+                    labels
+                        .trim_matches(['{', '}'])
+                        .replace("reason=", "")
+                        .replace('"', "")
+                )
+            })
             .collect();
         format!(
             "accepted {} = delivered {} + expired {} + dropped {} ({}) + queued {}, unaccounted {}",

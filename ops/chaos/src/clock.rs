@@ -12,7 +12,9 @@ pub(crate) fn now() -> Instant {
 /// A seed for a run that was given none.
 #[allow(clippy::disallowed_methods)] // As above.
 pub(crate) fn seed() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |since| since.as_nanos() as u64)
 }
 
 /// How long to leave a condition alone between two looks at it.

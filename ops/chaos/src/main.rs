@@ -4,12 +4,16 @@
 
 mod admin;
 mod bounds;
+mod churn;
 mod clock;
 mod crash;
+mod disk;
+mod garbage;
 mod node;
 mod options;
 mod random;
 mod report;
+mod talk;
 mod wire;
 
 use std::io;
@@ -28,7 +32,13 @@ const USAGE: &str = "usage: chaos VERB [--quick] [--seed N] [--io auto|io_uring|
 
 type Verb = fn(&Options, &mut Report) -> io::Result<()>;
 
-const VERBS: [(&str, Verb); 2] = [("crash", crash::run), ("bounds", bounds::run)];
+const VERBS: [(&str, Verb); 5] = [
+    ("crash", crash::run),
+    ("disk", disk::run),
+    ("bounds", bounds::run),
+    ("garbage", garbage::run),
+    ("churn", churn::run),
+];
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -48,5 +58,9 @@ fn main() -> ExitCode {
     if let Err(error) = run(&options, &mut report) {
         report.check(false, format!("{verb} ran to its end"), error);
     }
-    if report.finish() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if report.finish() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -45,7 +45,12 @@ impl Node {
     ///
     /// # Errors
     /// The folder cannot be made, or no ports are free.
-    pub(crate) fn new(options: &Options, name: &str, extra: &str, data: Option<&Path>) -> io::Result<Self> {
+    pub(crate) fn new(
+        options: &Options,
+        name: &str,
+        extra: &str,
+        data: Option<&Path>,
+    ) -> io::Result<Self> {
         let folder = std::env::temp_dir().join(format!("chaos-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder)?;
@@ -59,7 +64,15 @@ impl Node {
             data.display()
         );
         fs::write(folder.join("node.toml"), text)?;
-        Ok(Self { binary: options.server.clone(), folder, tcp, websocket, admin, child: None, busy_starts: 0 })
+        Ok(Self {
+            binary: options.server.clone(),
+            folder,
+            tcp,
+            websocket,
+            admin,
+            child: None,
+            busy_starts: 0,
+        })
     }
 
     /// Starts the process and does not wait for it.
@@ -68,7 +81,10 @@ impl Node {
     /// The program cannot be run.
     pub(crate) fn spawn(&mut self) -> io::Result<()> {
         self.stop_and_forget();
-        let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())?;
         self.child = Some(self.command(log)?.spawn()?);
         Ok(())
     }
@@ -76,7 +92,10 @@ impl Node {
     fn command(&self, log: File) -> io::Result<Command> {
         let mut command = Command::new(&self.binary);
         command.arg("--config").arg(self.folder.join("node.toml"));
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         command.env("RUST_BACKTRACE", "1").current_dir(&self.folder);
         Ok(command)
     }
@@ -91,7 +110,9 @@ impl Node {
         loop {
             self.spawn()?;
             let outcome = self.wait_until_ready();
-            let busy = outcome.is_err() && !self.is_alive() && self.log_tail().contains("Address already in use");
+            let busy = outcome.is_err()
+                && !self.is_alive()
+                && self.log_tail().contains("Address already in use");
             if !busy || begin.elapsed() > BUSY_LIMIT {
                 return outcome;
             }
@@ -108,12 +129,22 @@ impl Node {
             if !self.is_alive() {
                 return Some(false);
             }
-            matches!(admin::request(self.admin, "GET", "/readyz", ""), Ok((200, _))).then_some(true)
+            matches!(
+                admin::request(self.admin, "GET", "/readyz", ""),
+                Ok((200, _))
+            )
+            .then_some(true)
         });
         match ready {
             Some(true) => Ok(()),
-            Some(false) => Err(io::Error::other(format!("the server ended; it said:\n{}", self.log_tail()))),
-            None => Err(io::Error::other(format!("the server is not ready; it said:\n{}", self.log_tail()))),
+            Some(false) => Err(io::Error::other(format!(
+                "the server ended; it said:\n{}",
+                self.log_tail()
+            ))),
+            None => Err(io::Error::other(format!(
+                "the server is not ready; it said:\n{}",
+                self.log_tail()
+            ))),
         }
     }
 
@@ -121,7 +152,11 @@ impl Node {
     ///
     /// # Errors
     /// It cannot be run, or does not end.
-    pub(crate) fn run_to_end(&self, log_name: &str, ports_from: &Self) -> io::Result<(ExitStatus, String)> {
+    pub(crate) fn run_to_end(
+        &self,
+        log_name: &str,
+        ports_from: &Self,
+    ) -> io::Result<(ExitStatus, String)> {
         let path = self.folder.join(log_name);
         let log = File::create(&path)?;
         let mut command = self.command(log)?;
@@ -130,7 +165,11 @@ impl Node {
             ("listeners.websocket", ports_from.websocket),
             ("admin.address", ports_from.admin),
         ] {
-            let value = if key.starts_with("listeners") { format!("[\"{address}\"]") } else { format!("\"{address}\"") };
+            let value = if key.starts_with("listeners") {
+                format!("[\"{address}\"]")
+            } else {
+                format!("\"{address}\"")
+            };
             command.arg("--set").arg(format!("{key}={value}"));
         }
         let mut child = command.spawn()?;
@@ -141,7 +180,9 @@ impl Node {
         }
         child.kill()?;
         child.wait()?;
-        Err(io::Error::other(format!("the second process did not end; it said:\n{text}")))
+        Err(io::Error::other(format!(
+            "the second process did not end; it said:\n{text}"
+        )))
     }
 
     /// kill −9.
@@ -166,7 +207,9 @@ impl Node {
 
     /// True exactly when the process runs.
     pub(crate) fn is_alive(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.child
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Resident memory of the process in bytes.
@@ -174,7 +217,9 @@ impl Node {
         let Some(child) = &self.child else { return 0 };
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
+        let kib = line
+            .and_then(|rest| rest.split_whitespace().next())
+            .and_then(|kib| kib.parse::<u64>().ok());
         kib.unwrap_or(0) * 1024
     }
 
@@ -188,11 +233,6 @@ impl Node {
         let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
-    }
-
-    /// The folder with its configuration and log.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
     }
 
     fn log_path(&self) -> PathBuf {
@@ -212,7 +252,8 @@ impl Drop for Node {
 /// Distinct ports on which nothing listens.
 fn free_ports<const N: usize>() -> io::Result<[SocketAddr; N]> {
     let span = usize::from(PORTS.end - PORTS.start);
-    let mut random = crate::random::Random::new(crate::clock::seed() ^ u64::from(std::process::id()));
+    let mut random =
+        crate::random::Random::new(crate::clock::seed() ^ u64::from(std::process::id()));
     let first = random.below(span);
     let mut held = Vec::new();
     for offset in 0..span {
@@ -223,5 +264,7 @@ fn free_ports<const N: usize>() -> io::Result<[SocketAddr; N]> {
         }
     }
     let addresses: Result<Vec<_>, _> = held.iter().map(TcpListener::local_addr).collect();
-    addresses?.try_into().map_err(|_| io::Error::other("no free ports on loopback"))
+    addresses?
+        .try_into()
+        .map_err(|_| io::Error::other("no free ports on loopback"))
 }

@@ -41,7 +41,9 @@ impl Options {
                 options.quick = true;
                 continue;
             }
-            let value = words.next().ok_or_else(|| format!("{name} needs a value"))?;
+            let value = words
+                .next()
+                .ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {
                 "--seed" => options.seed = number(&name, &value)?,
                 "--server" => options.server = value.into(),
@@ -56,28 +58,37 @@ impl Options {
             Ok(options)
         } else {
             let path = options.server.display();
-            Err(format!("{path} is not there; build it with `cargo build --release -p gateway`, or name it with --server"))
+            Err(format!(
+                "{path} is not there; build it with `cargo build --release -p gateway`, or name it with --server"
+            ))
         }
     }
 
     /// Cycles to run.
     pub(crate) fn cycles(&self, usual: usize, quick: usize) -> usize {
-        self.cycles.unwrap_or(if self.quick { quick } else { usual })
+        self.cycles
+            .unwrap_or(if self.quick { quick } else { usual })
     }
 
     /// Clients to run.
     pub(crate) fn clients(&self, usual: usize, quick: usize) -> usize {
-        self.clients.unwrap_or(if self.quick { quick } else { usual })
+        self.clients
+            .unwrap_or(if self.quick { quick } else { usual })
     }
 
     /// How long to run.
     pub(crate) fn time(&self, usual_s: u64, quick_s: u64) -> Duration {
-        Duration::from_secs(self.seconds.unwrap_or(if self.quick { quick_s } else { usual_s }))
+        Duration::from_secs(
+            self.seconds
+                .unwrap_or(if self.quick { quick_s } else { usual_s }),
+        )
     }
 }
 
 fn number(name: &str, value: &str) -> Result<u64, String> {
-    value.parse().map_err(|_| format!("{name} {value}: not a number"))
+    value
+        .parse()
+        .map_err(|_| format!("{name} {value}: not a number"))
 }
 
 /// A program that cargo has built next to this one.

@@ -3,19 +3,18 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use edge_proto::decode::{Sender, decode};
-use edge_proto::encode;
 use edge_proto::frame::next_frame;
-use edge_proto::packet::{
-    Ack, Connect, Packet, PacketType, Publish, PublishProperties, QoS, SubscriptionOptions, Version,
-};
+use edge_proto::packet::{Packet, QoS, Version};
 use edge_proto::reason::ReasonCode;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::clock;
+use crate::talk::Talk;
 
 /// Bytes that one call reads at most.
 const READ_AT_ONCE: usize = 64 * 1024;
@@ -55,9 +54,8 @@ pub(crate) struct Arrived {
 #[derive(Debug)]
 pub(crate) struct Wire {
     stream: TcpStream,
-    version: Version,
+    talk: Talk,
     incoming: Vec<u8>,
-    outgoing: Vec<u8>,
     /// True exactly when the server has closed its side or the connection is broken.
     pub(crate) ended: bool,
 }
@@ -71,12 +69,12 @@ impl Wire {
         let stream = TcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, version, incoming: Vec::new(), outgoing: Vec::new(), ended: false })
-    }
-
-    /// The protocol version.
-    pub(crate) const fn version(&self) -> Version {
-        self.version
+        Ok(Self {
+            stream,
+            talk: Talk::new(version),
+            incoming: Vec::new(),
+            ended: false,
+        })
     }
 
     /// Reads what is here, up to a bound.
@@ -91,7 +89,11 @@ impl Wire {
                 self.incoming.extend_from_slice(&buffer[..count]);
                 count
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                0
+            }
             Err(_) => {
                 self.ended = true;
                 0
@@ -113,8 +115,11 @@ impl Wire {
     pub(crate) fn packets(&mut self) -> Result<Vec<Received>, String> {
         let mut packets = Vec::new();
         let mut taken = 0;
-        while let Some(frame) = next_frame(&self.incoming[taken..], PACKET_BYTES_MAX).map_err(|broken| broken.to_string())? {
-            let packet = decode(self.version, Sender::Server, frame).map_err(|broken| broken.to_string())?;
+        while let Some(frame) = next_frame(&self.incoming[taken..], PACKET_BYTES_MAX)
+            .map_err(|broken| broken.to_string())?
+        {
+            let packet = decode(self.talk.version, Sender::Server, frame)
+                .map_err(|broken| broken.to_string())?;
             packets.push(owned(&packet));
             taken += frame.length;
         }
@@ -124,10 +129,10 @@ impl Wire {
 
     /// Hands the kernel as much as it takes.
     pub(crate) fn flush(&mut self) {
-        while !self.outgoing.is_empty() && !self.ended {
-            match self.stream.write(&self.outgoing) {
+        while !self.talk.bytes.is_empty() && !self.ended {
+            match self.stream.write(&self.talk.bytes) {
                 Ok(count) => {
-                    self.outgoing.drain(..count);
+                    self.talk.bytes.drain(..count);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -138,81 +143,24 @@ impl Wire {
 
     /// Hands the kernel at most so many bytes of what waits.
     pub(crate) fn flush_some(&mut self, bytes: usize) {
-        let later = self.outgoing.split_off(bytes.min(self.outgoing.len()));
+        let later = self.talk.bytes.split_off(bytes.min(self.talk.bytes.len()));
         self.flush();
-        self.outgoing.extend(later);
+        self.talk.bytes.extend(later);
     }
 
     /// Sends so many bytes of what waits, and breaks the connection.
     pub(crate) fn cut_after(mut self, bytes: usize) {
-        self.outgoing.truncate(bytes);
+        self.talk.bytes.truncate(bytes);
         self.flush();
-    }
-
-    /// Bytes that wait to be sent.
-    pub(crate) fn unsent(&self) -> usize {
-        self.outgoing.len()
-    }
-
-    /// Queues raw bytes.
-    pub(crate) fn raw(&mut self, bytes: &[u8]) {
-        self.outgoing.extend_from_slice(bytes);
-    }
-
-    /// Queues a CONNECT; `expiry_s` 0 is a session that ends with its connection.
-    pub(crate) fn connect(&mut self, client_id: &str, clean_start: bool, expiry_s: u32) {
-        let mut connect = Connect::new(self.version, client_id);
-        connect.clean_start = clean_start;
-        if self.version == Version::V5 && expiry_s > 0 {
-            connect.session_expiry_s = Some(expiry_s);
-        }
-        encode::connect(&mut self.outgoing, &connect);
-    }
-
-    /// Queues a PUBLISH; the packet identifier is for QoS 1 and 2.
-    pub(crate) fn publish(&mut self, dup: bool, qos: QoS, retain: bool, topic: &str, packet_id: u16, payload: &[u8]) {
-        let publish = Publish {
-            dup,
-            qos,
-            retain,
-            topic,
-            packet_id: (qos > QoS::AtMostOnce).then_some(packet_id),
-            properties: PublishProperties::default(),
-            payload,
-        };
-        encode::publish(&mut self.outgoing, self.version, &publish);
-    }
-
-    /// Queues a PUBACK, PUBREC, PUBREL or PUBCOMP.
-    pub(crate) fn ack(&mut self, packet_type: PacketType, packet_id: u16) {
-        encode::ack(&mut self.outgoing, self.version, packet_type, &Ack::new(packet_id, ReasonCode::Success));
-    }
-
-    /// Queues a SUBSCRIBE of some filters at one maximum QoS.
-    pub(crate) fn subscribe(&mut self, packet_id: u16, filters: &[&str], qos: QoS) {
-        let filters: Vec<_> = filters.iter().map(|filter| (*filter, SubscriptionOptions::from_qos(qos))).collect();
-        encode::subscribe(&mut self.outgoing, self.version, packet_id, None, &filters);
-    }
-
-    /// Queues an UNSUBSCRIBE.
-    pub(crate) fn unsubscribe(&mut self, packet_id: u16, filter: &str) {
-        encode::unsubscribe(&mut self.outgoing, self.version, packet_id, &[filter]);
-    }
-
-    /// Queues a PINGREQ.
-    pub(crate) fn ping(&mut self) {
-        encode::pingreq(&mut self.outgoing);
-    }
-
-    /// Queues a DISCONNECT.
-    pub(crate) fn disconnect(&mut self) {
-        let disconnect = edge_proto::packet::Disconnect::new(ReasonCode::Success);
-        encode::disconnect(&mut self.outgoing, self.version, &disconnect);
     }
 
     /// Sends what waits and reads until a packet is there that `wanted` takes; others are dropped. `None` when the
     /// connection ends or the time is over.
-    pub(crate) fn await_packet<T>(&mut self, limit: Duration, mut wanted: impl FnMut(Received) -> Option<T>) -> Option<T> {
+    pub(crate) fn await_packet<T>(
+        &mut self,
+        limit: Duration,
+        mut wanted: impl FnMut(Received) -> Option<T>,
+    ) -> Option<T> {
         let start = clock::now();
         while start.elapsed() < limit {
             self.flush();
@@ -238,7 +186,13 @@ impl Wire {
     ///
     /// # Errors
     /// No connection, no answer or a refusal.
-    pub(crate) fn join(address: SocketAddr, version: Version, client_id: &str, clean_start: bool, expiry_s: u32) -> io::Result<Self> {
+    pub(crate) fn join(
+        address: SocketAddr,
+        version: Version,
+        client_id: &str,
+        clean_start: bool,
+        expiry_s: u32,
+    ) -> io::Result<Self> {
         let mut wire = Self::open(address, version)?;
         wire.connect(client_id, clean_start, expiry_s);
         let answer = wire.await_packet(Duration::from_secs(10), |packet| match packet {
@@ -247,7 +201,10 @@ impl Wire {
         });
         match answer {
             Some(ReasonCode::Success) => Ok(wire),
-            Some(reason) => Err(io::Error::other(format!("{client_id}: CONNACK {}", reason.name()))),
+            Some(reason) => Err(io::Error::other(format!(
+                "{client_id}: CONNACK {}",
+                reason.name()
+            ))),
             None => Err(io::Error::other(format!("{client_id}: no CONNACK"))),
         }
     }
@@ -263,6 +220,20 @@ impl Wire {
     }
 }
 
+impl Deref for Wire {
+    type Target = Talk;
+
+    fn deref(&self) -> &Talk {
+        &self.talk
+    }
+}
+
+impl DerefMut for Wire {
+    fn deref_mut(&mut self) -> &mut Talk {
+        &mut self.talk
+    }
+}
+
 impl AsFd for Wire {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
@@ -274,7 +245,11 @@ pub(crate) fn wait_for_any(wires: &[&Wire], limit: Duration) -> Vec<usize> {
     let mut polled: Vec<PollFd<'_>> = wires
         .iter()
         .map(|wire| {
-            let write = if wire.unsent() > 0 { PollFlags::OUT } else { PollFlags::empty() };
+            let write = if wire.unsent() > 0 {
+                PollFlags::OUT
+            } else {
+                PollFlags::empty()
+            };
             PollFd::new(*wire, PollFlags::IN | write)
         })
         .collect();
@@ -282,12 +257,17 @@ pub(crate) fn wait_for_any(wires: &[&Wire], limit: Duration) -> Vec<usize> {
     if poll(&mut polled, limit_ms).is_err() {
         return Vec::new();
     }
-    (0..wires.len()).filter(|index| !polled[*index].revents().is_empty()).collect()
+    (0..wires.len())
+        .filter(|index| !polled[*index].revents().is_empty())
+        .collect()
 }
 
 fn owned(packet: &Packet<'_>) -> Received {
     match packet {
-        Packet::ConnAck(connack) => Received::ConnAck { present: connack.session_present, reason: connack.reason },
+        Packet::ConnAck(connack) => Received::ConnAck {
+            present: connack.session_present,
+            reason: connack.reason,
+        },
         Packet::Publish(publish) => Received::Publish(Arrived {
             dup: publish.dup,
             qos: publish.qos,

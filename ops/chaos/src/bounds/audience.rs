@@ -29,33 +29,54 @@ impl Audience {
     pub(crate) fn start(address: SocketAddr, clients: usize, topics: usize) -> io::Result<Self> {
         let mut wires = Vec::new();
         for client in 0..clients {
-            let version = if client.is_multiple_of(2) { Version::V311 } else { Version::V5 };
+            let version = if client.is_multiple_of(2) {
+                Version::V311
+            } else {
+                Version::V5
+            };
             let (qos, durable) = match client % 10 {
                 0..6 => (QoS::AtMostOnce, false),
                 6..9 => (QoS::AtLeastOnce, false),
                 _ => (QoS::AtLeastOnce, true),
             };
             let expiry_s = if durable { 3600 } else { 0 };
-            let mut wire = Wire::join(address, version, &format!("reader-{client}"), !durable, expiry_s)?;
+            let mut wire = Wire::join(
+                address,
+                version,
+                &format!("reader-{client}"),
+                !durable,
+                expiry_s,
+            )?;
             if !wire.subscribe_now(&[&format!("flood/{}/t", client % topics)], qos) {
                 return Err(io::Error::other("a reader could not subscribe"));
             }
             wires.push(wire);
         }
-        let (reads, stop, received) =
-            (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (reading, until, count) = (Arc::clone(&reads), Arc::clone(&stop), Arc::clone(&received));
-        let thread = thread::Builder::new().name("audience".into()).spawn(move || {
-            while !until.load(Ordering::Relaxed) {
-                if reading.load(Ordering::Relaxed) {
-                    count.fetch_add(read_all(&mut wires), Ordering::Relaxed);
-                } else {
-                    thread::park_timeout(Duration::from_millis(50));
+        let (reads, stop, received) = (
+            Arc::new(AtomicBool::new(true)),
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let (reading, until, count) =
+            (Arc::clone(&reads), Arc::clone(&stop), Arc::clone(&received));
+        let thread = thread::Builder::new()
+            .name("audience".into())
+            .spawn(move || {
+                while !until.load(Ordering::Relaxed) {
+                    if reading.load(Ordering::Relaxed) {
+                        count.fetch_add(read_all(&mut wires), Ordering::Relaxed);
+                    } else {
+                        thread::park_timeout(Duration::from_millis(50));
+                    }
                 }
-            }
-            wires
-        })?;
-        Ok(Self { reads, stop, received, thread })
+                wires
+            })?;
+        Ok(Self {
+            reads,
+            stop,
+            received,
+            thread,
+        })
     }
 
     /// From now on nobody reads.
@@ -76,7 +97,9 @@ impl Audience {
 }
 
 fn read_all(wires: &mut [Wire]) -> u64 {
-    let open: Vec<usize> = (0..wires.len()).filter(|index| !wires[*index].ended).collect();
+    let open: Vec<usize> = (0..wires.len())
+        .filter(|index| !wires[*index].ended)
+        .collect();
     let polled: Vec<&Wire> = open.iter().map(|index| &wires[*index]).collect();
     let mut received = 0;
     for index in wait_for_any(&polled, Duration::from_millis(20)) {

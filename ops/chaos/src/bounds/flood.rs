@@ -34,16 +34,28 @@ impl Flood {
     pub(crate) fn start(address: SocketAddr, topics: usize) -> io::Result<Self> {
         let mut fast = Wire::join(address, Version::V5, "flood-0", true, 0)?;
         let mut sure = Wire::join(address, Version::V5, "flood-1", true, 0)?;
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, sent) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let (until, count) = (Arc::clone(&stop), Arc::clone(&sent));
         let thread = thread::Builder::new().name("flood".into()).spawn(move || {
-            let topics: Vec<String> = (0..topics).map(|topic| format!("flood/{topic}/t")).collect();
+            let topics: Vec<String> = (0..topics)
+                .map(|topic| format!("flood/{topic}/t"))
+                .collect();
             let payload = vec![b'x'; PAYLOAD_BYTES];
             let (mut number, mut surely, mut acknowledged) = (0usize, 0u64, 0u64);
             while !until.load(Ordering::Relaxed) && !fast.ended {
                 for _ in 0..BURST {
                     if fast.unsent() == 0 || fast.unsent() < BURST * PAYLOAD_BYTES {
-                        fast.publish(false, QoS::AtMostOnce, false, &topics[number % topics.len()], 0, &payload);
+                        fast.publish(
+                            false,
+                            QoS::AtMostOnce,
+                            false,
+                            &topics[number % topics.len()],
+                            0,
+                            &payload,
+                        );
                         number += 1;
                     }
                 }
@@ -59,7 +71,10 @@ impl Flood {
                 fast.discard();
                 sure.fill();
                 let packets = sure.packets().unwrap_or_default();
-                acknowledged += packets.iter().filter(|packet| matches!(packet, Received::PubAck(..))).count() as u64;
+                acknowledged += packets
+                    .iter()
+                    .filter(|packet| matches!(packet, Received::PubAck(..)))
+                    .count() as u64;
                 count.store(number as u64 + surely, Ordering::Relaxed);
             }
         })?;

@@ -54,7 +54,12 @@ const FLOOD_BYTES: usize = 64 * 1024;
 
 impl Hostile {
     /// Connects; `None` when the server takes no more.
-    pub(crate) fn new(address: SocketAddr, kind: Kind, number: usize, packet_bytes: usize) -> Option<Self> {
+    pub(crate) fn new(
+        address: SocketAddr,
+        kind: Kind,
+        number: usize,
+        packet_bytes: usize,
+    ) -> Option<Self> {
         let name = format!("hostile-{kind:?}-{number}");
         let mut wire = match kind {
             Kind::Silent => Wire::open(address, Version::V5).ok()?,
@@ -83,7 +88,12 @@ impl Hostile {
             Kind::NeverAcks => drop(wire.subscribe_now(&["flood/0/t"], QoS::AtLeastOnce)),
             _ => {}
         }
-        Some(Self { kind, wire, next_at: now(), sent: 0 })
+        Some(Self {
+            kind,
+            wire,
+            next_at: now(),
+            sent: 0,
+        })
     }
 
     /// True when the server has ended it.
@@ -118,14 +128,20 @@ impl Hostile {
                 while self.wire.unsent() < FLOOD_BYTES {
                     self.sent += 1;
                     let filter = format!("h/{}/#", self.sent % 100);
-                    self.wire.subscribe((self.sent % 60_000) as u16 + 1, &[&filter], QoS::AtMostOnce);
+                    self.wire.subscribe(
+                        (self.sent % 60_000) as u16 + 1,
+                        &[&filter],
+                        QoS::AtMostOnce,
+                    );
                 }
                 self.wire.flush();
             }
             Kind::Hoarder => {
                 self.wire.flush();
                 if self.wire.unsent() == 0 && self.sent < 20_000 {
-                    let filters: Vec<String> = (0..100).map(|index| format!("hoard/{}/x", self.sent + index)).collect();
+                    let filters: Vec<String> = (0..100)
+                        .map(|index| format!("hoard/{}/x", self.sent + index))
+                        .collect();
                     let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
                     self.wire.subscribe(9, &filters, QoS::AtLeastOnce);
                     self.sent += 100;

@@ -90,7 +90,11 @@ impl Watch {
 pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
     let clients = options.clients(1000, 200);
     let time = options.time(60, 8);
-    report.title(format!("bounds: {clients} clients that stop reading for {} s, backend {}", time.as_secs(), options.io));
+    report.title(format!(
+        "bounds: {clients} clients that stop reading for {} s, backend {}",
+        time.as_secs(),
+        options.io
+    ));
     let _ = rustix::process::setrlimit(
         rustix::process::Resource::Nofile,
         rustix::process::getrlimit(rustix::process::Resource::Nofile),
@@ -108,13 +112,24 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
     pairs.set_phase(1);
     watch.over(&node, baseline, || {});
     let (read, sent_before) = (audience.received(), flood.sent());
-    report.note(format!("resident idle {} MiB, while all read {} MiB; {sent_before} published, {read} read", idle_bytes / MIB, watch.resident_max / MIB));
+    report.note(format!(
+        "resident idle {} MiB, while all read {} MiB; {sent_before} published, {read} read",
+        idle_bytes / MIB,
+        watch.resident_max / MIB
+    ));
     audience.stop_reading();
     pairs.set_phase(2);
     watch.over(&node, time, || {});
     let flooded = flood.sent() - sent_before;
-    report.note(format!("while nobody reads: {flooded} published in {} s, resident up to {} MiB", time.as_secs(), watch.resident_max / MIB));
-    report.note(format!("at its end: {}", Metrics::scrape(node.admin)?.deliveries()));
+    report.note(format!(
+        "while nobody reads: {flooded} published in {} s, resident up to {} MiB",
+        time.as_secs(),
+        watch.resident_max / MIB
+    ));
+    report.note(format!(
+        "at its end: {}",
+        Metrics::scrape(node.admin)?.deliveries()
+    ));
     let resident_stalled = watch.resident_max;
     pairs.set_phase(3);
     let over = be_hostile(&node, &mut watch, time / 2);
@@ -124,14 +139,39 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
     watch.over(&node, Duration::from_secs(3), || {});
     let outcome = pairs.finish();
     report.note(format!("hostile clients: {over}"));
-    for (phase, name) in ["alone", "all read", "nobody reads", "hostile clients", "afterwards"].iter().enumerate() {
+    for (phase, name) in [
+        "alone",
+        "all read",
+        "nobody reads",
+        "hostile clients",
+        "afterwards",
+    ]
+    .iter()
+    .enumerate()
+    {
         report.note(format!("well-behaved, {name}: {}", outcome.words(phase)));
     }
     let (before, during) = (outcome.percentile_us(1, 99), outcome.percentile_us(2, 99));
-    report.check(resident_stalled <= bound, "memory while nobody reads", within(resident_stalled, bound));
-    report.check(watch.resident_max <= bound, "memory with hostile clients", within(watch.resident_max, bound));
-    report.check(during <= before * 2, "p99 of the others within 2× of before", format!("{before} µs before, {during} µs during"));
-    report.check(outcome.is_whole(), "the well-behaved lose nothing", outcome.losses());
+    report.check(
+        resident_stalled <= bound,
+        "memory while nobody reads",
+        within(resident_stalled, bound),
+    );
+    report.check(
+        watch.resident_max <= bound,
+        "memory with hostile clients",
+        within(watch.resident_max, bound),
+    );
+    report.check(
+        during <= before * 2,
+        "p99 of the others within 2× of before",
+        format!("{before} µs before, {during} µs during"),
+    );
+    report.check(
+        outcome.is_whole(),
+        "the well-behaved lose nothing",
+        outcome.losses(),
+    );
     conclude(&mut node, &watch, report);
     Ok(())
 }
@@ -146,7 +186,12 @@ fn be_hostile(node: &Node, watch: &mut Watch, time: Duration) -> String {
         .flat_map(|number| Kind::ALL.map(|kind| Hostile::new(node.tcp, kind, number, PACKET_BYTES)))
         .flatten()
         .collect();
-    watch.over(node, time, || clients.iter_mut().filter(|client| !client.is_over()).for_each(Hostile::act));
+    watch.over(node, time, || {
+        clients
+            .iter_mut()
+            .filter(|client| !client.is_over())
+            .for_each(Hostile::act)
+    });
     let counts = Kind::ALL.map(|kind| {
         let of_kind = clients.iter().filter(|client| client.kind == kind);
         let over = of_kind.clone().filter(|client| client.is_over()).count();
@@ -157,8 +202,15 @@ fn be_hostile(node: &Node, watch: &mut Watch, time: Duration) -> String {
 
 fn conclude(node: &mut Node, watch: &Watch, report: &mut Report) {
     let unbalanced = watch.unbalanced.len();
-    let seen = format!("{} scrapes, {unbalanced} unbalanced, {} without an answer", watch.scrapes, watch.failed);
-    report.check(unbalanced == 0 && watch.failed == 0, "conservation at every scrape", seen);
+    let seen = format!(
+        "{} scrapes, {unbalanced} unbalanced, {} without an answer",
+        watch.scrapes, watch.failed
+    );
+    report.check(
+        unbalanced == 0 && watch.failed == 0,
+        "conservation at every scrape",
+        seen,
+    );
     for line in watch.unbalanced.iter().take(5) {
         report.note(line);
     }
@@ -166,9 +218,27 @@ fn conclude(node: &mut Node, watch: &Watch, report: &mut Report) {
         let metrics = Metrics::scrape(node.admin).ok()?;
         (metrics.sum("queued_bytes") == 0 && metrics.sum("pending_bytes") == 0).then_some(metrics)
     });
-    let seen = drained.as_ref().map_or_else(|| "bytes are left".to_owned(), Metrics::deliveries);
-    report.check(drained.is_some(), "no bytes are queued when all have gone", seen);
-    report.check(node.is_alive(), "the server lives", format!("{} MiB resident in the end", node.resident_bytes() / MIB));
+    let seen = drained
+        .as_ref()
+        .map_or_else(|| "bytes are left".to_owned(), Metrics::deliveries);
+    report.check(
+        drained.is_some(),
+        "no bytes are queued when all have gone",
+        seen,
+    );
+    report.check(
+        node.is_alive(),
+        "the server lives",
+        format!("{} MiB resident in the end", node.resident_bytes() / MIB),
+    );
     let stopped = node.terminate().is_some_and(|status| status.success());
-    report.check(stopped, "SIGTERM stops it in order", if stopped { "exit code 0".into() } else { node.log_tail() });
+    report.check(
+        stopped,
+        "SIGTERM stops it in order",
+        if stopped {
+            "exit code 0".into()
+        } else {
+            node.log_tail()
+        },
+    );
 }

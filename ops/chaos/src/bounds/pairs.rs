@@ -28,6 +28,7 @@ struct Pair {
     received: u64,
     acknowledged: u64,
     out_of_order: u64,
+    next_number: u64,
 }
 
 /// What the pairs saw in the end.
@@ -38,6 +39,8 @@ pub(crate) struct Outcome {
     pub(crate) out_of_order: u64,
     /// Connections that the server ended.
     pub(crate) ended: usize,
+    /// Why it ended them, as far as it said.
+    reasons: Vec<String>,
     /// Latencies in microseconds, by phase.
     phases: Vec<Vec<u32>>,
 }
@@ -59,7 +62,10 @@ impl Outcome {
     /// A phase in words.
     pub(crate) fn words(&self, phase: usize) -> String {
         let [p50, p99, worst] = [50, 99, 100].map(|percent| self.percentile_us(phase, percent));
-        format!("{} messages, p50 {p50} µs, p99 {p99} µs, worst {worst} µs", self.count(phase))
+        format!(
+            "{} messages, p50 {p50} µs, p99 {p99} µs, worst {worst} µs",
+            self.count(phase)
+        )
     }
 
     /// True when every message came, in order, and every connection held.
@@ -69,8 +75,17 @@ impl Outcome {
 
     /// Counts in words.
     pub(crate) fn losses(&self) -> String {
-        let Self { sent, received, out_of_order, ended, .. } = self;
-        format!("{sent} sent, {received} received, {out_of_order} out of order, {ended} connections ended")
+        let Self {
+            sent,
+            received,
+            out_of_order,
+            ended,
+            ..
+        } = self;
+        let reasons = self.reasons.join(", ");
+        format!(
+            "{sent} sent, {received} received, {out_of_order} out of order, {ended} connections ended ({reasons})"
+        )
     }
 }
 
@@ -90,10 +105,19 @@ impl Pairs {
     pub(crate) fn start(address: SocketAddr, count: usize) -> io::Result<Self> {
         let pairs: io::Result<Vec<Pair>> = (0..count).map(|index| pair(address, index)).collect();
         let mut pairs = pairs?;
-        let (phase, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (phase, stop) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
         let (at, until) = (Arc::clone(&phase), Arc::clone(&stop));
-        let thread = thread::Builder::new().name("pairs".into()).spawn(move || work(&mut pairs, &at, &until))?;
-        Ok(Self { phase, stop, thread })
+        let thread = thread::Builder::new()
+            .name("pairs".into())
+            .spawn(move || work(&mut pairs, &at, &until))?;
+        Ok(Self {
+            phase,
+            stop,
+            thread,
+        })
     }
 
     /// Messages sent from now on belong to this phase.
@@ -109,8 +133,16 @@ impl Pairs {
 }
 
 fn pair(address: SocketAddr, index: usize) -> io::Result<Pair> {
-    let version = if index.is_multiple_of(4) { Version::V311 } else { Version::V5 };
-    let qos = if index.is_multiple_of(2) { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+    let version = if index.is_multiple_of(4) {
+        Version::V311
+    } else {
+        Version::V5
+    };
+    let qos = if index.is_multiple_of(2) {
+        QoS::AtMostOnce
+    } else {
+        QoS::AtLeastOnce
+    };
     let topic = format!("pair/{index}/t");
     let mut subscriber = Wire::join(address, version, &format!("pair-s{index}"), true, 0)?;
     if !subscriber.subscribe_now(&[&topic], qos) {
@@ -127,6 +159,7 @@ fn pair(address: SocketAddr, index: usize) -> io::Result<Pair> {
         received: 0,
         acknowledged: 0,
         out_of_order: 0,
+        next_number: 0,
     })
 }
 
@@ -151,10 +184,18 @@ fn work(pairs: &mut [Pair], phase: &AtomicUsize, stop: &AtomicBool) -> Outcome {
             .flat_map(|pair| [&pair.publisher, &pair.subscriber])
             .filter(|wire| !wire.ended)
             .collect();
-        let next = pairs.iter().map(|pair| pair.next_at).min().unwrap_or_else(now);
-        let wait = next.saturating_duration_since(now()).clamp(Duration::from_millis(1), PACE);
+        let next = pairs
+            .iter()
+            .map(|pair| pair.next_at)
+            .min()
+            .unwrap_or_else(now);
+        let wait = next
+            .saturating_duration_since(now())
+            .clamp(Duration::from_millis(1), PACE);
         wait_for_any(&wires, wait);
-        pairs.iter_mut().for_each(|pair| pair.read(begin, &mut outcome));
+        pairs
+            .iter_mut()
+            .for_each(|pair| pair.read(begin, &mut outcome));
     }
     for pair in pairs {
         outcome.sent += pair.sent;
@@ -176,7 +217,14 @@ impl Pair {
         let sent_us = begin.elapsed().as_micros();
         let payload = format!("{} {sent_us} {phase}", self.sent);
         let packet_id = (self.sent % 60_000) as u16 + 1;
-        self.publisher.publish(false, self.qos, false, &self.topic, packet_id, payload.as_bytes());
+        self.publisher.publish(
+            false,
+            self.qos,
+            false,
+            &self.topic,
+            packet_id,
+            payload.as_bytes(),
+        );
         self.publisher.flush();
         self.sent += 1;
     }
@@ -184,17 +232,37 @@ impl Pair {
     fn read(&mut self, begin: Instant, outcome: &mut Outcome) {
         self.publisher.fill();
         let acknowledged = self.publisher.packets().unwrap_or_default();
-        self.acknowledged += acknowledged.iter().filter(|packet| matches!(packet, Received::PubAck(..))).count() as u64;
+        for packet in &acknowledged {
+            if let Received::Disconnect(reason) = packet {
+                outcome
+                    .reasons
+                    .push(format!("publisher {}: {}", self.topic, reason.name()));
+            }
+        }
+        self.acknowledged += acknowledged
+            .iter()
+            .filter(|packet| matches!(packet, Received::PubAck(..)))
+            .count() as u64;
         self.subscriber.fill();
         for packet in self.subscriber.packets().unwrap_or_default() {
-            let Received::Publish(arrived) = packet else { continue };
+            if let Received::Disconnect(reason) = packet {
+                outcome
+                    .reasons
+                    .push(format!("subscriber {}: {}", self.topic, reason.name()));
+            }
+            let Received::Publish(arrived) = packet else {
+                continue;
+            };
             let text = String::from_utf8_lossy(&arrived.payload).into_owned();
             let mut numbers = text.split(' ').map(|word| word.parse::<u64>().unwrap_or(0));
             let [number, sent_us, phase] = [(); 3].map(|()| numbers.next().unwrap_or(0));
-            self.out_of_order += u64::from(number != self.received);
+            self.out_of_order += u64::from(number < self.next_number);
+            self.next_number = number + 1;
             self.received += 1;
             let latency_us = (begin.elapsed().as_micros() as u64).saturating_sub(sent_us);
-            outcome.phases.resize(outcome.phases.len().max(phase as usize + 1), Vec::new());
+            outcome
+                .phases
+                .resize(outcome.phases.len().max(phase as usize + 1), Vec::new());
             outcome.phases[phase as usize].push(latency_us.min(u64::from(u32::MAX)) as u32);
             if arrived.packet_id > 0 {
                 self.subscriber.ack(PacketType::PubAck, arrived.packet_id);

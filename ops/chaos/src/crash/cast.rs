@@ -11,12 +11,36 @@ const V5: Version = Version::V5;
 const ONE: QoS = QoS::AtLeastOnce;
 const TWO: QoS = QoS::ExactlyOnce;
 
-const DURABLE: Manner = Manner { version: V5, durable: true, toggles: false };
-const DURABLE_311: Manner = Manner { version: V311, durable: true, toggles: false };
-const LIVE: Manner = Manner { version: V5, durable: false, toggles: false };
-const LIVE_311: Manner = Manner { version: V311, durable: false, toggles: false };
-const TOGGLES: Manner = Manner { version: V5, durable: true, toggles: true };
-const TOGGLES_311: Manner = Manner { version: V311, durable: true, toggles: true };
+const DURABLE: Manner = Manner {
+    version: V5,
+    durable: true,
+    toggles: false,
+};
+const DURABLE_311: Manner = Manner {
+    version: V311,
+    durable: true,
+    toggles: false,
+};
+const LIVE: Manner = Manner {
+    version: V5,
+    durable: false,
+    toggles: false,
+};
+const LIVE_311: Manner = Manner {
+    version: V311,
+    durable: false,
+    toggles: false,
+};
+const TOGGLES: Manner = Manner {
+    version: V5,
+    durable: true,
+    toggles: true,
+};
+const TOGGLES_311: Manner = Manner {
+    version: V311,
+    durable: true,
+    toggles: true,
+};
 
 /// The publishers.
 pub(crate) fn publishers() -> Vec<Publisher> {
@@ -62,12 +86,28 @@ pub(crate) fn subscribers(ledger: &mut Ledger) -> Vec<Subscriber> {
         all.push(Subscriber::new(name, reader, manner, qos, filters));
     }
     for (group, qos, filter, members) in [
-        ("work", TWO, "$share/work/s/work/#", &[DURABLE, DURABLE_311, DURABLE][..]),
-        ("light", ONE, "$share/light/s/light/#", &[DURABLE_311, DURABLE]),
+        (
+            "work",
+            TWO,
+            "$share/work/s/work/#",
+            &[DURABLE, DURABLE_311, DURABLE][..],
+        ),
+        (
+            "light",
+            ONE,
+            "$share/light/s/light/#",
+            &[DURABLE_311, DURABLE],
+        ),
     ] {
         let reader = ledger.reader(&format!("group {group}"), true, true, qos, &[filter]);
         for (member, manner) in members.iter().enumerate() {
-            all.push(Subscriber::new(&format!("{group}{member}"), reader, *manner, qos, &[filter]));
+            all.push(Subscriber::new(
+                &format!("{group}{member}"),
+                reader,
+                *manner,
+                qos,
+                &[filter],
+            ));
         }
     }
     all

@@ -71,13 +71,24 @@ impl Ledger {
 
     /// Notes a broken promise.
     pub(crate) fn violated(&mut self, client: &str, message: Option<usize>, text: String) {
-        self.violations.push(Violation { text, message, client: client.to_owned() });
+        self.violations.push(Violation {
+            text,
+            message,
+            client: client.to_owned(),
+        });
     }
 
     /// A new message; its number goes into its payload.
     pub(crate) fn sent(&mut self, publisher: usize, topic: &str, qos: QoS) -> usize {
         let sent = self.tick();
-        self.messages.push(Sent { publisher, topic: topic.to_owned(), qos, sent, acked: None, resent: false });
+        self.messages.push(Sent {
+            publisher,
+            topic: topic.to_owned(),
+            qos,
+            sent,
+            acked: None,
+            resent: false,
+        });
         self.messages.len() - 1
     }
 
@@ -89,23 +100,43 @@ impl Ledger {
 
     /// Messages acknowledged.
     pub(crate) fn acked_count(&self) -> usize {
-        self.messages.iter().filter(|message| message.acked.is_some()).count()
+        self.messages
+            .iter()
+            .filter(|message| message.acked.is_some())
+            .count()
     }
 
     /// The newest acknowledged message of each topic that is asked about.
     pub(crate) fn newest_acked(&self, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, usize> {
-        let acked = self.messages.iter().enumerate().filter(|(_, message)| message.acked.is_some());
-        acked.filter(|(_, message)| wanted(&message.topic)).map(|(number, message)| (message.topic.clone(), number)).collect()
+        let acked = self
+            .messages
+            .iter()
+            .enumerate()
+            .filter(|(_, message)| message.acked.is_some());
+        acked
+            .filter(|(_, message)| wanted(&message.topic))
+            .map(|(number, message)| (message.topic.clone(), number))
+            .collect()
     }
 
     /// A new reader without subscriptions.
-    pub(crate) fn reader(&mut self, name: &str, durable: bool, shared: bool, qos: QoS, filters: &[&str]) -> usize {
+    pub(crate) fn reader(
+        &mut self,
+        name: &str,
+        durable: bool,
+        shared: bool,
+        qos: QoS,
+        filters: &[&str],
+    ) -> usize {
         self.readers.push(Reader {
             name: name.to_owned(),
             durable,
             shared,
             qos,
-            filters: filters.iter().map(|filter| (unshared(filter).to_owned(), Vec::new())).collect(),
+            filters: filters
+                .iter()
+                .map(|filter| (unshared(filter).to_owned(), Vec::new()))
+                .collect(),
             counts: BTreeMap::new(),
         });
         self.readers.len() - 1
@@ -117,7 +148,12 @@ impl Ledger {
         for (_, spans) in &mut self.readers[reader].filters {
             let open = spans.last().is_some_and(|span| span.removing.is_none());
             if !open {
-                spans.push(Span { asked, granted: None, removing: None, removed: None });
+                spans.push(Span {
+                    asked,
+                    granted: None,
+                    removing: None,
+                    removed: None,
+                });
             }
         }
     }
@@ -167,19 +203,31 @@ impl Ledger {
     }
 
     /// A message reached a client of a reader; returns whether it is the first time.
-    pub(crate) fn delivered(&mut self, client: &str, reader: usize, message: usize, qos: QoS, dup: bool) -> bool {
+    pub(crate) fn delivered(
+        &mut self,
+        client: &str,
+        reader: usize,
+        message: usize,
+        qos: QoS,
+        dup: bool,
+    ) -> bool {
         self.deliveries += 1;
         let (effective, sent) = (self.effective_qos(reader, message), &self.messages[message]);
         let (resent, topic) = (sent.resent, sent.topic.clone());
         let to = &mut self.readers[reader];
         let may = to.spans_for(&topic).any(|span| {
-            sent.acked.is_none_or(|acked| span.asked < acked) && span.removed.is_none_or(|removed| removed > sent.sent)
+            sent.acked.is_none_or(|acked| span.asked < acked)
+                && span.removed.is_none_or(|removed| removed > sent.sent)
         });
         let count = to.counts.entry(message).or_default();
         *count += 1;
         let (count, shared) = (*count, to.shared);
         if !may {
-            self.violated(client, Some(message), format!("m{message} on {topic} came without a subscription"));
+            self.violated(
+                client,
+                Some(message),
+                format!("m{message} on {topic} came without a subscription"),
+            );
         }
         if qos != effective {
             let text = format!("m{message} on {topic} came with {qos:?}, not {effective:?}");
@@ -190,9 +238,17 @@ impl Ledger {
         }
         self.repeats += 1;
         if effective == QoS::ExactlyOnce {
-            self.violated(client, Some(message), format!("m{message} on {topic} came {count} times at QoS 2"));
+            self.violated(
+                client,
+                Some(message),
+                format!("m{message} on {topic} came {count} times at QoS 2"),
+            );
         } else if !dup && !resent && !shared {
-            self.violated(client, Some(message), format!("m{message} on {topic} was repeated without DUP"));
+            self.violated(
+                client,
+                Some(message),
+                format!("m{message} on {topic} was repeated without DUP"),
+            );
         }
         false
     }
@@ -221,13 +277,19 @@ impl Ledger {
 
 impl Reader {
     fn spans_for(&self, topic: &str) -> impl Iterator<Item = &Span> {
-        self.filters.iter().filter(move |(filter, _)| matches(filter, topic)).flat_map(|(_, spans)| spans)
+        self.filters
+            .iter()
+            .filter(move |(filter, _)| matches(filter, topic))
+            .flat_map(|(_, spans)| spans)
     }
 }
 
 /// The filter inside a shared subscription, or the filter itself.
 fn unshared(filter: &str) -> &str {
-    filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/')).map_or(filter, |(_, inner)| inner)
+    filter
+        .strip_prefix("$share/")
+        .and_then(|rest| rest.split_once('/'))
+        .map_or(filter, |(_, inner)| inner)
 }
 
 /// Whether a topic filter matches a topic (MQTT 5.0 §4.7), told from the text of the specification alone.
@@ -245,7 +307,10 @@ pub(crate) fn matches(filter: &str, topic: &str) -> bool {
 
 /// The root of a topic: its first two levels.
 pub(crate) fn root(topic: &str) -> &str {
-    let end = topic.match_indices('/').nth(1).map_or(topic.len(), |(index, _)| index);
+    let end = topic
+        .match_indices('/')
+        .nth(1)
+        .map_or(topic.len(), |(index, _)| index);
     &topic[..end]
 }
 
@@ -277,7 +342,10 @@ mod tests {
         ledger.subscribing(reader);
         ledger.subscribed(reader);
         let message = ledger.sent(0, "a/b", QoS::ExactlyOnce);
-        assert!(ledger.missing().is_empty(), "nothing is owed before the acknowledgement");
+        assert!(
+            ledger.missing().is_empty(),
+            "nothing is owed before the acknowledgement"
+        );
         ledger.acked(message);
         assert_eq!(ledger.missing().len(), 1);
         assert!(ledger.delivered("reader", reader, message, QoS::ExactlyOnce, false));

@@ -31,7 +31,8 @@ const TRACED: usize = 2;
 const ENOUGH: usize = 50;
 
 /// The store must hold what absent subscribers have not fetched.
-const CONFIG: &str = "[mailboxes]\nmessages_max = 10000000\nbytes_max = \"16 GiB\"\n[log]\nlevel = \"warn\"\n";
+const CONFIG: &str =
+    "[mailboxes]\nmessages_max = 10000000\nbytes_max = \"16 GiB\"\n[log]\nlevel = \"warn\"\n";
 
 /// What the cycles came to.
 #[derive(Debug, Default)]
@@ -48,7 +49,10 @@ struct Tally {
 /// The server cannot be started at all.
 pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
     let cycles = options.cycles(200, 10);
-    report.title(format!("crash: {cycles} cycles of kill −9, seed {}, backend {}", options.seed, options.io));
+    report.title(format!(
+        "crash: {cycles} cycles of kill −9, seed {}, backend {}",
+        options.seed, options.io
+    ));
     let mut random = Random::new(options.seed);
     let node = Node::new(options, "crash", CONFIG, None)?;
     let mut world = World::new(node, random.fork());
@@ -59,7 +63,12 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
         world.run_for(Duration::from_millis(20 + random.below(400) as u64));
         one_end(&mut world, &mut random, &mut tally)?;
         if cycle % 25 == 0 || cycle == cycles {
-            let Ledger { messages, deliveries, violations, .. } = &world.ledger;
+            let Ledger {
+                messages,
+                deliveries,
+                violations,
+                ..
+            } = &world.ledger;
             report.note(format!(
                 "cycle {cycle}: {} sent, {} acknowledged, {deliveries} deliveries, {} broken promises",
                 messages.len(),
@@ -98,7 +107,13 @@ fn one_end(world: &mut World, random: &mut Random, tally: &mut Tally) -> io::Res
     Ok(())
 }
 
-fn conclude(world: &mut World, tally: &Tally, settled: bool, options: &Options, report: &mut Report) {
+fn conclude(
+    world: &mut World,
+    tally: &Tally,
+    settled: bool,
+    options: &Options,
+    report: &mut Report,
+) {
     let metrics = Metrics::scrape(world.node.admin);
     let missing: Vec<Violation> = world
         .ledger
@@ -107,8 +122,15 @@ fn conclude(world: &mut World, tally: &Tally, settled: bool, options: &Options, 
         .map(|(reader, message)| {
             let sent = &world.ledger.messages[message];
             let from = world.publisher_name(sent.publisher);
-            let text = format!("m{message} ({:?} on {} from {from}) was acknowledged and never came", sent.qos, sent.topic);
-            Violation { text, message: Some(message), client: reader.name.clone() }
+            let text = format!(
+                "m{message} ({:?} on {} from {from}) was acknowledged and never came",
+                sent.qos, sent.topic
+            );
+            Violation {
+                text,
+                message: Some(message),
+                client: reader.name.clone(),
+            }
         })
         .collect();
     let (sent, acked) = (world.ledger.messages.len(), world.ledger.acked_count());
@@ -121,47 +143,108 @@ fn conclude(world: &mut World, tally: &Tally, settled: bool, options: &Options, 
         world.cuts,
         world.looks()
     ));
-    report.note(format!("{} deliveries, of which {} repeats at QoS 1", world.ledger.deliveries, world.ledger.repeats));
-    report.check(settled, "after the last crash everyone gets to the end", if settled { "yes" } else { "not in time" });
-    report.check(missing.is_empty(), "no acknowledged message lost", format!("{} lost of {acked} acknowledged ({sent} sent)", missing.len()));
+    report.note(format!(
+        "{} deliveries, of which {} repeats at QoS 1",
+        world.ledger.deliveries, world.ledger.repeats
+    ));
+    report.check(
+        settled,
+        "after the last crash everyone gets to the end",
+        if settled { "yes" } else { "not in time" },
+    );
+    report.check(
+        missing.is_empty(),
+        "no acknowledged message lost",
+        format!(
+            "{} lost of {acked} acknowledged ({sent} sent)",
+            missing.len()
+        ),
+    );
     let broken = &world.ledger.violations;
-    let twice = broken.iter().filter(|violation| violation.text.ends_with("at QoS 2")).count();
-    let disorder = broken.iter().filter(|violation| violation.text.contains(" came after ")).count();
-    report.check(twice == 0, "nothing at QoS 2 came twice", format!("{twice} times"));
-    report.check(disorder == 0, "order of each publisher, root and QoS kept", format!("{disorder} out of order"));
+    let twice = broken
+        .iter()
+        .filter(|violation| violation.text.ends_with("at QoS 2"))
+        .count();
+    let disorder = broken
+        .iter()
+        .filter(|violation| violation.text.contains(" came after "))
+        .count();
+    report.check(
+        twice == 0,
+        "nothing at QoS 2 came twice",
+        format!("{twice} times"),
+    );
+    report.check(
+        disorder == 0,
+        "order of each publisher, root and QoS kept",
+        format!("{disorder} out of order"),
+    );
     let other = broken.len() - twice - disorder;
-    report.check(other == 0, "sessions, subscriptions, retained messages, packets as the rules say", format!("{other} broken"));
+    report.check(
+        other == 0,
+        "sessions, subscriptions, retained messages, packets as the rules say",
+        format!("{other} broken"),
+    );
     match metrics {
         Ok(metrics) => {
-            report.check(metrics.unaccounted() == 0, "conservation after the last start", metrics.deliveries());
+            report.check(
+                metrics.unaccounted() == 0,
+                "conservation after the last start",
+                metrics.deliveries(),
+            );
             let queued = metrics.sum("deliveries_queued");
-            report.check(queued == 0, "nothing is queued once everything was acknowledged", queued);
+            report.check(
+                queued == 0,
+                "nothing is queued once everything was acknowledged",
+                queued,
+            );
         }
         Err(error) => drop(report.check(false, "metrics after the run", error)),
     }
     if !(missing.is_empty() && broken.is_empty() && settled) {
         let io = &options.io;
-        report.note(format!("again: chaos crash --seed {} --io {io} (timing differs from run to run)", options.seed));
+        report.note(format!(
+            "again: chaos crash --seed {} --io {io} (timing differs from run to run)",
+            options.seed
+        ));
         show(world, missing.iter().chain(broken));
     }
     let busy = world.node.busy_starts;
-    report.check(busy == 0, "a start right after kill −9 finds its ports free", format!("{busy} starts found them taken"));
+    report.check(
+        busy == 0,
+        "a start right after kill −9 finds its ports free",
+        format!("{busy} starts found them taken"),
+    );
     let panics = world.node.log().matches("panicked").count();
-    report.check(panics == 0, "the server never panicked", format!("{panics} panics"));
+    report.check(
+        panics == 0,
+        "the server never panicked",
+        format!("{panics} panics"),
+    );
     if panics > 0 {
         report.note(world.node.log_tail());
     }
 }
 
 fn show<'a>(world: &World, violations: impl Iterator<Item = &'a Violation>) {
-    for (index, Violation { text, message, client }) in violations.take(SHOWN).enumerate() {
+    for (
+        index,
+        Violation {
+            text,
+            message,
+            client,
+        },
+    ) in violations.take(SHOWN).enumerate()
+    {
         println!("       {client}: {text}");
         if index >= TRACED {
             continue;
         }
         world.print_trace(client, *message);
         if let Some(message) = message {
-            let publisher = world.publisher_name(world.ledger.messages[*message].publisher).to_owned();
+            let publisher = world
+                .publisher_name(world.ledger.messages[*message].publisher)
+                .to_owned();
             world.print_trace(&publisher, Some(*message));
         }
     }

@@ -55,8 +55,21 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     /// A publisher that has never connected.
-    pub(crate) fn new(index: usize, version: Version, durable: bool, qos: &[QoS], topics: &[String], retain: bool) -> Self {
-        let kind = if retain { "retaining" } else if durable { "durable" } else { "live" };
+    pub(crate) fn new(
+        index: usize,
+        version: Version,
+        durable: bool,
+        qos: &[QoS],
+        topics: &[String],
+        retain: bool,
+    ) -> Self {
+        let kind = if retain {
+            "retaining"
+        } else if durable {
+            "durable"
+        } else {
+            "live"
+        };
         Self {
             name: format!("pub{index}-{kind}-{version:?}"),
             index,
@@ -84,8 +97,14 @@ impl Publisher {
         if self.wire.is_some() {
             return;
         }
-        let Ok(mut wire) = Wire::open(address, self.version) else { return };
-        wire.connect(&self.name, !self.durable, if self.durable { EXPIRY_S } else { 0 });
+        let Ok(mut wire) = Wire::open(address, self.version) else {
+            return;
+        };
+        wire.connect(
+            &self.name,
+            !self.durable,
+            if self.durable { EXPIRY_S } else { 0 },
+        );
         self.trace.note(ledger.tick(), "→ CONNECT");
         self.wire = Some(wire);
         self.online = false;
@@ -96,7 +115,8 @@ impl Publisher {
         self.wire = None;
         self.online = false;
         self.withheld.clear();
-        self.trace.note(ledger.tick(), format_args!("connection over: {why}"));
+        self.trace
+            .note(ledger.tick(), format_args!("connection over: {why}"));
     }
 
     /// Sends some messages, and PUBRELs it has held back.
@@ -119,14 +139,33 @@ impl Publisher {
         let topic = &self.topics[random.below(self.topics.len())];
         let qos = self.qos[random.below(self.qos.len())];
         let message = ledger.sent(self.index, topic, qos);
-        let padding = if random.per_mille(20) { 8_000 } else { random.below(200) };
+        let padding = if random.per_mille(20) {
+            8_000
+        } else {
+            random.below(200)
+        };
         let mut payload = format!("m{message} ").into_bytes();
         payload.resize(payload.len() + padding, b'.');
-        let taken = |packet_id: &u16| self.flights.iter().any(|flight| flight.packet_id == *packet_id);
-        let packet_id = (1..).find(|packet_id| !taken(packet_id)).unwrap_or(u16::MAX);
+        let taken = |packet_id: &u16| {
+            self.flights
+                .iter()
+                .any(|flight| flight.packet_id == *packet_id)
+        };
+        let packet_id = (1..)
+            .find(|packet_id| !taken(packet_id))
+            .unwrap_or(u16::MAX);
         wire.publish(false, qos, self.retain, topic, packet_id, &payload);
-        self.trace.note(ledger.tick(), format_args!("→ PUBLISH #{packet_id} m{message} {topic} {qos:?}"));
-        let flight = Flight { packet_id, message, payload, retain: self.retain, stage: Stage::Published };
+        self.trace.note(
+            ledger.tick(),
+            format_args!("→ PUBLISH #{packet_id} m{message} {topic} {qos:?}"),
+        );
+        let flight = Flight {
+            packet_id,
+            message,
+            payload,
+            retain: self.retain,
+            stage: Stage::Published,
+        };
         self.flights.push_back(flight);
     }
 
@@ -134,7 +173,8 @@ impl Publisher {
         let Some(wire) = &mut self.wire else { return };
         for packet_id in self.withheld.drain(..) {
             wire.ack(PacketType::PubRel, packet_id);
-            self.trace.note(ledger.tick(), format_args!("→ PUBREL #{packet_id}"));
+            self.trace
+                .note(ledger.tick(), format_args!("→ PUBREL #{packet_id}"));
         }
     }
 
@@ -143,7 +183,10 @@ impl Publisher {
         let tick = ledger.tick();
         match packet {
             Received::ConnAck { present, reason } => {
-                self.trace.note(tick, format_args!("← CONNACK present={present} {}", reason.name()));
+                self.trace.note(
+                    tick,
+                    format_args!("← CONNACK present={present} {}", reason.name()),
+                );
                 if reason.is_error() {
                     let text = format!("CONNECT refused: {}", reason.name());
                     return ledger.violated(&self.name, None, text);
@@ -151,19 +194,32 @@ impl Publisher {
                 self.connected(ledger, present);
             }
             Received::PubAck(packet_id, reason) => {
-                self.trace.note(tick, format_args!("← PUBACK #{packet_id} {}", reason.name()));
+                self.trace.note(
+                    tick,
+                    format_args!("← PUBACK #{packet_id} {}", reason.name()),
+                );
                 self.acked(ledger, packet_id, reason.is_error(), QoS::AtLeastOnce);
             }
             Received::PubRec(packet_id, reason) => {
-                self.trace.note(tick, format_args!("← PUBREC #{packet_id} {}", reason.name()));
+                self.trace.note(
+                    tick,
+                    format_args!("← PUBREC #{packet_id} {}", reason.name()),
+                );
                 self.acked(ledger, packet_id, reason.is_error(), QoS::ExactlyOnce);
             }
             Received::PubComp(packet_id) => {
-                self.trace.note(tick, format_args!("← PUBCOMP #{packet_id}"));
-                let through = |flight: &Flight| flight.packet_id == packet_id && flight.stage == Stage::Received;
+                self.trace
+                    .note(tick, format_args!("← PUBCOMP #{packet_id}"));
+                let through = |flight: &Flight| {
+                    flight.packet_id == packet_id && flight.stage == Stage::Received
+                };
                 match self.flights.iter().position(through) {
                     Some(index) => drop(self.flights.remove(index)),
-                    None => ledger.violated(&self.name, None, format!("PUBCOMP #{packet_id} for nothing")),
+                    None => ledger.violated(
+                        &self.name,
+                        None,
+                        format!("PUBCOMP #{packet_id} for nothing"),
+                    ),
                 }
             }
             other => self.trace.note(tick, format_args!("← {other:?}")),
@@ -186,24 +242,44 @@ impl Publisher {
             let tick = ledger.tick();
             if flight.stage == Stage::Received {
                 wire.ack(PacketType::PubRel, packet_id);
-                self.trace.note(tick, format_args!("→ PUBREL #{packet_id} again"));
+                self.trace
+                    .note(tick, format_args!("→ PUBREL #{packet_id} again"));
                 continue;
             }
             let sent = &mut ledger.messages[message];
             sent.resent = true;
-            wire.publish(true, sent.qos, flight.retain, &sent.topic, packet_id, &flight.payload);
-            self.trace.note(tick, format_args!("→ PUBLISH DUP #{packet_id} m{message} {:?}", sent.qos));
+            wire.publish(
+                true,
+                sent.qos,
+                flight.retain,
+                &sent.topic,
+                packet_id,
+                &flight.payload,
+            );
+            self.trace.note(
+                tick,
+                format_args!("→ PUBLISH DUP #{packet_id} m{message} {:?}", sent.qos),
+            );
         }
     }
 
     fn acked(&mut self, ledger: &mut Ledger, packet_id: u16, refused: bool, qos: QoS) {
-        let waits = |flight: &Flight| flight.packet_id == packet_id && flight.stage == Stage::Published;
+        let waits =
+            |flight: &Flight| flight.packet_id == packet_id && flight.stage == Stage::Published;
         let Some(index) = self.flights.iter().position(waits) else {
-            return ledger.violated(&self.name, None, format!("an acknowledgement of #{packet_id} for nothing"));
+            return ledger.violated(
+                &self.name,
+                None,
+                format!("an acknowledgement of #{packet_id} for nothing"),
+            );
         };
         let message = self.flights[index].message;
         if refused || ledger.messages[message].qos != qos {
-            return ledger.violated(&self.name, Some(message), format!("m{message} was refused or answered wrongly"));
+            return ledger.violated(
+                &self.name,
+                Some(message),
+                format!("m{message} was refused or answered wrongly"),
+            );
         }
         ledger.acked(message);
         if qos == QoS::AtLeastOnce {

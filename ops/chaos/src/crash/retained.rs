@@ -39,7 +39,9 @@ impl Looker {
         if self.wire.is_some() {
             return;
         }
-        let Ok(mut wire) = Wire::open(address, Version::V5) else { return };
+        let Ok(mut wire) = Wire::open(address, Version::V5) else {
+            return;
+        };
         wire.connect(Self::NAME, true, 0);
         self.wanted = ledger.newest_acked(|topic| topic.starts_with("r/"));
         // A broad filter and a rooted one in turn: they take different ways to the owners.
@@ -47,9 +49,20 @@ impl Looker {
             wire.subscribe(1, &["r/#"], QoS::AtLeastOnce);
         } else {
             let topics: Vec<&str> = self.wanted.keys().map(String::as_str).collect();
-            wire.subscribe(1, if topics.is_empty() { &["r/0/v"] } else { &topics }, QoS::AtLeastOnce);
+            wire.subscribe(
+                1,
+                if topics.is_empty() {
+                    &["r/0/v"]
+                } else {
+                    &topics
+                },
+                QoS::AtLeastOnce,
+            );
         }
-        self.trace.note(ledger.tick(), format_args!("→ CONNECT, SUBSCRIBE, wants {:?}", self.wanted));
+        self.trace.note(
+            ledger.tick(),
+            format_args!("→ CONNECT, SUBSCRIBE, wants {:?}", self.wanted),
+        );
         self.wire = Some(wire);
         self.since = Some(clock::now());
     }
@@ -63,14 +76,28 @@ impl Looker {
     /// A packet of the server.
     pub(crate) fn received(&mut self, ledger: &mut Ledger, packet: &Received) {
         let tick = ledger.tick();
-        let Received::Publish(arrived) = packet else { return self.trace.note(tick, format_args!("← {packet:?}")) };
+        let Received::Publish(arrived) = packet else {
+            return self.trace.note(tick, format_args!("← {packet:?}"));
+        };
         let text = String::from_utf8_lossy(&arrived.payload);
-        let message: Option<usize> = text.strip_prefix('m').and_then(|rest| rest.split(' ').next()).and_then(|digits| digits.parse().ok());
+        let message: Option<usize> = text
+            .strip_prefix('m')
+            .and_then(|rest| rest.split(' ').next())
+            .and_then(|digits| digits.parse().ok());
         let Some(message) = message else { return };
-        self.trace.note(tick, format_args!("← PUBLISH retain={} m{message} {}", arrived.retain, arrived.topic));
+        self.trace.note(
+            tick,
+            format_args!(
+                "← PUBLISH retain={} m{message} {}",
+                arrived.retain, arrived.topic
+            ),
+        );
         if let Some(wanted) = self.wanted.get(&arrived.topic).copied() {
             if arrived.retain && message < wanted {
-                let text = format!("retained m{message} on {}, but m{wanted} was acknowledged", arrived.topic);
+                let text = format!(
+                    "retained m{message} on {}, but m{wanted} was acknowledged",
+                    arrived.topic
+                );
                 ledger.violated(Self::NAME, Some(wanted), text);
             }
             self.wanted.remove(&arrived.topic);

@@ -60,7 +60,13 @@ pub(crate) struct Subscriber {
 
 impl Subscriber {
     /// A subscriber that has never connected.
-    pub(crate) fn new(name: &str, reader: usize, manner: Manner, qos: QoS, filters: &[&str]) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        reader: usize,
+        manner: Manner,
+        qos: QoS,
+        filters: &[&str],
+    ) -> Self {
         Self {
             name: name.to_owned(),
             reader,
@@ -83,7 +89,10 @@ impl Subscriber {
 
     /// True when it is connected, has subscribed, and owes no answer.
     pub(crate) fn is_settled(&self) -> bool {
-        self.online && self.asked == Asked::Nothing && self.replies.is_empty() && (self.subscribed || self.manner.toggles)
+        self.online
+            && self.asked == Asked::Nothing
+            && self.replies.is_empty()
+            && (self.subscribed || self.manner.toggles)
     }
 
     /// Connects if it is not connected and not to stay away.
@@ -91,8 +100,14 @@ impl Subscriber {
         if self.wire.is_some() || self.absent {
             return;
         }
-        let Ok(mut wire) = Wire::open(address, self.manner.version) else { return };
-        wire.connect(&self.name, !self.manner.durable, if self.manner.durable { EXPIRY_S } else { 0 });
+        let Ok(mut wire) = Wire::open(address, self.manner.version) else {
+            return;
+        };
+        wire.connect(
+            &self.name,
+            !self.manner.durable,
+            if self.manner.durable { EXPIRY_S } else { 0 },
+        );
         self.trace.note(ledger.tick(), "→ CONNECT");
         self.wire = Some(wire);
         self.tried += 1;
@@ -104,7 +119,8 @@ impl Subscriber {
         self.wire = None;
         self.online = false;
         self.replies.clear();
-        self.trace.note(ledger.tick(), format_args!("connection over: {why}"));
+        self.trace
+            .note(ledger.tick(), format_args!("connection over: {why}"));
     }
 
     /// Answers what it has, or not yet; and changes its mind about its subscription.
@@ -115,9 +131,16 @@ impl Subscriber {
         if random.per_mille(600) {
             self.reply(ledger);
         }
-        let toggle = self.manner.toggles && may_toggle && self.asked == Asked::Nothing && random.per_mille(30);
+        let toggle = self.manner.toggles
+            && may_toggle
+            && self.asked == Asked::Nothing
+            && random.per_mille(30);
         if toggle {
-            self.asked = if self.subscribed { Asked::Unsubscribe } else { Asked::Subscribe };
+            self.asked = if self.subscribed {
+                Asked::Unsubscribe
+            } else {
+                Asked::Subscribe
+            };
             match self.asked {
                 Asked::Subscribe => ledger.subscribing(self.reader),
                 _ => ledger.unsubscribing(self.reader),
@@ -130,7 +153,10 @@ impl Subscriber {
         let Some(wire) = &mut self.wire else { return };
         for (packet_type, packet_id) in self.replies.drain(..) {
             wire.ack(packet_type, packet_id);
-            self.trace.note(ledger.tick(), format_args!("→ {packet_type:?} #{packet_id}"));
+            self.trace.note(
+                ledger.tick(),
+                format_args!("→ {packet_type:?} #{packet_id}"),
+            );
         }
     }
 
@@ -141,9 +167,14 @@ impl Subscriber {
         match self.asked {
             Asked::Nothing => return,
             Asked::Subscribe => wire.subscribe(REQUEST_ID, &filters, self.qos),
-            Asked::Unsubscribe => filters.iter().for_each(|filter| wire.unsubscribe(REQUEST_ID, filter)),
+            Asked::Unsubscribe => filters
+                .iter()
+                .for_each(|filter| wire.unsubscribe(REQUEST_ID, filter)),
         }
-        self.trace.note(ledger.tick(), format_args!("→ {:?} {filters:?}", self.asked));
+        self.trace.note(
+            ledger.tick(),
+            format_args!("→ {:?} {filters:?}", self.asked),
+        );
     }
 
     /// A packet of the server.
@@ -151,7 +182,10 @@ impl Subscriber {
         let tick = ledger.tick();
         match packet {
             Received::ConnAck { present, reason } => {
-                self.trace.note(tick, format_args!("← CONNACK present={present} {}", reason.name()));
+                self.trace.note(
+                    tick,
+                    format_args!("← CONNACK present={present} {}", reason.name()),
+                );
                 if reason.is_error() {
                     let text = format!("CONNECT refused: {}", reason.name());
                     return ledger.violated(&self.name, None, text);
@@ -161,7 +195,11 @@ impl Subscriber {
             Received::SubAck(_, reasons) => {
                 self.trace.note(tick, format_args!("← SUBACK {reasons:?}"));
                 if reasons.iter().any(|reason| *reason != self.qos as u8) {
-                    ledger.violated(&self.name, None, format!("SUBSCRIBE answered with {reasons:?}"));
+                    ledger.violated(
+                        &self.name,
+                        None,
+                        format!("SUBSCRIBE answered with {reasons:?}"),
+                    );
                 }
                 ledger.subscribed(self.reader);
                 (self.asked, self.subscribed) = (Asked::Nothing, true);
@@ -182,7 +220,11 @@ impl Subscriber {
     }
 
     fn connected(&mut self, ledger: &mut Ledger, present: bool) {
-        let wrong = if present { self.tried == 1 || !self.manner.durable } else { self.had_session && self.manner.durable };
+        let wrong = if present {
+            self.tried == 1 || !self.manner.durable
+        } else {
+            self.had_session && self.manner.durable
+        };
         if wrong {
             ledger.violated(&self.name, None, format!("session present is {present}"));
         }
@@ -204,22 +246,48 @@ impl Subscriber {
     }
 
     fn arrived(&mut self, ledger: &mut Ledger, tick: u64, arrived: &Arrived) {
-        let Arrived { dup, qos, packet_id, ref topic, ref payload, .. } = *arrived;
-        let number = payload.strip_prefix(b"m").and_then(|rest| rest.split(|byte| *byte == b' ').next());
-        let number = number.and_then(|digits| str::from_utf8(digits).ok()).and_then(|digits| digits.parse::<usize>().ok());
+        let Arrived {
+            dup,
+            qos,
+            packet_id,
+            ref topic,
+            ref payload,
+            ..
+        } = *arrived;
+        let number = payload
+            .strip_prefix(b"m")
+            .and_then(|rest| rest.split(|byte| *byte == b' ').next());
+        let number = number
+            .and_then(|digits| str::from_utf8(digits).ok())
+            .and_then(|digits| digits.parse::<usize>().ok());
         let Some(message) = number.filter(|number| *number < ledger.messages.len()) else {
-            return ledger.violated(&self.name, None, format!("a message on {topic} that nobody sent"));
+            return ledger.violated(
+                &self.name,
+                None,
+                format!("a message on {topic} that nobody sent"),
+            );
         };
         let shown = if dup { " DUP" } else { "" };
-        self.trace.note(tick, format_args!("← PUBLISH{shown} #{packet_id} m{message} {topic} {qos:?}"));
+        self.trace.note(
+            tick,
+            format_args!("← PUBLISH{shown} #{packet_id} m{message} {topic} {qos:?}"),
+        );
         if ledger.messages[message].topic != *topic {
-            ledger.violated(&self.name, Some(message), format!("m{message} came on {topic}"));
+            ledger.violated(
+                &self.name,
+                Some(message),
+                format!("m{message} came on {topic}"),
+            );
         }
         if qos == QoS::ExactlyOnce {
             self.replies.push_back((PacketType::PubRec, packet_id));
             if !self.held.insert(packet_id) {
                 if !dup {
-                    ledger.violated(&self.name, Some(message), format!("m{message} #{packet_id} again without DUP"));
+                    ledger.violated(
+                        &self.name,
+                        Some(message),
+                        format!("m{message} #{packet_id} again without DUP"),
+                    );
                 }
                 return;
             }
@@ -236,7 +304,8 @@ impl Subscriber {
     /// may see the second behind newer ones.
     fn check_order(&mut self, ledger: &mut Ledger, message: usize) {
         let sent = &ledger.messages[message];
-        let missed_none = self.manner.durable && !self.manner.toggles && !self.filters[0].starts_with('$');
+        let missed_none =
+            self.manner.durable && !self.manner.toggles && !self.filters[0].starts_with('$');
         if sent.resent && sent.qos == QoS::AtLeastOnce && !missed_none {
             return;
         }

@@ -23,16 +23,26 @@ impl Trace {
 
     /// The last lines, and before them all that name this message; and where the whole is.
     pub(crate) fn print(&self, who: &str, message: Option<usize>) {
-        let path = std::env::temp_dir().join(format!("chaos-trace-{}-{who}.txt", std::process::id()));
-        let whole: String = self.0.iter().map(|(tick, line)| format!("{tick:>8} {line}\n")).collect();
+        let path =
+            std::env::temp_dir().join(format!("chaos-trace-{}-{who}.txt", std::process::id()));
+        let whole: String = self
+            .0
+            .iter()
+            .map(|(tick, line)| format!("{tick:>8} {line}\n"))
+            .collect();
         let _ = std::fs::write(&path, whole); // What is printed has to do then.
         println!("       trace of {who}, whole in {}:", path.display());
         let tail = self.0.len().saturating_sub(LINES_SHOWN);
         let named = message.map(|message| format!("m{message} "));
         for (index, (tick, line)) in self.0.iter().enumerate() {
-            let names_it = named.as_ref().is_some_and(|named| line.contains(named.as_str()));
+            let names_it = named
+                .as_ref()
+                .is_some_and(|named| line.contains(named.as_str()));
             if index >= tail || names_it {
-                println!("         {}{tick:>8} {line}", if names_it { '*' } else { ' ' });
+                println!(
+                    "         {}{tick:>8} {line}",
+                    if names_it { '*' } else { ' ' }
+                );
             }
         }
     }

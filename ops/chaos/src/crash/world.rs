@@ -69,8 +69,13 @@ impl World {
         while !self.subscribers.iter().all(Subscriber::is_settled) {
             self.round(Mood::Finishing, true);
             if start.elapsed() > SETTLE_LIMIT {
-                let who = self.subscribers.iter().find(|subscriber| !subscriber.is_settled());
-                let name = who.map(|subscriber| subscriber.name.clone()).unwrap_or_default();
+                let who = self
+                    .subscribers
+                    .iter()
+                    .find(|subscriber| !subscriber.is_settled());
+                let name = who
+                    .map(|subscriber| subscriber.name.clone())
+                    .unwrap_or_default();
                 self.print_trace(&name, None);
                 return Err(io::Error::other(format!("{name} could not subscribe")));
             }
@@ -121,7 +126,10 @@ impl World {
             let settled = self.publishers.iter().all(Publisher::is_done)
                 && self.subscribers.iter().all(Subscriber::is_settled)
                 && self.looker.wire.is_none();
-            if quiet && settled && (start.elapsed() > SETTLE_LIMIT / 6 || self.ledger.missing().is_empty()) {
+            if quiet
+                && settled
+                && (start.elapsed() > SETTLE_LIMIT / 6 || self.ledger.missing().is_empty())
+            {
                 return true;
             }
             if start.elapsed() > SETTLE_LIMIT {
@@ -132,11 +140,19 @@ impl World {
 
     /// Prints the trace of a client.
     pub(crate) fn print_trace(&self, client: &str, message: Option<usize>) {
-        for publisher in self.publishers.iter().filter(|publisher| publisher.name == client) {
+        for publisher in self
+            .publishers
+            .iter()
+            .filter(|publisher| publisher.name == client)
+        {
             publisher.trace.print(client, message);
         }
         for subscriber in &self.subscribers {
-            if client == subscriber.name || client.strip_prefix("group ").is_some_and(|group| subscriber.name.starts_with(group)) {
+            if client == subscriber.name
+                || client
+                    .strip_prefix("group ")
+                    .is_some_and(|group| subscriber.name.starts_with(group))
+            {
                 subscriber.trace.print(&subscriber.name, message);
             }
         }
@@ -174,8 +190,16 @@ impl World {
             self.cut_some();
         }
         let mut wires: Vec<&mut Wire> = Vec::new();
-        wires.extend(self.publishers.iter_mut().filter_map(|publisher| publisher.wire.as_mut()));
-        wires.extend(self.subscribers.iter_mut().filter_map(|subscriber| subscriber.wire.as_mut()));
+        wires.extend(
+            self.publishers
+                .iter_mut()
+                .filter_map(|publisher| publisher.wire.as_mut()),
+        );
+        wires.extend(
+            self.subscribers
+                .iter_mut()
+                .filter_map(|subscriber| subscriber.wire.as_mut()),
+        );
         wires.extend(self.looker.wire.as_mut());
         wires.iter_mut().for_each(|wire| wire.flush());
         let shared: Vec<&Wire> = wires.iter().map(|wire| &**wire).collect();
@@ -191,23 +215,35 @@ impl World {
     fn handle_all(&mut self, end_all: bool, why: &str) {
         let ledger = &mut self.ledger;
         for publisher in &mut self.publishers {
-            let Some((packets, ended)) = take(publisher.wire.as_mut(), ledger, &publisher.name) else { continue };
+            let Some((packets, ended)) = take(publisher.wire.as_mut(), ledger, &publisher.name)
+            else {
+                continue;
+            };
             self.packets += packets.len();
-            packets.into_iter().for_each(|packet| publisher.received(ledger, packet));
+            packets
+                .into_iter()
+                .for_each(|packet| publisher.received(ledger, packet));
             if ended || end_all {
                 publisher.lost(ledger, why);
             }
         }
         for subscriber in &mut self.subscribers {
-            let Some((packets, ended)) = take(subscriber.wire.as_mut(), ledger, &subscriber.name) else { continue };
+            let Some((packets, ended)) = take(subscriber.wire.as_mut(), ledger, &subscriber.name)
+            else {
+                continue;
+            };
             self.packets += packets.len();
-            packets.into_iter().for_each(|packet| subscriber.received(ledger, packet));
+            packets
+                .into_iter()
+                .for_each(|packet| subscriber.received(ledger, packet));
             if ended || end_all {
                 subscriber.lost(ledger, why);
             }
         }
         if let Some((packets, ended)) = take(self.looker.wire.as_mut(), ledger, Looker::NAME) {
-            packets.iter().for_each(|packet| self.looker.received(ledger, packet));
+            packets
+                .iter()
+                .for_each(|packet| self.looker.received(ledger, packet));
             if ended || end_all {
                 self.looker.lost();
             }
@@ -218,7 +254,9 @@ impl World {
     fn cut_some(&mut self) {
         let (ledger, random) = (&mut self.ledger, &mut self.random);
         for publisher in &mut self.publishers {
-            if random.per_mille(5) && let Some(wire) = publisher.wire.take() {
+            if random.per_mille(5)
+                && let Some(wire) = publisher.wire.take()
+            {
                 let bytes = random.below(wire.unsent() + 1);
                 wire.cut_after(bytes);
                 publisher.lost(ledger, "cut");
@@ -226,7 +264,9 @@ impl World {
             }
         }
         for subscriber in &mut self.subscribers {
-            if random.per_mille(5) && let Some(wire) = subscriber.wire.take() {
+            if random.per_mille(5)
+                && let Some(wire) = subscriber.wire.take()
+            {
                 let bytes = random.below(wire.unsent() + 1);
                 wire.cut_after(bytes);
                 subscriber.lost(ledger, "cut");
@@ -237,8 +277,16 @@ impl World {
 
     fn all_read_to_the_end(&mut self, why: &str) {
         let mut wires: Vec<&mut Wire> = Vec::new();
-        wires.extend(self.publishers.iter_mut().filter_map(|publisher| publisher.wire.as_mut()));
-        wires.extend(self.subscribers.iter_mut().filter_map(|subscriber| subscriber.wire.as_mut()));
+        wires.extend(
+            self.publishers
+                .iter_mut()
+                .filter_map(|publisher| publisher.wire.as_mut()),
+        );
+        wires.extend(
+            self.subscribers
+                .iter_mut()
+                .filter_map(|subscriber| subscriber.wire.as_mut()),
+        );
         wires.extend(self.looker.wire.as_mut());
         for wire in wires {
             while wire.fill() > 0 {}
