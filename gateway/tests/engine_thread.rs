@@ -319,12 +319,12 @@ fn failing_commits_are_told_once_and_their_batch_is_applied_once() {
 #[test]
 fn stopping_commits_what_is_queued() {
     let cores = Cores::new(1, usize::MAX);
-    let engine = Shared::new();
+    let mut engine = Shared::new();
     let (thread, senders, _log) = start(engine.clone(), &cores, 1, ThreadLimits::default());
     (1..=500).for_each(|session| send(&senders[0], put(session)));
     assert_eq!(thread.stop(), StopReport::default());
     assert_eq!(cores.received(0), 500);
-    assert_eq!(restored(&mut engine.clone()).lines().count(), 500);
+    assert_eq!(restored(&mut engine).lines().count(), 500);
 }
 
 #[test]

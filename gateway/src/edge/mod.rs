@@ -5,7 +5,7 @@
 //!       └──────── timeout, violation ────────────┴────────────▲
 //! ```
 //!
-//! An idle session holds no buffer: what a session needs only in traffic is in its [`session::Traffic`], which goes away
+//! An idle session holds no buffer: what a session needs only in traffic is in its `Traffic`, which goes away
 //! when it is empty.
 
 mod connect;

@@ -131,7 +131,7 @@ impl Generator {
         }
     }
 
-    fn publish(&mut self, token: Token, rng: &mut Rng) -> Command {
+    fn publish(&self, token: Token, rng: &mut Rng) -> Command {
         let recipients = [0, 1, 1, 1, 2, 3, 5][rng.below(7) as usize];
         let appends = (0..recipients)
             .map(|_| Append {
