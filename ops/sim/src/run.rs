@@ -1,0 +1,540 @@
+//! One run: a phase with faults, then calm in which everything that was promised must come true.
+
+use std::collections::VecDeque;
+
+use edge_proto::decode::{Sender, decode};
+use edge_proto::frame::next_frame;
+use edge_proto::packet::{Packet, QoS, Version};
+use edge_proto::reason::ReasonCode;
+
+use crate::client::{Client, Existence};
+use crate::oracle::{Checked, Failure, Oracle};
+use crate::plan::{Options, Plan};
+use crate::random::{Random, fold};
+use crate::speak::TOPICS;
+use crate::world::World;
+
+/// Steps within which the calm phase must come to rest.
+const CALM_STEPS: u64 = 60_000;
+
+/// A run in progress.
+#[derive(Debug)]
+pub struct Run {
+    pub(crate) world: World,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) oracle: Oracle,
+    pub(crate) random: Random,
+    fault_random: Random,
+    pub(crate) step: u64,
+    pub(crate) next_order: u64,
+    pub(crate) next_connection: u64,
+    pub(crate) deliveries: u64,
+    verbose: bool,
+    notes: VecDeque<(u64, Option<usize>, String)>,
+}
+
+/// What a run without a failure was.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Summary {
+    /// Messages published.
+    pub published: u64,
+    /// Deliveries that clients got.
+    pub deliveries: u64,
+    /// Crashes of the node.
+    pub crashes: u64,
+    /// Hash of everything that crossed a border of a core.
+    pub hash: u64,
+}
+
+impl Run {
+    /// The start of a run.
+    pub fn new(options: &Options) -> Self {
+        let plan = Plan::draw(options);
+        let mut random = Random::new(options.seed, "clients");
+        let clients = (0..plan.clients)
+            .map(|index| {
+                let v5 = random.percent(plan.version5_percent);
+                Client::new(
+                    format!("c{index}"),
+                    if v5 { Version::V5 } else { Version::V311 },
+                )
+            })
+            .collect();
+        Self {
+            world: World::new(plan, options),
+            clients,
+            oracle: Oracle::default(),
+            random,
+            fault_random: Random::new(options.seed, "faults"),
+            step: 1,
+            next_order: 0,
+            next_connection: 0,
+            deliveries: 0,
+            verbose: options.verbose,
+            notes: VecDeque::new(),
+        }
+    }
+
+    /// Both phases.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn complete(&mut self, steps: u64) -> Checked<Summary> {
+        while self.step < steps {
+            self.one_step()?;
+        }
+        self.calm_down()?;
+        let world = &self.world;
+        let hash = fold(world.hash, self.deliveries);
+        Ok(Summary {
+            published: self.oracle.messages.len() as u64,
+            deliveries: self.deliveries,
+            crashes: world.crashes,
+            hash,
+        })
+    }
+
+    /// Notes what happened, if anybody wants to know.
+    pub(crate) fn note(&mut self, at: usize, text: impl FnOnce() -> String) {
+        if self.verbose {
+            self.remember(Some(at), text());
+        }
+    }
+
+    fn remember(&mut self, at: Option<usize>, text: String) {
+        const KEPT: usize = 20_000;
+        self.notes.push_back((self.step, at, text));
+        if self.notes.len() > KEPT {
+            self.notes.pop_front();
+        }
+    }
+
+    /// The last notes about a client, and about the node.
+    pub fn story(&self, client: Option<usize>, length: usize) -> String {
+        let about = |note: &&(u64, Option<usize>, String)| {
+            client.is_none() || note.1.is_none() || note.1 == client
+        };
+        let mut lines: Vec<String> = self
+            .notes
+            .iter()
+            .rev()
+            .filter(about)
+            .take(length)
+            .map(|(step, at, text)| {
+                let who = at.map_or("node".to_owned(), |at| self.clients[at].name.clone());
+                format!("{step:>7} {who:>4} {text}")
+            })
+            .collect();
+        lines.reverse();
+        lines.join("\n")
+    }
+
+    /// The step that it is in.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    fn one_step(&mut self) -> Checked {
+        self.step += 1;
+        let weights = self.world.plan.weights;
+        let kinds = [
+            weights.turn,
+            weights.network,
+            weights.engine,
+            weights.client,
+            weights.fault,
+            weights.time,
+        ];
+        match self.random.weighted(&kinds) {
+            0 => {
+                let core = self.random.below(self.world.cores.len());
+                self.turn(core)?;
+            }
+            1 => {
+                let at = self.random.below(self.clients.len());
+                self.carry(at)?;
+            }
+            2 => {
+                self.world.engine_step();
+                self.oracle.rejections |= self.world.disk.rejections;
+            }
+            3 => {
+                let at = self.random.below(self.clients.len());
+                self.act(at);
+            }
+            4 => self.fault(),
+            _ => self.pass(),
+        }
+        Ok(())
+    }
+
+    /// The network brings a client what it can take, and the client reads it.
+    fn carry(&mut self, at: usize) -> Checked {
+        let zombies = self.clients[at].zombies.clone();
+        let wire = self.clients[at]
+            .connection
+            .as_ref()
+            .map(|connection| connection.wire);
+        for wire in zombies.into_iter().chain(wire) {
+            self.world.network_step(wire);
+        }
+        self.ping(at);
+        self.listen(at)
+    }
+
+    fn ping(&mut self, at: usize) {
+        let now_ms = self.world.now.mono_ms;
+        let Some(connection) = &self.clients[at].connection else {
+            return;
+        };
+        let wrote_ms = self.world.wires[connection.wire].wrote_ms;
+        let due = u64::from(connection.keep_alive_s) * 500;
+        if connection.live && due > 0 && !connection.silent && now_ms - wrote_ms >= due {
+            self.send(at, &Packet::PingReq);
+        }
+    }
+
+    /// Time passes: mostly little, so that nobody with a keep-alive is late by no fault of its own.
+    fn pass(&mut self) {
+        let ms = match self.random.below(20) {
+            0 => self.random.between(100, 1500),
+            1..4 => self.random.between(5, 100),
+            _ => self.random.between(0, 4),
+        };
+        self.world.pass(ms);
+    }
+
+    fn fault(&mut self) {
+        let (crash, engine) = (
+            self.world.plan.crash_percent,
+            self.world.plan.engine_fault_percent,
+        );
+        if self.fault_random.percent(crash) {
+            let power = self.fault_random.percent(50);
+            if self.verbose {
+                self.remember(None, format!("crashes, power {power}"));
+            }
+            self.world.crash(power);
+        } else if self.fault_random.percent(engine) {
+            let ms = self.fault_random.between(1, 5000);
+            if self.verbose {
+                self.remember(None, format!("engine fails for {ms} ms"));
+            }
+            self.world.disk.failing_until_ms = self.world.now.mono_ms + ms;
+        } else {
+            let cores = self.world.cores.len();
+            let (from, to) = (
+                self.fault_random.below(cores),
+                self.fault_random.below(cores),
+            );
+            let ms = self.fault_random.between(1, 500);
+            self.world.freeze(from, to, ms);
+        }
+    }
+
+    /// One turn of a core, and what must hold after it.
+    fn turn(&mut self, core: usize) -> Checked {
+        self.world.turn(core);
+        for (wire, bytes) in std::mem::take(&mut self.world.written) {
+            self.watch(wire, &bytes)?;
+        }
+        let snapshot = self.world.cores[core].shard.snapshot();
+        if !snapshot.conserves() || snapshot.deliveries_queued > u64::MAX / 2 {
+            return Err(Failure::new(format!(
+                "core {core} does not conserve: accepted {} delivered {} expired {} dropped {:?} queued {}",
+                snapshot.counters.deliveries_accepted,
+                snapshot.counters.deliveries_delivered,
+                snapshot.counters.deliveries_expired,
+                snapshot.dropped,
+                snapshot.deliveries_queued
+            )));
+        }
+        let limits = &self.world.plan.limits;
+        let pending_max = limits.pending_bytes_max as u64 + 2000;
+        if snapshot.pending_bytes > pending_max
+            || snapshot.retained_messages > limits.retained_messages_max as u64
+        {
+            return Err(Failure::new(format!(
+                "core {core} is above a bound: pending bytes {}, retained messages {}",
+                snapshot.pending_bytes, snapshot.retained_messages
+            )));
+        }
+        Ok(())
+    }
+
+    /// What the server writes, seen before the network has it.
+    fn watch(&mut self, wire: usize, bytes: &[u8]) -> Checked {
+        let at = self.world.wires[wire].client;
+        let version = self.clients[at].version;
+        let mut rest = bytes;
+        while let Ok(Some(frame)) = next_frame(rest, u32::MAX) {
+            rest = &rest[frame.length..];
+            match decode(version, Sender::Server, frame) {
+                Ok(Packet::ConnAck(connack)) if connack.reason == ReasonCode::Success => {
+                    self.watch_connack(at, wire)?
+                }
+                Ok(Packet::Publish(publish)) => {
+                    let number = publish
+                        .payload
+                        .first_chunk()
+                        .map_or(0, |bytes| u64::from_be_bytes(*bytes));
+                    self.watch_expiry(at, wire, number)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Promise 5: a client identifier has one connection.
+    fn watch_connack(&mut self, at: usize, wire: usize) -> Checked {
+        self.world.wires[wire].connected = true;
+        let lives = |other: &usize| {
+            let known = &self.world.wires[*other];
+            known.client == at
+                && known.connected
+                && known.closing.is_none()
+                && !known.gone
+                && *other != wire
+        };
+        if let Some(other) = (0..self.world.wires.len()).find(lives) {
+            return Err(Failure::of(
+                at,
+                format!("has two live connections, wires {other} and {wire}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// A message that has expired is not sent any more unless its delivery has begun (MQTT-3.3.2-5).
+    fn watch_expiry(&mut self, at: usize, wire: usize, number: u64) -> Checked {
+        let client = &mut self.clients[at];
+        if client
+            .connection
+            .as_ref()
+            .is_none_or(|connection| connection.wire != wire)
+        {
+            return Ok(());
+        }
+        let is_new = client.begun.insert(number);
+        let Some(message) = self.oracle.get(number) else {
+            return Ok(());
+        };
+        let (Some(expiry_s), Some(_)) = (message.expiry_s, message.acknowledged_at) else {
+            return Ok(());
+        };
+        let expired_ms = message.acknowledged_ms + u64::from(expiry_s) * 1000;
+        if is_new && self.world.now.mono_ms > expired_ms {
+            let late_ms = self.world.now.mono_ms - expired_ms;
+            return Err(Failure::of(
+                at,
+                format!(
+                    "is sent message {number} for the first time {late_ms} ms after it expired"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Faults stop. Everybody connects, everything is acknowledged, and what was promised is there.
+    fn calm_down(&mut self) -> Checked {
+        if self.verbose {
+            self.remember(None, "is left in peace".to_owned());
+        }
+        self.world.calm = true;
+        self.world.disk.failing_until_ms = 0;
+        for wire in &mut self.world.wires {
+            wire.slow_until_ms = 0;
+        }
+        self.settle()?;
+        self.make_certain()?;
+        self.settle()?;
+        self.check_rest()?;
+        self.check_promises()?;
+        self.probe()?;
+        self.settle()?;
+        self.check_promises()?;
+        self.check_rest()
+    }
+
+    /// Runs until nothing moves any more.
+    fn settle(&mut self) -> Checked {
+        let until = self.step + CALM_STEPS;
+        while self.step < until {
+            let before = (self.world.hash, self.deliveries);
+            for at in 0..self.clients.len() {
+                self.step += 1;
+                if self.clients[at].connection.is_none() {
+                    self.connect(at, Some(false));
+                }
+                for _ in 0..20 {
+                    self.acknowledge(at);
+                }
+                self.carry(at)?;
+            }
+            for core in 0..self.world.cores.len() {
+                self.step += 1;
+                self.turn(core)?;
+            }
+            self.world.engine_step();
+            self.oracle.rejections |= self.world.disk.rejections;
+            self.world.pass(1);
+            if before == (self.world.hash, self.deliveries) && self.is_idle() {
+                return Ok(());
+            }
+        }
+        Err(Failure::new(format!(
+            "does not come to rest: {}",
+            self.unrest()
+        )))
+    }
+
+    fn is_idle(&self) -> bool {
+        let idle = |client: &Client| {
+            client.connection.as_ref().is_some_and(|connection| {
+                connection.live
+                    && connection.acknowledgements.is_empty()
+                    && connection.operations.is_empty()
+                    && connection.unsubscribing.is_empty()
+                    && self.world.wires[connection.wire].is_quiet()
+            }) && client.outbound.is_empty()
+        };
+        self.world.is_idle() && self.clients.iter().all(idle)
+    }
+
+    fn unrest(&self) -> String {
+        let mut parts = Vec::new();
+        for client in &self.clients {
+            let (name, outbound) = (&client.name, client.outbound.len());
+            match &client.connection {
+                None => parts.push(format!("{name} has no connection")),
+                Some(connection) => parts.push(format!(
+                    "{name} live {} outbound {outbound} operations {} acknowledgements {} wire {} paused {} quiet {}",
+                    connection.live,
+                    connection.operations.len() + connection.unsubscribing.len(),
+                    connection.acknowledgements.len(),
+                    connection.wire,
+                    self.world.wires[connection.wire].paused,
+                    self.world.wires[connection.wire].is_quiet(),
+                )),
+            }
+        }
+        format!("world idle {}; {}", self.world.is_idle(), parts.join("; "))
+    }
+
+    /// Subscriptions whose state is not known are made or removed.
+    fn make_certain(&mut self) -> Checked {
+        for at in 0..self.clients.len() {
+            if self.clients[at].is_certain() {
+                continue;
+            }
+            let uncertain: std::collections::BTreeSet<String> = self.clients[at]
+                .subscriptions
+                .iter()
+                .filter(|subscription| {
+                    subscription.until_maybe.is_none()
+                        && (subscription.from_sure.is_none() || subscription.until_sure.is_some())
+                })
+                .map(|subscription| subscription.filter.clone())
+                .collect();
+            for filter in uncertain {
+                self.unsubscribe_from(at, &filter);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counters are at rest, and sessions and subscriptions are those of the model.
+    fn check_rest(&self) -> Checked {
+        let (mut sessions, mut subscriptions, mut connected) = (0, 0, 0);
+        for (core, at) in self.world.cores.iter().enumerate() {
+            let snapshot = at.shard.snapshot();
+            if snapshot.deliveries_queued + snapshot.queued_bytes + snapshot.pending_bytes > 0 {
+                return Err(Failure::new(format!(
+                    "core {core} is not at rest: {} deliveries queued, {} bytes queued, {} bytes pending",
+                    snapshot.deliveries_queued, snapshot.queued_bytes, snapshot.pending_bytes
+                )));
+            }
+            sessions += snapshot.sessions;
+            subscriptions += snapshot.subscriptions;
+            connected += snapshot.sessions_connected;
+        }
+        let clients = self.clients.len() as u64;
+        if sessions != clients || connected != clients {
+            return Err(Failure::new(format!(
+                "{clients} clients have {sessions} sessions, {connected} of them connected"
+            )));
+        }
+        let expected: usize = self
+            .clients
+            .iter()
+            .flat_map(|client| client.filters())
+            .map(|filter| self.world.owners(filter))
+            .sum();
+        if subscriptions != expected as u64 {
+            return Err(Failure::new(format!(
+                "the owners have {subscriptions} subscriptions, the clients {expected}"
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_promises(&self) -> Checked {
+        let dropped = self.world.dropped_slow() > 0;
+        for (at, client) in self.clients.iter().enumerate() {
+            self.oracle.must_have(
+                at,
+                client,
+                self.world.disk.overflowed.contains(&client.name),
+                dropped,
+            )?;
+        }
+        if self.world.disk.overflowed.is_empty() && !dropped {
+            self.oracle.shared_must_have(&self.clients)?;
+        }
+        Ok(())
+    }
+
+    /// Publishes to every topic once more, and looks at the retained messages.
+    fn probe(&mut self) -> Checked {
+        for topic in TOPICS {
+            self.publish_to(0, topic, Some(QoS::AtLeastOnce));
+            self.settle()?;
+        }
+        let at = self.clients.len();
+        let mut probe = Client::new("probe".to_owned(), Version::V311);
+        probe.existence = Existence::No;
+        self.clients.push(probe);
+        self.connect(at, Some(true));
+        self.settle()?;
+        self.subscribe_to(at, "#");
+        self.settle()?;
+        for topic in TOPICS {
+            let (candidates, none) = self.oracle.retained(topic);
+            let got: Vec<u64> = self.clients[at]
+                .delivered
+                .keys()
+                .copied()
+                .filter(|number| {
+                    self.oracle
+                        .get(*number)
+                        .is_some_and(|message| message.topic == topic)
+                })
+                .collect();
+            let fits = match got.as_slice() {
+                [] => none || candidates.is_empty(),
+                [one] => candidates.contains(one),
+                _ => false,
+            };
+            if !fits {
+                return Err(Failure::of(
+                    at,
+                    format!(
+                        "retained on {topic}: {got:?}, expected one of {candidates:?}, or none: {none}"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

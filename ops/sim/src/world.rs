@@ -1,0 +1,491 @@
+//! The simulated machine: real shards, a fake mesh, a fake network, a store in memory and a virtual clock. Its turns follow
+//! `gateway::event_loop`, with every bound and every delay drawn.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use cluster::partition::Placement;
+use edge_proto::topic::RootDepths;
+use gateway::core_message::CoreMessage;
+use gateway::engine::{Command, Completion, Restored};
+use gateway::outbox::{Order, Outbox};
+use gateway::shard::{Event, Shard};
+use gateway::turn::{Facts, Now, home_core};
+use reactor::driver::{Close, ConnectionId};
+
+use crate::disk::Disk;
+use crate::plan::{Options, Plan, Planted};
+use crate::random::{Random, fold};
+use crate::wire::{Say, Wire};
+
+/// One core and what is around it.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) shard: Shard,
+    pub(crate) outbox: Outbox,
+    /// Messages from each core, by lane.
+    inbox: Vec<[VecDeque<CoreMessage>; 2]>,
+    completions: VecDeque<Completion>,
+    commands: VecDeque<Command>,
+    generations: Vec<u32>,
+    /// The wire of each slot.
+    slots: Vec<Option<usize>>,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) now: Now,
+    pub(crate) cores: Vec<Core>,
+    pub(crate) disk: Disk,
+    pub(crate) wires: Vec<Wire>,
+    /// What the server wrote in this step: wire and bytes, whole packets.
+    pub(crate) written: Vec<(usize, Vec<u8>)>,
+    /// Pairs of cores whose mesh stands still, and until when.
+    frozen: Vec<(usize, usize, u64)>,
+    pub(crate) calm: bool,
+    planted: Option<Planted>,
+    planted_left: u32,
+    mesh_random: Random,
+    network_random: Random,
+    engine_random: Random,
+    facts: Facts,
+    pub(crate) hash: u64,
+    pub(crate) crashes: u64,
+    /// Deliveries dropped for a reason that voids the promise to live-only sessions, crashes included.
+    pub(crate) dropped_slow: u64,
+}
+
+const START_UNIX_MS: u64 = 1_700_000_000_000;
+
+impl World {
+    pub(crate) fn new(plan: Plan, options: &Options) -> Self {
+        let now = Now {
+            mono_ms: 0,
+            unix_ms: START_UNIX_MS,
+        };
+        let seed = options.seed;
+        let facts = Facts {
+            core: 0,
+            limits: plan.limits.clone(),
+            placement: Placement::single_node(plan.cores),
+            root_depths: RootDepths::default(),
+            websocket_path: "/mqtt".into(),
+            seed,
+        };
+        let disk = Disk::new(&plan, options.planted, now);
+        let mut world = Self {
+            plan,
+            now,
+            cores: Vec::new(),
+            disk,
+            wires: Vec::new(),
+            written: Vec::new(),
+            frozen: Vec::new(),
+            calm: false,
+            planted: options.planted,
+            planted_left: 3,
+            mesh_random: Random::new(seed, "mesh"),
+            network_random: Random::new(seed, "network"),
+            engine_random: Random::new(seed, "engine"),
+            facts,
+            hash: 0,
+            crashes: 0,
+            dropped_slow: 0,
+        };
+        world.start(&[]);
+        world
+    }
+
+    /// Starts the node over what the store holds.
+    fn start(&mut self, found: &[Restored]) {
+        let count = self.plan.cores;
+        let boot = self.disk.boot_count();
+        self.cores.clear();
+        for core in 0..count {
+            let facts = Facts {
+                core,
+                ..self.facts.clone()
+            };
+            let mut shard = Shard::new(facts, boot, self.now);
+            let mut outbox = Outbox::new(core, count);
+            let mut homes = std::collections::BTreeMap::new();
+            for item in found {
+                let home = match item {
+                    Restored::Session {
+                        session, record, ..
+                    } => {
+                        let home = home_core(&self.facts.placement, &record.client_id);
+                        homes.insert(*session, home);
+                        home
+                    }
+                    Restored::Subscription { session, .. } => homes[session],
+                    Restored::Retained { .. } => core,
+                };
+                shard.restore(self.now, item, home, &mut outbox);
+            }
+            self.cores.push(Core {
+                shard,
+                outbox,
+                inbox: (0..count).map(|_| Default::default()).collect(),
+                completions: VecDeque::new(),
+                commands: VecDeque::new(),
+                generations: Vec::new(),
+                slots: Vec::new(),
+            });
+        }
+    }
+
+    /// The process is killed and started again.
+    pub(crate) fn crash(&mut self, power: bool) {
+        self.crashes += 1;
+        self.hash = fold(self.hash, 0xDEAD);
+        for wire in &mut self.wires {
+            wire.broken = true;
+            wire.gone = true;
+            wire.to_server.clear();
+            wire.unsent.clear();
+        }
+        self.dropped_slow = self.dropped_slow();
+        self.frozen.clear();
+        let found = self.disk.crash(&mut self.engine_random, self.now, power);
+        self.start(&found);
+    }
+
+    /// Opens a connection to a core.
+    pub(crate) fn open(&mut self, client: usize, core: u16) -> usize {
+        let at = &mut self.cores[usize::from(core)];
+        let slot = at
+            .slots
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or_else(|| {
+                at.slots.push(None);
+                at.generations.push(self.crashes as u32 * 1000);
+                at.slots.len() - 1
+            });
+        at.generations[slot] += 1;
+        let id = ConnectionId {
+            slot: slot as u32,
+            generation: at.generations[slot],
+        };
+        let wire = self.wires.len();
+        at.slots[slot] = Some(wire);
+        self.wires.push(Wire::new(id, client, self.now.mono_ms));
+        wire
+    }
+
+    /// Time passes.
+    pub(crate) fn pass(&mut self, ms: u64) {
+        self.now.mono_ms += ms;
+        self.now.unix_ms += ms;
+    }
+
+    /// The mesh from one core to another stands still for a while.
+    pub(crate) fn freeze(&mut self, from: usize, to: usize, ms: u64) {
+        self.frozen.push((from, to, self.now.mono_ms + ms));
+    }
+
+    /// One turn of a core.
+    pub(crate) fn turn(&mut self, core: usize) {
+        self.socket_events(core);
+        self.take_mesh(core);
+        let waiting = self.cores[core].completions.len();
+        let count = if self.calm || self.engine_random.percent(70) {
+            waiting
+        } else {
+            self.engine_random.below(waiting + 1)
+        };
+        for _ in 0..count {
+            let Some(completion) = self.cores[core].completions.pop_front() else {
+                break;
+            };
+            self.hash = fold(self.hash, 3);
+            self.handle(core, Event::Engine(completion));
+        }
+        let outbox = &self.cores[core].outbox;
+        let backlog = self.plan.congested_from;
+        let congested = outbox.mesh_backlog() > backlog || outbox.engine.len() > backlog;
+        self.handle(core, Event::Tick { congested });
+        self.flush(core);
+    }
+
+    fn handle(&mut self, core: usize, event: Event<'_>) {
+        let now = self.now;
+        let Core { shard, outbox, .. } = &mut self.cores[core];
+        shard.handle(now, event, outbox);
+    }
+
+    fn socket_events(&mut self, core: usize) {
+        let wires: Vec<usize> = self.cores[core].slots.iter().copied().flatten().collect();
+        for index in wires {
+            for _ in 0..4 {
+                let calm = self.calm;
+                let now_ms = self.now.mono_ms;
+                let random = &mut self.network_random;
+                let piece = |length: usize| {
+                    if calm || random.percent(50) {
+                        length
+                    } else {
+                        1 + random.below(length)
+                    }
+                };
+                let Some(said) = self.wires[index].next(now_ms, piece) else {
+                    break;
+                };
+                self.socket_event(core, index, said);
+                if self.network_random.percent(30) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn socket_event(&mut self, core: usize, wire: usize, said: Say) {
+        let connection = self.wires[wire].id;
+        self.hash = fold(fold(self.hash, 1), wire as u64);
+        match said {
+            Say::Accepted => {
+                let peer = SocketAddr::from(([10, 0, 0, 1], 1024 + wire as u16 % 60_000));
+                self.handle(
+                    core,
+                    Event::Accepted {
+                        connection,
+                        websocket: false,
+                        peer,
+                    },
+                );
+            }
+            Say::Received(mut bytes) => {
+                self.hash = fold(self.hash, bytes.len() as u64);
+                self.handle(
+                    core,
+                    Event::Received {
+                        connection,
+                        bytes: &mut bytes,
+                    },
+                );
+            }
+            Say::Drained => self.handle(core, Event::Drained(connection)),
+            Say::PeerClosed => self.handle(core, Event::PeerClosed(connection)),
+            Say::Closed => {
+                self.handle(core, Event::Closed(connection));
+                self.cores[core].slots[connection.slot as usize] = None;
+            }
+        }
+        // Orders that came out of this event hold for the next one of the same connection.
+        self.obey(core);
+    }
+
+    fn take_mesh(&mut self, core: usize) {
+        let now_ms = self.now.mono_ms;
+        self.frozen.retain(|(_, _, until_ms)| *until_ms > now_ms);
+        for lane in 0..2 {
+            for from in 0..self.cores.len() {
+                if self
+                    .frozen
+                    .iter()
+                    .any(|(one, other, _)| (*one, *other) == (from, core))
+                {
+                    continue;
+                }
+                let waiting = self.cores[core].inbox[from][lane].len();
+                let whole = self.calm || self.mesh_random.percent(60);
+                let count = if whole {
+                    waiting
+                } else {
+                    self.mesh_random.below(waiting + 1)
+                };
+                for _ in 0..count {
+                    self.plant_in_mesh(core, from, lane);
+                    let Some(message) = self.cores[core].inbox[from][lane].pop_front() else {
+                        break;
+                    };
+                    self.hash = fold(fold(self.hash, 2), from as u64);
+                    self.handle(core, Event::Core(message));
+                }
+            }
+        }
+    }
+
+    fn plant_in_mesh(&mut self, core: usize, from: usize, lane: usize) {
+        if lane != 0 || self.planted_left == 0 {
+            return;
+        }
+        let queue = &mut self.cores[core].inbox[from][lane];
+        match self.planted {
+            Some(Planted::MeshDropsControl) if self.mesh_random.percent(2) => {
+                self.planted_left -= 1;
+                queue.pop_front();
+            }
+            Some(Planted::MeshReorders) if queue.len() > 1 && self.mesh_random.percent(50) => {
+                queue.swap(0, 1)
+            }
+            _ => {}
+        }
+    }
+
+    /// Hands out what the turn produced.
+    fn flush(&mut self, core: usize) {
+        self.obey(core);
+        self.flush_mesh(core);
+        let room = self.plan.engine_slots;
+        let Core {
+            outbox, commands, ..
+        } = &mut self.cores[core];
+        while commands.len() < room
+            && let Some(command) = outbox.engine.pop_front()
+        {
+            commands.push_back(command);
+        }
+        outbox.violations.clear();
+        outbox.admin.clear();
+    }
+
+    /// Bytes and orders go to the connections.
+    fn obey(&mut self, core: usize) {
+        let mut outputs = std::mem::take(&mut self.cores[core].outbox.outputs);
+        if !outputs.is_empty() {
+            self.cores[core].outbox.outputs = outputs;
+            self.cores[core].outbox.seal();
+            outputs = std::mem::take(&mut self.cores[core].outbox.outputs);
+        }
+        for output in outputs {
+            let Some(wire) = self.wire_of(core, output.connection) else {
+                continue;
+            };
+            self.hash = output
+                .bytes
+                .iter()
+                .fold(self.hash, |hash, byte| fold(hash, u64::from(*byte)));
+            let mut bytes = output.bytes;
+            if self.planted == Some(Planted::LosesDisconnect)
+                && bytes.len() >= 3
+                && bytes[bytes.len() - 3] == 0xE0
+            {
+                bytes.truncate(bytes.len() - 3);
+            }
+            self.wires[wire].unsent.extend_from_slice(&bytes);
+            self.written.push((wire, bytes));
+        }
+        let now_ms = self.now.mono_ms;
+        for order in std::mem::take(&mut self.cores[core].outbox.orders) {
+            let (Order::Close(id, _) | Order::Pause(id) | Order::Resume(id) | Order::Watch(id)) =
+                order;
+            let Some(wire) = self.wire_of(core, id) else {
+                continue;
+            };
+            let wire = &mut self.wires[wire];
+            match order {
+                Order::Close(_, how) => {
+                    let linger_ms = match how {
+                        Close::Graceful { linger_ms } => linger_ms,
+                        Close::Abort => 0,
+                    };
+                    wire.closing
+                        .get_or_insert((how, now_ms + u64::from(linger_ms)));
+                }
+                Order::Pause(_) => wire.paused = true,
+                Order::Resume(_) => wire.paused = false,
+                Order::Watch(_) => wire.watched = true,
+            }
+        }
+    }
+
+    fn wire_of(&self, core: usize, id: ConnectionId) -> Option<usize> {
+        let wire = (*self.cores[core].slots.get(id.slot as usize)?)?;
+        (self.wires[wire].id == id).then_some(wire)
+    }
+
+    fn flush_mesh(&mut self, core: usize) {
+        for to in 0..self.cores.len() {
+            for lane in 0..2 {
+                let mut queue = std::mem::take(&mut self.cores[core].outbox.mesh[to][lane]);
+                while self.cores[to].inbox[core][lane].len() < self.plan.mesh_slots
+                    && let Some(message) = queue.pop_front()
+                {
+                    self.cores[to].inbox[core][lane].push_back(message);
+                }
+                while lane == 1
+                    && queue.len() > self.plan.lossy_backlog
+                    && let Some(message) = queue.pop_back()
+                {
+                    self.cores[core].shard.dropped_in_mesh(&message);
+                }
+                self.cores[core].outbox.mesh[to][lane] = queue;
+            }
+        }
+    }
+
+    /// One attempt of the engine thread.
+    pub(crate) fn engine_step(&mut self) {
+        let mut queues: Vec<&mut VecDeque<Command>> = self
+            .cores
+            .iter_mut()
+            .map(|core| &mut core.commands)
+            .collect();
+        let answers = self
+            .disk
+            .step(&mut self.engine_random, self.now, &mut queues);
+        for (core, answer) in answers {
+            self.cores[usize::from(core)].completions.push_back(answer);
+        }
+    }
+
+    /// The network carries bytes of one connection towards its client.
+    pub(crate) fn network_step(&mut self, wire: usize) {
+        let (calm, now_ms) = (self.calm, self.now.mono_ms);
+        let random = &mut self.network_random;
+        let piece = |length: usize| {
+            if calm || random.percent(40) {
+                length
+            } else {
+                random.below(length + 1)
+            }
+        };
+        self.wires[wire].carry(now_ms, piece);
+    }
+
+    /// True when nothing is on its way anywhere inside the node.
+    pub(crate) fn is_idle(&self) -> bool {
+        let quiet = |core: &Core| {
+            core.completions.is_empty()
+                && core.commands.is_empty()
+                && core.outbox.engine.is_empty()
+                && core.outbox.mesh_backlog() == 0
+                && core.inbox.iter().flatten().all(VecDeque::is_empty)
+        };
+        self.disk.is_idle() && self.cores.iter().all(quiet)
+    }
+
+    /// True when a CONNECT of this client identifier is on its way to its home.
+    pub(crate) fn is_attaching(&self, client_id: &str) -> bool {
+        let attaches = |message: &CoreMessage| matches!(message, CoreMessage::Attach(attach) if *attach.client_id == *client_id);
+        let queues = |core: &Core| {
+            core.inbox
+                .iter()
+                .chain(&core.outbox.mesh)
+                .flatten()
+                .flatten()
+                .any(attaches)
+        };
+        self.cores.iter().any(queues)
+    }
+
+    /// The cores that must know a filter.
+    pub(crate) fn owners(&self, filter: &str) -> usize {
+        self.facts.owners_of_filter(filter).len()
+    }
+
+    /// Deliveries to live-only sessions that were dropped because their queue was full, since the first start.
+    pub(crate) fn dropped_slow(&self) -> u64 {
+        use gateway::metrics::DropReason::SlowConsumer;
+        let dropped: u64 = self
+            .cores
+            .iter()
+            .map(|core| core.shard.snapshot().dropped[SlowConsumer as usize])
+            .sum();
+        self.dropped_slow.max(dropped)
+    }
+}
