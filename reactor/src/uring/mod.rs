@@ -10,7 +10,7 @@
 //! not end when its socket is shut down, and cancelling it searches a table of at most 256 buckets, which at 500,000
 //! connections are 2,000 entries each. A one-shot poll ends with the shutdown.
 //!
-//! Reading order: [`connection`] (states), [`drive`] (state → operations), [`complete`] (completion → state and event).
+//! Reading order: `connection` (states), `drive` (state → operations), `complete` (completion → state and event).
 
 mod buffer_ring;
 mod check;
