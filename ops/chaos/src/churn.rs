@@ -212,11 +212,11 @@ fn answer(wire: &mut Wire, packet: Received, tally: &mut Tally) {
             }
         }
         Received::PubRec(packet_id, reason) if !reason.is_error() => {
-            wire.ack(PacketType::PubRel, packet_id)
+            wire.ack(PacketType::PubRel, packet_id);
         }
         Received::PubRel(packet_id) => wire.ack(PacketType::PubComp, packet_id),
         Received::Disconnect(edge_proto::reason::ReasonCode::SessionTakenOver) => {
-            tally.told_taken_over += 1
+            tally.told_taken_over += 1;
         }
         _ => {}
     }

@@ -162,15 +162,12 @@ fn full(options: &Options, report: &mut Report, disk: &SmallDisk) -> io::Result<
         "acknowledgements stop when the disk is full",
         if stopped { "yes" } else { "they went on" },
     );
-    let full = wait_for(Duration::from_secs(10), || {
-        let metrics = Metrics::scrape(node.admin).ok()?;
-        (metrics.labelled("engine_state", "full") == 1).then_some(())
-    });
+    let full = wait_for_state(&node, "full");
     let (status, body) = admin::request(node.admin, "GET", "/readyz", "")?;
     report.check(
-        full.is_some(),
+        full,
         "the metrics say so",
-        format!("engine_state full: {}", full.is_some()),
+        format!("engine_state full: {}", full),
     );
     let says = body.contains("space") || body.contains("full");
     report.check(
@@ -196,15 +193,13 @@ fn full(options: &Options, report: &mut Report, disk: &SmallDisk) -> io::Result<
         format!("{} more", sure.acknowledged.len() - at_stop),
     );
     pairs.set_phase(2);
-    let working = wait_for(Duration::from_secs(10), || {
-        let metrics = Metrics::scrape(node.admin).ok()?;
-        (metrics.labelled("engine_state", "working") == 1).then_some(())
-    });
-    report.check(
-        working.is_some(),
-        "the metrics say that it works again",
-        working.is_some(),
-    );
+    let working = wait_for_state(&node, "working");
+    report.check(working, "the metrics say that it works again", working);
+    nothing_is_lost(&node, pairs, &sure, report)
+}
+
+/// What the live pairs and the durable subscriber got.
+fn nothing_is_lost(node: &Node, pairs: Pairs, sure: &Sure, report: &mut Report) -> io::Result<()> {
     let outcome = pairs.finish();
     report.note(format!(
         "live traffic before: {}; while full: {}",
@@ -216,7 +211,7 @@ fn full(options: &Options, report: &mut Report, disk: &SmallDisk) -> io::Result<
         "live traffic goes on",
         outcome.losses(),
     );
-    let missing = missing(&node, &sure)?;
+    let missing = missing(node, sure)?;
     report.check(
         missing == 0,
         "nothing acknowledged is lost",
@@ -229,6 +224,15 @@ fn full(options: &Options, report: &mut Report, disk: &SmallDisk) -> io::Result<
         metrics.deliveries(),
     );
     Ok(())
+}
+
+/// Waits until the metrics name this state of the engine.
+fn wait_for_state(node: &Node, state: &str) -> bool {
+    let seen = wait_for(Duration::from_secs(10), || {
+        let metrics = Metrics::scrape(node.admin).ok()?;
+        (metrics.labelled("engine_state", state) == 1).then_some(())
+    });
+    seen.is_some()
 }
 
 /// Acknowledged messages that the durable subscriber does not get.
@@ -323,7 +327,7 @@ fn damage(options: &Options, report: &mut Report, data: &Path) -> io::Result<()>
                 );
             }
             Err(error) => {
-                drop(report.check(false, format!("{name}: refused in clear words"), error))
+                report.check(false, format!("{name}: refused in clear words"), error);
             }
         }
         let untouched = fs::read(&store)? == bytes;

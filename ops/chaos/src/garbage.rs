@@ -9,7 +9,7 @@ use edge_proto::packet::{PacketType, QoS, Version};
 use edge_proto::websocket::{Opcode, handshake, write_client_frame};
 
 use crate::admin::Metrics;
-use crate::bounds::pairs::Pairs;
+use crate::bounds::pairs::{Outcome, Pairs};
 use crate::clock::now;
 use crate::node::Node;
 use crate::options::Options;
@@ -71,6 +71,22 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
         bytes / 1024
     ));
     report.note(format!("neighbours: {}", outcome.words(0)));
+    let halfway_bytes = halfway_bytes.unwrap_or(peak_bytes);
+    let flat = peak_bytes <= halfway_bytes + GROWTH_MAX;
+    report.check(
+        flat,
+        "memory is flat",
+        format!(
+            "{} KiB at most by half time, {} KiB by the end",
+            halfway_bytes / 1024,
+            peak_bytes / 1024
+        ),
+    );
+    judge(&mut node, &outcome, report)
+}
+
+/// The server and its neighbours afterwards.
+fn judge(node: &mut Node, outcome: &Outcome, report: &mut Report) -> io::Result<()> {
     let alive = node.is_alive();
     report.check(
         alive,
@@ -83,17 +99,6 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
         outcome.is_whole(),
         "neighbours lose nothing",
         outcome.losses(),
-    );
-    let halfway_bytes = halfway_bytes.unwrap_or(peak_bytes);
-    let flat = peak_bytes <= halfway_bytes + GROWTH_MAX;
-    report.check(
-        flat,
-        "memory is flat",
-        format!(
-            "{} KiB at most by half time, {} KiB by the end",
-            halfway_bytes / 1024,
-            peak_bytes / 1024
-        ),
     );
     if alive {
         let metrics = Metrics::scrape(node.admin)?;

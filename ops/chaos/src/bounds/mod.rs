@@ -19,7 +19,7 @@ use crate::report::Report;
 use audience::Audience;
 use flood::Flood;
 use hostile::{Hostile, Kind};
-use pairs::Pairs;
+use pairs::{Outcome, Pairs};
 
 const MIB: u64 = 1024 * 1024;
 /// Topics of the flood, each with its share of the audience.
@@ -95,10 +95,6 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
         time.as_secs(),
         options.io
     ));
-    let _ = rustix::process::setrlimit(
-        rustix::process::Resource::Nofile,
-        rustix::process::getrlimit(rustix::process::Resource::Nofile),
-    );
     let mut node = Node::new(options, "bounds", CONFIG, None)?;
     node.start()?;
     let idle_bytes = node.resident_bytes();
@@ -139,6 +135,18 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
     watch.over(&node, Duration::from_secs(3), || {});
     let outcome = pairs.finish();
     report.note(format!("hostile clients: {over}"));
+    judge(
+        &outcome,
+        [resident_stalled, watch.resident_max],
+        bound,
+        report,
+    );
+    conclude(&mut node, &watch, report);
+    Ok(())
+}
+
+/// Memory, and what the well-behaved saw.
+fn judge(outcome: &Outcome, resident: [u64; 2], bound: u64, report: &mut Report) {
     for (phase, name) in [
         "alone",
         "all read",
@@ -153,14 +161,14 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
     }
     let (before, during) = (outcome.percentile_us(1, 99), outcome.percentile_us(2, 99));
     report.check(
-        resident_stalled <= bound,
+        resident[0] <= bound,
         "memory while nobody reads",
-        within(resident_stalled, bound),
+        within(resident[0], bound),
     );
     report.check(
-        watch.resident_max <= bound,
+        resident[1] <= bound,
         "memory with hostile clients",
-        within(watch.resident_max, bound),
+        within(resident[1], bound),
     );
     report.check(
         during <= before * 2,
@@ -172,8 +180,6 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
         "the well-behaved lose nothing",
         outcome.losses(),
     );
-    conclude(&mut node, &watch, report);
-    Ok(())
 }
 
 fn within(bytes: u64, bound: u64) -> String {
@@ -190,7 +196,7 @@ fn be_hostile(node: &Node, watch: &mut Watch, time: Duration) -> String {
         clients
             .iter_mut()
             .filter(|client| !client.is_over())
-            .for_each(Hostile::act)
+            .for_each(Hostile::act);
     });
     let counts = Kind::ALL.map(|kind| {
         let of_kind = clients.iter().filter(|client| client.kind == kind);

@@ -81,7 +81,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
         }
     }
     let settled = world.settle();
-    conclude(&mut world, &tally, settled, options, report);
+    conclude(&world, &tally, settled, options, report);
     Ok(())
 }
 
@@ -107,32 +107,8 @@ fn one_end(world: &mut World, random: &mut Random, tally: &mut Tally) -> io::Res
     Ok(())
 }
 
-fn conclude(
-    world: &mut World,
-    tally: &Tally,
-    settled: bool,
-    options: &Options,
-    report: &mut Report,
-) {
-    let metrics = Metrics::scrape(world.node.admin);
-    let missing: Vec<Violation> = world
-        .ledger
-        .missing()
-        .into_iter()
-        .map(|(reader, message)| {
-            let sent = &world.ledger.messages[message];
-            let from = world.publisher_name(sent.publisher);
-            let text = format!(
-                "m{message} ({:?} on {} from {from}) was acknowledged and never came",
-                sent.qos, sent.topic
-            );
-            Violation {
-                text,
-                message: Some(message),
-                client: reader.name.clone(),
-            }
-        })
-        .collect();
+fn conclude(world: &World, tally: &Tally, settled: bool, options: &Options, report: &mut Report) {
+    let missing = losses(world);
     let (sent, acked) = (world.ledger.messages.len(), world.ledger.acked_count());
     let slowest = tally.start_ms.iter().max().copied().unwrap_or(0);
     report.note(format!(
@@ -160,6 +136,57 @@ fn conclude(
             missing.len()
         ),
     );
+    judge(world, report);
+    let broken = &world.ledger.violations;
+    if !(missing.is_empty() && broken.is_empty() && settled) {
+        let io = &options.io;
+        report.note(format!(
+            "again: chaos crash --seed {} --io {io} (timing differs from run to run)",
+            options.seed
+        ));
+        show(world, missing.iter().chain(broken));
+    }
+    let busy = world.node.busy_starts;
+    report.check(
+        busy == 0,
+        "a start right after kill −9 finds its ports free",
+        format!("{busy} starts found them taken"),
+    );
+    let panics = world.node.log().matches("panicked").count();
+    report.check(
+        panics == 0,
+        "the server never panicked",
+        format!("{panics} panics"),
+    );
+    if panics > 0 {
+        report.note(world.node.log_tail());
+    }
+}
+
+/// What was acknowledged and never came.
+fn losses(world: &World) -> Vec<Violation> {
+    world
+        .ledger
+        .missing()
+        .into_iter()
+        .map(|(reader, message)| {
+            let sent = &world.ledger.messages[message];
+            let from = world.publisher_name(sent.publisher);
+            let text = format!(
+                "m{message} ({:?} on {} from {from}) was acknowledged and never came",
+                sent.qos, sent.topic
+            );
+            Violation {
+                text,
+                message: Some(message),
+                client: reader.name.clone(),
+            }
+        })
+        .collect()
+}
+
+/// Everything that was seen while the cycles ran, and the metrics afterwards.
+fn judge(world: &World, report: &mut Report) {
     let broken = &world.ledger.violations;
     let twice = broken
         .iter()
@@ -185,7 +212,7 @@ fn conclude(
         "sessions, subscriptions, retained messages, packets as the rules say",
         format!("{other} broken"),
     );
-    match metrics {
+    match Metrics::scrape(world.node.admin) {
         Ok(metrics) => {
             report.check(
                 metrics.unaccounted() == 0,
@@ -200,29 +227,6 @@ fn conclude(
             );
         }
         Err(error) => drop(report.check(false, "metrics after the run", error)),
-    }
-    if !(missing.is_empty() && broken.is_empty() && settled) {
-        let io = &options.io;
-        report.note(format!(
-            "again: chaos crash --seed {} --io {io} (timing differs from run to run)",
-            options.seed
-        ));
-        show(world, missing.iter().chain(broken));
-    }
-    let busy = world.node.busy_starts;
-    report.check(
-        busy == 0,
-        "a start right after kill −9 finds its ports free",
-        format!("{busy} starts found them taken"),
-    );
-    let panics = world.node.log().matches("panicked").count();
-    report.check(
-        panics == 0,
-        "the server never panicked",
-        format!("{panics} panics"),
-    );
-    if panics > 0 {
-        report.note(world.node.log_tail());
     }
 }
 
