@@ -81,7 +81,9 @@ impl Run {
             if version == Version::V5 && wire.connected && !crashed && !tells && !late {
                 return Err(Failure::of(
                     at,
-                    "was taken over, and the older connection was not told",
+                    format!(
+                        "was taken over, and the older connection was not told, only {bytes:?}"
+                    ),
                 ));
             }
         }

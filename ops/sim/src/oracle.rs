@@ -191,7 +191,7 @@ impl Oracle {
                 ),
             ));
         }
-        let repeated = message.resent && message.qos == QoS::AtLeastOnce;
+        let repeated = message.resent && (message.qos == QoS::AtLeastOnce || self.rejections);
         if *times == 1 && !message.retain && !message.will && !repeated {
             self.in_order(at, client, message, arrival, crashes)?;
         }
@@ -353,10 +353,14 @@ impl Oracle {
         // 0 stands for the start, when there is none.
         let mut candidates = vec![0];
         for (index, message) in self.messages.iter().enumerate() {
-            if !message.retain || message.topic != topic || message.was_refused {
+            if !message.retain || message.topic != topic {
                 continue;
             }
-            if message.acknowledged_at.is_some() && message.qos > QoS::AtMostOnce {
+            // One that a full mailbox refused may have been retained.
+            if message.acknowledged_at.is_some()
+                && !message.was_refused
+                && message.qos > QoS::AtMostOnce
+            {
                 let before = |older: &Published| {
                     older.acknowledged_at.is_some_and(|at| at < message.sent_at)
                 };

@@ -247,7 +247,8 @@ fn limits(random: &mut Random) -> Limits {
         receive_maximum: *random.pick(&[2, 10, 1024]),
         inflight_max: *random.pick(&[1, 3, 128]),
         outbound_topic_aliases_max: *random.pick(&[0, 2, 16]),
-        session_queue_messages_max: *random.pick(&[4, 1000, 1000]),
+        // A page of 32 retained messages must fit.
+        session_queue_messages_max: *random.pick(&[40, 1000, 1000]),
         slow_consumer: if random.percent(50) {
             SlowConsumer::Disconnect
         } else {

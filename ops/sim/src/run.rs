@@ -445,7 +445,7 @@ impl Run {
     }
 
     /// Counters are at rest, and sessions and subscriptions are those of the model.
-    fn check_rest(&self) -> Checked {
+    fn check_rest(&mut self) -> Checked {
         let (mut sessions, mut subscriptions, mut connected) = (0, 0, 0);
         for (core, at) in self.world.cores.iter().enumerate() {
             let snapshot = at.shard.snapshot();
@@ -472,8 +472,14 @@ impl Run {
             .map(|filter| self.world.owners(filter))
             .sum();
         if subscriptions != expected as u64 {
+            let known: Vec<_> = self
+                .clients
+                .iter()
+                .map(|client| (client.name.clone(), client.filters()))
+                .collect();
             return Err(Failure::new(format!(
-                "the owners have {subscriptions} subscriptions, the clients {expected}"
+                "the owners have {subscriptions} subscriptions, the clients {expected}: {:?}, {known:?}",
+                self.world.subscriptions()
             )));
         }
         Ok(())

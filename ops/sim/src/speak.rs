@@ -78,10 +78,7 @@ impl Run {
             4 => self.cut(at),
             5 => self.disconnect(at),
             6 => {
-                let connection = self.drop_connection(at);
-                self.clients[at]
-                    .zombies
-                    .extend(connection.map(|connection| connection.wire));
+                self.abandon(at);
                 self.note(at, || "is taken over".to_owned());
                 self.connect(at, None);
             }
@@ -92,6 +89,19 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Leaves a connection behind without closing it, and watches how the server ends it.
+    fn abandon(&mut self, at: usize) {
+        let Some(connection) = self
+            .drop_connection(at)
+            .filter(|connection| connection.told.is_none())
+        else {
+            return;
+        };
+        let wire = &mut self.world.wires[connection.wire];
+        wire.to_client.splice(0..0, connection.input);
+        self.clients[at].zombies.push(connection.wire);
     }
 
     fn be_slow(&mut self, at: usize) {
@@ -556,10 +566,14 @@ impl Run {
                 client.needs_clean = true;
             }
             Existence::Durable { since_ms, expiry_s } if !connection.live => {
-                // Whether the new expiry holds is not known.
+                // Whether the new expiry holds is not known, nor whether a session that had expired was made anew.
+                let gone_ms = since_ms.map_or(0, |since_ms| now_ms - since_ms);
+                let expired = gone_ms >= u64::from(*expiry_s) * 1000;
                 *expiry_s = (*expiry_s).min(connection.expiry_s);
                 since_ms.get_or_insert(now_ms);
-                if connection.expiry_s == 0 {
+                if connection.expiry_s == 0 || expired {
+                    lose_shares(&mut self.oracle, client);
+                    client.end_session();
                     client.needs_clean = true;
                 }
             }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use cluster::partition::Placement;
 use edge_proto::topic::RootDepths;
+use gateway::admin::AdminRequest;
 use gateway::core_message::CoreMessage;
 use gateway::engine::{Command, Completion, Restored};
 use gateway::outbox::{Order, Outbox};
@@ -471,6 +472,26 @@ impl World {
                 .any(attaches)
         };
         self.cores.iter().any(queues)
+    }
+
+    /// The subscriptions that the owners have, as an operator sees them.
+    pub(crate) fn subscriptions(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        for core in 0..self.cores.len() {
+            let request = AdminRequest::Subscriptions {
+                prefix: String::new(),
+                limit: 1000,
+            };
+            self.handle(core, Event::Admin(0, request));
+            all.extend(
+                self.cores[core]
+                    .outbox
+                    .admin
+                    .drain(..)
+                    .map(|(_, reply)| format!("core {core} {reply:?}")),
+            );
+        }
+        all
     }
 
     /// The cores that must know a filter.
