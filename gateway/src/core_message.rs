@@ -191,6 +191,8 @@ pub struct PublishRequest {
     pub message: Arc<Message>,
     /// Who waits.
     pub origin: Origin,
+    /// True when whoever waits can be told that the message is refused. A 3.1.1 client cannot: it would send it for ever.
+    pub may_refuse: bool,
     /// The durable QoS 2 publisher and its packet identifier, to be recorded in the same commit.
     pub received: Option<(SessionId, u16)>,
 }
@@ -379,6 +381,8 @@ pub struct Detach {
     pub expiry_s: Option<u32>,
     /// QoS 2 packet identifiers received and not released.
     pub received: Vec<u16>,
+    /// Highest sequence of the mailbox that was written to the connection, 0 = none.
+    pub sent_to: u64,
 }
 
 /// Make a durable subscription.
@@ -407,6 +411,8 @@ pub struct MailboxPush {
     pub content: Option<(Arc<Message>, Delivery)>,
     /// True when it may have been sent before.
     pub dup: bool,
+    /// True when it was sent before while this node ran.
+    pub begun: bool,
 }
 
 /// How a mailbox message ended at the edge.

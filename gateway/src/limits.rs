@@ -48,8 +48,8 @@ pub struct Limits {
     pub session_queue_bytes_max: u32,
     /// What happens to QoS ≥ 1 beyond the two bounds above.
     pub slow_consumer: SlowConsumer,
-    /// Bytes encoded for one connection that the kernel has not taken yet; above it, messages stay in the queue, and a client
-    /// whose answers (not messages) grow beyond four times it is closed.
+    /// Bytes encoded for one connection that the kernel has not taken yet; above it, messages stay in the queue, and above four
+    /// times it nothing more is read from the client until it has taken them.
     pub unsent_bytes_max: usize,
     /// Bytes of published messages on one core that wait for their acknowledgement; above it publishers are not read.
     pub pending_bytes_max: usize,

@@ -59,7 +59,7 @@ counters! {
     publishes_refused,
     /// Publishes of QoS 0 dropped because another core took no more.
     publishes_dropped,
-    /// Retained messages of QoS 0 not kept because the engine took no more.
+    /// Retained messages not kept: of QoS 0 while the engine takes no more, or beyond a bound and from a client that cannot be told.
     retained_dropped,
     /// Publishes acknowledged to their publisher (PUBACK, PUBREC).
     publishes_acknowledged,

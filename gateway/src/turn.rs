@@ -163,6 +163,7 @@ impl Turn<'_> {
         let request = PublishRequest {
             message,
             origin,
+            may_refuse: true,
             received: None,
         };
         self.outbox

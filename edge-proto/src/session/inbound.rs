@@ -20,7 +20,7 @@ pub enum Arrival {
     New,
     /// A repetition that is still being processed; its answer is on the way.
     Processing,
-    /// A repetition of a received message: send PUBREC again.
+    /// A repetition of a received message and nothing before it waits for an answer: send PUBREC again.
     Received,
     /// More than the Receive Maximum is being processed (MQTT-3.3.4-7).
     OverMaximum,
@@ -96,7 +96,16 @@ impl Inbound {
         if qos == QoS::ExactlyOnce {
             if self.received.contains(&packet_id) {
                 self.quota_used = self.quota_used.saturating_add(1).min(receive_maximum);
-                return Arrival::Received;
+                if self.processing.is_empty() {
+                    return Arrival::Received;
+                }
+                let done = Some(ReasonCode::Success);
+                self.processing.push_back(Processing {
+                    packet_id,
+                    qos,
+                    done,
+                });
+                return Arrival::Processing;
             }
             let known =
                 |entry: &Processing| entry.packet_id == packet_id && entry.qos == QoS::ExactlyOnce;
@@ -134,7 +143,7 @@ impl Inbound {
         if entry.qos == QoS::AtLeastOnce || reason.is_error() {
             self.quota_used = self.quota_used.saturating_sub(1);
         }
-        if entry.qos == QoS::ExactlyOnce && !reason.is_error() {
+        if entry.qos == QoS::ExactlyOnce && !reason.is_error() && !self.knows(entry.packet_id) {
             self.received.push(entry.packet_id);
         }
         Some(Answer {
@@ -142,6 +151,11 @@ impl Inbound {
             qos: entry.qos,
             reason,
         })
+    }
+
+    /// True when the packet identifier is received or being released.
+    fn knows(&self, packet_id: u16) -> bool {
+        self.received.contains(&packet_id) || self.releasing.contains(&packet_id)
     }
 
     /// A PUBREL arrived.
@@ -224,6 +238,29 @@ mod tests {
         );
         assert!(inbound.released(9));
         assert_eq!(inbound.publish(9, QoS::ExactlyOnce, 10), Arrival::New);
+    }
+
+    #[test]
+    fn the_answer_to_a_repetition_waits_for_its_turn() {
+        let mut inbound = Inbound::resume(vec![9]);
+        assert_eq!(inbound.publish(5, QoS::ExactlyOnce, 10), Arrival::New);
+        assert_eq!(
+            inbound.publish(9, QoS::ExactlyOnce, 10),
+            Arrival::Processing
+        );
+        assert_eq!(inbound.next_answer(), None);
+        inbound.done(5, ReasonCode::Success);
+        assert_eq!(
+            inbound.next_answer().map(|answer| answer.packet_id),
+            Some(5)
+        );
+        assert_eq!(
+            inbound.next_answer().map(|answer| answer.packet_id),
+            Some(9)
+        );
+        assert_eq!(inbound.pubrel(9), Release::Release);
+        assert!(inbound.released(9));
+        assert_eq!(inbound.pubrel(9), Release::Unknown);
     }
 
     #[test]

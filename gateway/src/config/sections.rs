@@ -125,8 +125,8 @@ sections! {
         /// What happens to QoS 1 and 2 beyond these bounds: "disconnect" ends the connection with 0x97 (a durable session
         /// keeps its mailbox), "drop" drops the message and counts it.
         slow_consumer: SlowConsumerPolicy = SlowConsumerPolicy::Disconnect;
-        /// Bytes encoded for one connection that the kernel has not taken; above it messages stay in the queue, and a client
-        /// that lets answers pile up to four times it is closed.
+        /// Bytes encoded for one connection that the kernel has not taken; above it messages stay in the queue, and above four times
+        /// it nothing more is read from the client until it has taken them.
         unsent_bytes_max: ByteSize = ByteSize::kib(64), ByteSize::kib(4) => ByteSize::mib(64);
         /// Bytes of publishes of the node that wait for their acknowledgement, divided among the cores; above it
         /// publishers are not read.

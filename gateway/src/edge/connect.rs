@@ -251,6 +251,7 @@ impl Edge {
             will: true,
             expiry_s: None,
             received: session.received,
+            sent_to: 0,
         };
         turn.outbox
             .tell(session.home_core, CoreMessage::Detach(Box::new(detach)));
@@ -273,8 +274,11 @@ impl Edge {
             reason,
             ..ConnAck::default()
         };
-        // A 3.1.1 client gets a return code only where one of the five fits (MQTT-3.2.2-6); otherwise just the end.
-        if tells_reasons(version) || has_return_code(reason) {
+        // What a CONNACK cannot say, the end of the connection says: a 3.1.1 client gets a return code only where one of the
+        // five fits (MQTT-3.2.2-6), and "session taken over" is no reason of a CONNACK (MQTT-3.2.2-8).
+        let sayable = reason.is_valid_in(PacketType::ConnAck)
+            && (tells_reasons(version) || has_return_code(reason));
+        if sayable {
             connection
                 .link
                 .write(turn, |out| encode::connack(out, version, &connack));

@@ -37,6 +37,7 @@ impl Edge {
                 delivery: recipient.delivery,
                 sequence: 0,
                 dup: false,
+                begun: false,
             };
             turn.stats.accept();
             self.offer(turn, recipient.connection, queued);
@@ -62,6 +63,7 @@ impl Edge {
                         delivery,
                         sequence: push.sequence,
                         dup: push.dup,
+                        begun: push.begun,
                     },
                 );
             }
@@ -102,6 +104,7 @@ impl Edge {
 
     /// Puts a message into the session's queue, within its bounds.
     fn enqueue(&mut self, turn: &mut Turn<'_>, id: ConnectionId, queued: Queued) {
+        let live = self.live;
         let Some((_, session)) = self.live(id) else {
             return;
         };
@@ -110,7 +113,7 @@ impl Edge {
         let traffic = session.traffic();
         let queue_full = traffic.queue.len() >= limits.session_queue_messages_max as usize
             || traffic.queue_bytes + bytes > u64::from(limits.session_queue_bytes_max);
-        let core_full = turn.stats.queued_bytes + bytes > limits.core_queue_bytes_max as u64;
+        let core_full = is_core_full(turn, live, traffic.queue_bytes + bytes, bytes);
         let from_mailbox = queued.sequence > 0;
         if from_mailbox || !(queue_full || core_full) {
             traffic.queue.push_back(queued);
@@ -158,10 +161,18 @@ impl Edge {
     }
 }
 
+/// True when the core's queues have no room for so many more bytes. A quarter of them is kept for sessions that have little:
+/// a client that reads must not suffer because others do not.
+fn is_core_full(turn: &Turn<'_>, live: u64, queue_bytes: u64, bytes: u64) -> bool {
+    let total = turn.facts.limits.core_queue_bytes_max as u64;
+    let kept_for_each = total / 4 / live.max(1);
+    queue_bytes > kept_for_each && turn.stats.queued_bytes + bytes > total - total / 4
+}
+
 /// Writes one message if the client's window and connection have room.
 fn send(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, queued: Queued) -> Sent {
     // A delivery that has begun goes on (MQTT-3.3.2-5).
-    if !queued.dup && queued.message.is_expired(turn.now.unix_ms) {
+    if !queued.begun && queued.message.is_expired(turn.now.unix_ms) {
         end(session, turn, &queued, Outcome::Expired);
         return Sent::Yes;
     }
@@ -192,9 +203,7 @@ fn send(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, queued: Que
     if qos == QoS::AtMostOnce {
         turn.stats.deliver();
     } else {
-        if queued.sequence == 0 {
-            session.sequence = sequence;
-        }
+        session.sequence = session.sequence.max(sequence);
         session
             .traffic()
             .outbound

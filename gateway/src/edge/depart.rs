@@ -137,6 +137,7 @@ impl Edge {
             inbound: traffic.inbound,
             will: leave.will,
             expiry_s: leave.expiry_s,
+            sent_to: session.sequence,
         };
         if session.durable && !detaching.inbound.is_quiet() {
             // The home must not give the session to another connection before it is known which messages are stored.
@@ -175,6 +176,7 @@ fn detach(turn: &mut Turn<'_>, id: ConnectionId, detaching: Detaching) {
         will: detaching.will,
         expiry_s: detaching.expiry_s,
         received: detaching.inbound.into_received(),
+        sent_to: detaching.sent_to,
     };
     turn.outbox
         .tell(detaching.home_core, CoreMessage::Detach(Box::new(detach)));

@@ -28,10 +28,8 @@ impl Edge {
         let Some((link, session)) = self.live(id) else {
             return Flow::Closed;
         };
-        if link.is_hopeless(turn) {
-            turn.stats.counters.slow_consumers_disconnected += 1;
-            self.leave(turn, id, Leave::because(ReasonCode::QuotaExceeded));
-            return Flow::Closed;
+        if link.is_flooded(turn) {
+            return Flow::Stall; // It must take the answers to what it sent before it may ask for more.
         }
         let subscribes = matches!(
             frame.packet_type(),

@@ -81,11 +81,10 @@ impl Link {
         (self.unsent as usize) < turn.facts.limits.unsent_bytes_max
     }
 
-    /// True when the client lets even the answers to its own packets pile up.
-    pub(super) fn is_hopeless(&self, turn: &Turn<'_>) -> bool {
+    /// True when even the answers to its own packets pile up, because the client does not read.
+    pub(super) fn is_flooded(&self, turn: &Turn<'_>) -> bool {
         const FACTOR: usize = 4;
-        let largest = turn.facts.limits.packet_bytes_max as usize;
-        self.unsent as usize > FACTOR * turn.facts.limits.unsent_bytes_max + largest
+        self.unsent as usize > FACTOR * turn.facts.limits.unsent_bytes_max
     }
 
     /// Closes after what was written; a WebSocket gets a close frame first.
@@ -95,7 +94,7 @@ impl Link {
                 websocket::close(out, websocket::CloseCode::Normal, "");
             });
         }
-        let how = if self.is_hopeless(turn) {
+        let how = if self.is_flooded(turn) {
             Close::Abort
         } else {
             graceful(turn)

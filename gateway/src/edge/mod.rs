@@ -83,6 +83,7 @@ struct Detaching {
     inbound: Inbound,
     will: bool,
     expiry_s: Option<u32>,
+    sent_to: u64,
 }
 
 /// What the handling of one packet means for the rest of the bytes.
@@ -295,6 +296,7 @@ impl Edge {
         connection.link.unsent = 0;
         connection.link.watched = false;
         self.pump(turn, id);
+        self.resume(turn, id);
     }
 
     /// The peer has closed its side.
@@ -343,7 +345,7 @@ impl Edge {
         let State::Live(session) = &mut connection.state else {
             return;
         };
-        if link.stalled {
+        if link.stalled && !link.watched {
             link.last_seen_ms = turn.now.mono_ms; // What it sent meanwhile is not read, by our choice.
         }
         let due = link.last_seen_ms + session.keep_alive_limit_ms();

@@ -9,11 +9,10 @@ use edge_proto::session::inbound::{Answer, Arrival};
 use edge_proto::topic::TopicName;
 use reactor::driver::ConnectionId;
 
-use super::depart::Leave;
 use super::inbound::write_ack;
 use super::link::Link;
 use super::session::Session;
-use super::{Edge, Flow, tells_reasons};
+use super::{Edge, Flow};
 use crate::core_message::{CoreMessage, Origin, PublishRequest};
 use crate::message::{Message, MessageParts};
 use crate::turn::Turn;
@@ -82,6 +81,7 @@ impl Edge {
             CoreMessage::Publish(Box::new(PublishRequest {
                 message,
                 origin,
+                may_refuse: session.version == Version::V5,
                 received,
             })),
         );
@@ -131,10 +131,6 @@ impl Edge {
             return;
         };
         while let Some(answer) = session.traffic().inbound.next_answer() {
-            if answer.reason.is_error() && !tells_reasons(session.version) {
-                // 3.1.1 cannot refuse a message; acknowledging it would claim that it is stored.
-                return self.leave(turn, id, Leave::because(answer.reason));
-            }
             turn.stats.counters.publishes_acknowledged += 1;
             write_answer(link, session, turn, answer);
         }

@@ -31,7 +31,7 @@ pub(super) struct Session {
     pub(super) maximum_packet_size: u32,
     pub(super) expiry_s: u32,
     pub(super) subscriptions: u32,
-    /// Last sequence of a live-only session.
+    /// Highest sequence that was written to this connection; the last one given, in a live-only session.
     pub(super) sequence: u64,
     /// Filters of a live-only session; the owners forget them when it ends.
     pub(super) filters: Vec<Box<str>>,
@@ -63,6 +63,8 @@ pub(super) struct Queued {
     /// Its place in the mailbox; 0 when the edge alone answers for it.
     pub(super) sequence: u64,
     pub(super) dup: bool,
+    /// True when its delivery has begun on an earlier connection: it does not expire any more.
+    pub(super) begun: bool,
 }
 
 impl Session {

@@ -27,9 +27,9 @@ pub(super) struct Mailbox {
     bytes: u64,
     /// First sequence that the edge did not get on this connection.
     read_from: u64,
-    /// Highest sequence that any connection got: up to here a message may have been sent before.
+    /// Highest sequence that any connection was sent: up to here a message may have been sent before.
     sent_to: u64,
-    /// Highest sequence that a connection got since the node started: the delivery of these has begun, so they do not
+    /// Highest sequence that a connection was sent since the node started: the delivery of these has begun, so they do not
     /// expire any more (MQTT-3.3.2-5).
     begun_to: u64,
     /// The read that is under way; its number tells it from one of an earlier connection.
@@ -75,7 +75,9 @@ impl Mailbox {
     }
 
     /// The connection has gone: what it did not acknowledge waits again, unless the engine dropped it meanwhile.
-    pub(super) fn detach(&mut self, stats: &mut Stats) {
+    pub(super) fn detach(&mut self, sent_to: u64, stats: &mut Stats) {
+        self.sent_to = self.sent_to.max(sent_to);
+        self.begun_to = self.begun_to.max(sent_to);
         let evicted = self
             .unacknowledged
             .iter()
@@ -128,9 +130,9 @@ impl Mailbox {
         true
     }
 
-    /// Notes that a message goes to the edge; returns whether it may have been sent before.
-    fn push(&mut self, sequence: u64, bytes: u64) -> bool {
-        let dup = sequence <= self.sent_to;
+    /// Notes that a message goes to the edge; returns whether it may have been sent before, and whether it was.
+    fn push(&mut self, sequence: u64, bytes: u64) -> (bool, bool) {
+        let before = (sequence <= self.sent_to, sequence <= self.begun_to);
         self.waiting -= 1;
         self.unacknowledged.push_back(Unacknowledged {
             sequence,
@@ -138,9 +140,7 @@ impl Mailbox {
         });
         self.unacknowledged_bytes += bytes;
         self.read_from = sequence + 1;
-        self.sent_to = self.sent_to.max(sequence);
-        self.begun_to = self.begun_to.max(sequence);
-        dup
+        before
     }
 }
 
@@ -178,8 +178,8 @@ impl Home {
             return;
         };
         if straight_on && has_room(mailbox, turn) {
-            let dup = mailbox.push(sequence, message.queued_bytes() as u64);
-            tell_push(turn, edge, sequence, Some((message, delivery)), dup);
+            let before = mailbox.push(sequence, message.queued_bytes() as u64);
+            tell_push(turn, edge, sequence, Some((message, delivery)), before);
         } else {
             self.pump(turn, key);
         }
@@ -261,8 +261,8 @@ impl Home {
             let bytes = content
                 .as_ref()
                 .map_or(0, |(message, _)| message.queued_bytes() as u64);
-            let dup = mailbox.push(sequence, bytes);
-            tell_push(turn, edge, sequence, content, dup);
+            let before = mailbox.push(sequence, bytes);
+            tell_push(turn, edge, sequence, content, before);
         }
         if end && mailbox.waiting > 0 {
             debug_assert_eq!(
@@ -381,13 +381,14 @@ fn tell_push(
         std::sync::Arc<crate::message::Message>,
         crate::engine::Delivery,
     )>,
-    dup: bool,
+    (dup, begun): (bool, bool),
 ) {
     let push = MailboxPush {
         connection: edge.connection,
         sequence,
         content,
         dup,
+        begun,
     };
     turn.outbox
         .tell(edge.core, CoreMessage::MailboxPush(Box::new(push)));

@@ -46,7 +46,7 @@ pub struct Home {
     requests: HashMap<u64, Request, FixedState>,
     next_request: u64,
     operations: Slab<SubscriptionOp>,
-    scans: Slab<Scan<Key>>,
+    scans: Slab<Scan<(Key, SessionId)>>,
     /// Durable sessions that have a connection.
     attached_durable: u64,
 }
@@ -298,7 +298,7 @@ impl Home {
             }
             Some(durable) => {
                 self.attached_durable -= 1;
-                durable.mailbox.detach(turn.stats);
+                durable.mailbox.detach(detach.sent_to, turn.stats);
                 durable.received = detach.received;
                 durable.expiry_s = detach.expiry_s.unwrap_or(durable.expiry_s);
                 durable.disconnected_at_unix_ms = Some(turn.now.unix_ms);

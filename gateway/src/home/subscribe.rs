@@ -6,13 +6,13 @@ use std::sync::Arc;
 use edge_proto::packet::{QoS, RetainHandling};
 use reactor::slab::Key;
 
-use super::{Home, Phase, Request};
+use super::{Home, HomeSession, Phase, Request};
 use crate::core_message::{
     CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest,
     Subscriber, Target, UnsubscribeRequest,
 };
 use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
-use crate::message::Message;
+use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
 use crate::shard::{TokenRole, token};
 use crate::turn::Turn;
@@ -22,6 +22,8 @@ use crate::turn::Turn;
 pub(super) struct SubscriptionOp {
     reply: ReplyTo,
     home: Key,
+    /// The session that asked: the place may hold another one when the answers are in.
+    session: SessionId,
     outstanding: u16,
     existed: bool,
     filter: Box<str>,
@@ -57,6 +59,7 @@ impl Home {
         let operation = SubscriptionOp {
             reply,
             home,
+            session: id,
             outstanding: owners.len() as u16 + 1,
             existed: false,
             filter: filter.clone(),
@@ -116,6 +119,7 @@ impl Home {
         let operation = SubscriptionOp {
             reply,
             home,
+            session: id,
             outstanding: owners.len() as u16 + 1,
             existed: false,
             filter: filter.clone(),
@@ -161,10 +165,9 @@ impl Home {
         let (reply, existed) = (done.reply, done.existed);
         turn.outbox
             .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
-        let durable = self
-            .sessions
-            .get_mut(done.home)
-            .and_then(|session| session.durable.as_mut());
+        let same = |session: &&mut HomeSession| session.session == done.session;
+        let session = self.sessions.get_mut(done.home).filter(same);
+        let durable = session.and_then(|session| session.durable.as_mut());
         let Some(durable) = durable else { return };
         match done.subscribe {
             None => {
@@ -179,7 +182,7 @@ impl Home {
                 };
                 if wanted && !done.filter.starts_with("$share/") {
                     let owners = turn.facts.owners_of_filter(&done.filter);
-                    let scan = Scan::new(done.home, done.filter, record, owners);
+                    let scan = Scan::new((done.home, done.session), done.filter, record, owners);
                     let key = self.scans.insert(scan);
                     self.continue_scan(turn, key);
                 }
@@ -208,12 +211,20 @@ impl Home {
         let Some(scan) = self.scans.get_mut(key) else {
             return;
         };
-        let (home, record) = (scan.target, scan.record);
+        let ((home, id), record) = (scan.target, scan.record);
         let more = scan.advance(page.next);
+        if self
+            .sessions
+            .get(home)
+            .is_none_or(|session| session.session != id)
+        {
+            self.scans.remove(key);
+            return;
+        }
         for message in page.messages {
             self.send_retained(turn, home, message, record);
         }
-        if more && self.sessions.get(home).is_some() {
+        if more {
             self.continue_scan(turn, key);
         } else {
             self.scans.remove(key);

@@ -49,6 +49,8 @@ struct Pending {
     /// Answers still to come.
     outstanding: u32,
     recipients: u32,
+    /// True when the publisher is to hear of full mailboxes: only at QoS 1, where a repetition may arrive twice.
+    may_refuse: bool,
     /// True when a mailbox was full and refused the message.
     rejected: bool,
 }
@@ -71,13 +73,18 @@ impl Owner {
         let PublishRequest {
             message,
             origin,
+            may_refuse,
             received,
         } = request;
         let root = turn.facts.root_depths.root_of_topic(message.topic());
         self.hot.count(root);
         let retain = match self.retain(turn, &message) {
             Ok(change) => change,
-            Err(reason) => return done(turn, origin, reason, 0),
+            Err(reason) if may_refuse => return done(turn, origin, reason, 0),
+            Err(_) => {
+                turn.stats.counters.retained_dropped += 1;
+                RetainChange::None
+            }
         };
         let mut matches = std::mem::take(&mut self.scratch);
         self.subscriptions.matches(root, &message, &mut matches);
@@ -119,6 +126,7 @@ impl Owner {
                     origin,
                     outstanding,
                     recipients,
+                    may_refuse: may_refuse && message.qos == QoS::AtLeastOnce,
                     rejected: false,
                 },
             );
@@ -140,7 +148,7 @@ impl Owner {
         let Some(pending) = self.pending.remove(&publish) else {
             return;
         };
-        if pending.rejected {
+        if pending.rejected && pending.may_refuse {
             done(
                 turn,
                 pending.origin,
