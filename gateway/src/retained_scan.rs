@@ -43,10 +43,12 @@ impl<T> Scan<T> {
 
     /// Asks for the next page.
     pub fn ask(&self, turn: &mut Turn<'_>, reply: ReplyTo) {
+        let queue = turn.facts.limits.session_queue_messages_max;
+        let limit = queue.clamp(1, u32::from(PAGE)) as u16; // A page never overflows the queue it is for.
         let scan = RetainedScan {
             filter: self.filter.clone(),
             after: self.after.clone(),
-            limit: PAGE,
+            limit,
             reply,
         };
         turn.outbox

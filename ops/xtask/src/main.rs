@@ -35,6 +35,8 @@ cargo xtask VERB
                                  is built and started here), mosquitto (the reference), or HOST:PORT[:WS_PORT]
   fuzz  [--seconds N] [TARGET]   fuzzes TARGET, or every target in turn, for N seconds (default 60)
   bench SCENARIO …               the load generator; arguments go to it unchanged
+  chaos VERB …                   a node killed, overloaded, out of disk: crash, bounds, disk, garbage, churn
+  sim …                          many cores under faults from one seed, the promises as oracle
   conformance …                  the MQTT conformance suite; arguments go to it unchanged
   help                           this text
 
@@ -83,7 +85,7 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
             expect_empty(&rest)?;
             run_steps(&project, fuzz::steps(target, seconds), &[])
         }
-        "bench" | "conformance" => pass_through(&project, verb, rest),
+        "bench" | "chaos" | "conformance" | "sim" => pass_through(&project, verb, rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(true)

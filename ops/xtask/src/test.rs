@@ -38,9 +38,61 @@ pub(crate) fn steps() -> Vec<Step> {
     ];
     steps.extend(["io_uring", "epoll"].map(conformance));
     steps.extend(["io_uring", "epoll"].map(density));
+    steps.extend(CHAOS.map(chaos));
+    steps.push(sim());
     steps.extend(clients::steps());
     steps.extend(fuzz::steps(None, FUZZ_SECONDS).into_iter().map(Step::slow));
     steps
+}
+
+/// Faults that a run of the tests has time for; the long ones are `cargo xtask chaos`.
+const CHAOS: [&[&str]; 6] = [
+    &["crash", "--cycles", "15", "--io", "io_uring"],
+    &["crash", "--cycles", "15", "--io", "epoll"],
+    &["disk", "--quick"],
+    &["bounds", "--quick"],
+    &["garbage", "--quick"],
+    &["churn", "--quick"],
+];
+
+/// A node under faults.
+fn chaos(arguments: &'static [&'static str]) -> Step {
+    let name = format!("chaos {}", arguments.join(" "));
+    Step::call(name, &[], move |project| {
+        let mut command = project.cargo(&[
+            "run",
+            "--release",
+            "--quiet",
+            "--locked",
+            "--package",
+            "chaos",
+            "--",
+        ]);
+        command
+            .args(arguments)
+            .arg("--server")
+            .arg(project.release_binary("roadstead"));
+        run(project, &mut command, LIMIT)
+    })
+}
+
+/// Fresh seeds of the simulator.
+fn sim() -> Step {
+    Step::cargo(
+        "simulator, 256 seeds",
+        &[],
+        &[
+            "run",
+            "--release",
+            "--quiet",
+            "--locked",
+            "--package",
+            "sim",
+            "--",
+            "--seeds",
+            "256",
+        ],
+    )
 }
 
 /// The conformance suite with a node on one backend.

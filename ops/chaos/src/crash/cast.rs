@@ -44,7 +44,7 @@ const TOGGLES_311: Manner = Manner {
 
 /// The publishers.
 pub(crate) fn publishers() -> Vec<Publisher> {
-    let topics: Vec<String> = ["a/x", "b/x", "c/y", "s/work", "s/light"]
+    let topics: Vec<String> = ["a/x", "b/x", "c/y", "s/jobs", "s/light"]
         .iter()
         .flat_map(|root| (0..3).map(move |leaf| format!("{root}/t{leaf}")))
         .chain(["u/dev0/in".into(), "u/dev1/in".into(), "a/x".into()])
@@ -89,7 +89,7 @@ pub(crate) fn subscribers(ledger: &mut Ledger) -> Vec<Subscriber> {
         (
             "work",
             TWO,
-            "$share/work/s/work/#",
+            "$share/crew/s/jobs/#",
             &[DURABLE, DURABLE_311, DURABLE][..],
         ),
         (
