@@ -131,8 +131,8 @@ sections! {
         /// Bytes of publishes of the node that wait for their acknowledgement, divided among the cores; above it
         /// publishers are not read.
         pending_bytes_max: ByteSize = ByteSize::mib(128), ByteSize::kib(64) => ByteSize::gib(1_024);
-        /// Bytes of packets of the node that clients have sent a part of, divided among the cores; above it a connection that
-        /// adds to them is closed with 0x97.
+        /// Bytes of packets of the node that clients have sent a part of, divided among the cores; above three quarters of it
+        /// a connection that has more than its share of the rest is closed with 0x97.
         partial_bytes_max: ByteSize = ByteSize::mib(128), ByteSize::kib(64) => ByteSize::gib(1_024);
         /// Bytes queued for all connected clients of the node, divided among the cores; above it QoS 0 is dropped, and QoS 1
         /// and 2 follow `slow_consumer`.

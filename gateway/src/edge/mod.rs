@@ -171,12 +171,17 @@ impl Edge {
     /// Keeps the bytes of an incomplete packet, or of packets that cannot be taken now.
     #[expect(clippy::box_collection, reason = "it is kept boxed")]
     fn keep(&mut self, turn: &mut Turn<'_>, id: ConnectionId, partial: Box<Vec<u8>>) {
+        let count = self.count;
         let Some(connection) = self.connection(id) else {
             return;
         };
-        turn.stats.partial_bytes += partial.len() as u64;
+        let bytes = partial.len() as u64;
+        turn.stats.partial_bytes += bytes;
         connection.link.partial = Some(partial);
-        if turn.stats.partial_bytes > turn.facts.limits.partial_bytes_max as u64 {
+        // A quarter is kept for connections that have little, so that nobody suffers for those who send half a packet.
+        let total = turn.facts.limits.partial_bytes_max as u64;
+        let kept_for_each = total / 4 / count.max(1);
+        if bytes > kept_for_each && turn.stats.partial_bytes > total - total / 4 {
             turn.stats.counters.partial_overflows += 1;
             self.leave(turn, id, Leave::because(ReasonCode::QuotaExceeded));
         }
