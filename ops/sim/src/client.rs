@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use edge_proto::packet::{PacketType, QoS, SubscriptionOptions, Version};
 
+use crate::random::Random;
+
 /// A client identifier and whoever speaks for it.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -146,6 +148,13 @@ impl Client {
         self.refused.clear();
         self.begun.clear();
         self.last_order.clear();
+    }
+
+    /// Draws what it will take on its next connection.
+    pub(crate) fn draw_limits(&mut self, random: &mut Random) {
+        self.receive_maximum = *random.pick(&[1, 2, 10, u16::MAX]);
+        self.alias_maximum = *random.pick(&[0, 1, 10]);
+        self.maximum_packet_size = random.percent(10).then_some(200);
     }
 
     pub(crate) fn is_live(&self) -> bool {

@@ -9,9 +9,13 @@
 
 #![forbid(unsafe_code)]
 
+mod answers;
+mod calm;
 mod client;
+mod connect;
 mod disk;
 mod listen;
+mod mesh;
 mod oracle;
 pub mod plan;
 mod random;

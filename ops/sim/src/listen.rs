@@ -2,10 +2,9 @@
 
 use edge_proto::decode::{Sender, decode};
 use edge_proto::frame::next_frame;
-use edge_proto::packet::{Ack, ConnAck, Packet, PacketType, Publish, QoS, SubAck, Version};
-use edge_proto::reason::ReasonCode;
+use edge_proto::packet::{Packet, PacketType, Publish, QoS, Version};
 
-use crate::client::{Existence, Outgoing};
+use crate::client::Client;
 use crate::oracle::{Arrival, Checked, Failure};
 use crate::run::Run;
 
@@ -174,134 +173,9 @@ impl Run {
         }
     }
 
-    fn connack(&mut self, at: usize, connack: &ConnAck<'_>) -> Checked {
-        self.note(at, || {
-            format!(
-                "heard CONNACK {:?} present {}",
-                connack.reason, connack.session_present
-            )
-        });
-        let now_ms = self.world.now.mono_ms;
-        let client = &mut self.clients[at];
-        let Some(connection) = &mut client.connection else {
-            return Ok(());
-        };
-        if connack.reason != ReasonCode::Success {
-            connection.told = Some(connack.reason as u8);
-            return match connack.reason {
-                ReasonCode::SessionTakenOver
-                | ReasonCode::ServerBusy
-                | ReasonCode::ServerUnavailable => Ok(()),
-                reason => Err(Failure::of(
-                    at,
-                    format!("CONNECT was refused with {reason:?}"),
-                )),
-            };
-        }
-        connection.live = true;
-        connection.server_receive_maximum = connack.receive_maximum;
-        let (expiry_s, clean) = (connection.expiry_s, connection.clean);
-        if connack.session_present {
-            if clean
-                || (!client.haunted && matches!(client.existence, Existence::No | Existence::Live))
-            {
-                return Err(Failure::of(
-                    at,
-                    format!(
-                        "Session Present with clean start {clean}, session {:?}",
-                        client.existence
-                    ),
-                ));
-            }
-        } else {
-            if let Existence::Durable { expiry_s, since_ms } = client.existence {
-                let gone_ms = since_ms.map_or(0, |since_ms| now_ms - since_ms);
-                if !client.haunted && gone_ms < u64::from(expiry_s) * 1000 {
-                    return Err(Failure::of(
-                        at,
-                        format!("lost its session of {expiry_s} s after {gone_ms} ms"),
-                    ));
-                }
-                crate::speak::lose_shares(&mut self.oracle, client);
-                client.end_session();
-            }
-            client.needs_clean = false;
-        }
-        client.existence = match (connack.session_present, expiry_s) {
-            (false, 0) => Existence::Live,
-            _ => Existence::Durable {
-                expiry_s,
-                since_ms: None,
-            },
-        };
-        self.resend(at);
-        Ok(())
-    }
-
-    /// What was not acknowledged is sent again, in order (MQTT-4.4.0-1).
-    fn resend(&mut self, at: usize) {
-        let mut all = Vec::new();
-        let client = &mut self.clients[at];
-        let Some(connection) = &mut client.connection else {
-            return;
-        };
-        let mut notes = Vec::new();
-        for Outgoing {
-            packet_id,
-            message,
-            qos,
-            releasing,
-            bytes,
-        } in &client.outbound
-        {
-            if *releasing {
-                let ack = Packet::PubRel(Ack::new(*packet_id, ReasonCode::Success));
-                edge_proto::encode::packet(&mut all, client.version, &ack);
-                notes.push(format!("PUBREL id {packet_id} again"));
-            } else {
-                let start = all.len();
-                all.extend_from_slice(bytes);
-                all[start] |= 0x08;
-                if let Some(published) = self.oracle.get_mut(*message) {
-                    published.resent = true;
-                }
-                connection.answers[*qos as usize - 1].push_back(*packet_id);
-                notes.push(format!("PUBLISH message {message} id {packet_id} again"));
-            }
-        }
-        for text in notes {
-            self.note(at, || text);
-        }
-        self.write(at, &all);
-    }
-
     fn hear_publish(&mut self, at: usize, publish: &Publish<'_>) -> Checked {
         let client = &mut self.clients[at];
-        let Some(connection) = &mut client.connection else {
-            return Ok(());
-        };
-        let topic = match (publish.topic, publish.properties.topic_alias) {
-            (topic, None) => topic.to_owned(),
-            (_, Some(alias)) if alias > client.alias_maximum => {
-                return Err(Failure::of(
-                    at,
-                    format!("got topic alias {alias}, above its maximum"),
-                ));
-            }
-            ("", Some(alias)) => match connection.aliases.get(&alias) {
-                Some(topic) => topic.clone(),
-                None => {
-                    return Err(Failure::of(
-                        at,
-                        format!("got topic alias {alias}, which was never set"),
-                    ));
-                }
-            },
-            (topic, Some(alias)) => {
-                connection.aliases.insert(alias, topic.to_owned());
-                topic.to_owned()
-            }
-        };
+        let topic = named(client, publish).map_err(|text| Failure::of(at, text))?;
         let number = publish
             .payload
             .first_chunk()
@@ -312,52 +186,12 @@ impl Run {
             qos,
             retain: publish.retain,
         };
-        let mut again = false;
-        if let Some(packet_id) = publish.packet_id {
-            if let Some(known) = connection.unacknowledged.insert(packet_id, number) {
-                return Err(Failure::of(
-                    at,
-                    format!("packet id {packet_id} for message {number} is in use for {known}"),
-                ));
-            }
-            let maximum = usize::from(client.receive_maximum);
-            if client.version == Version::V5 && connection.unacknowledged.len() > maximum {
-                return Err(Failure::of(
-                    at,
-                    format!("got more than its Receive Maximum of {maximum}"),
-                ));
-            }
-            if qos == QoS::ExactlyOnce {
-                match client.received.insert(packet_id, number) {
-                    Some(known) if known != number => {
-                        return Err(Failure::of(
-                            at,
-                            format!(
-                                "packet id {packet_id} of unreleased message {known} came with message {number}"
-                            ),
-                        ));
-                    }
-                    Some(_) if !dup => {
-                        return Err(Failure::of(
-                            at,
-                            format!("message {number} came again without DUP"),
-                        ));
-                    }
-                    Some(_) => again = true,
-                    None => {}
-                }
-            }
-            let kind = if qos == QoS::ExactlyOnce {
-                PacketType::PubRec
-            } else {
-                PacketType::PubAck
-            };
-            connection
-                .acknowledgements
-                .push_back((kind, packet_id, number));
-        } else if dup {
-            return Err(Failure::of(at, "got QoS 0 with DUP"));
-        }
+        let again = match publish.packet_id {
+            Some(packet_id) => receive(client, publish, packet_id, number),
+            None if dup => Err("got QoS 0 with DUP".to_owned()),
+            None => Ok(false),
+        };
+        let again = again.map_err(|text| Failure::of(at, text))?;
         self.note(at, || {
             format!(
                 "heard message {number} {qos:?} id {:?} dup {dup} retain {} again {again}",
@@ -379,153 +213,65 @@ impl Run {
             self.world.crashes,
         )
     }
+}
 
-    /// PUBACK or PUBREC.
-    fn answered(&mut self, at: usize, ack: &Ack<'_>, qos: QoS) -> Checked {
-        self.note(at, || {
-            format!(
-                "heard {} id {} {:?}",
-                if qos == QoS::AtLeastOnce {
-                    "PUBACK"
-                } else {
-                    "PUBREC"
-                },
-                ack.packet_id,
-                ack.reason
-            )
-        });
-        let (step, now_ms) = (self.step, self.world.now.mono_ms);
-        let client = &mut self.clients[at];
-        let Some(connection) = &mut client.connection else {
-            return Ok(());
-        };
-        let expected = &mut connection.answers[qos as usize - 1];
-        let place = expected
-            .iter()
-            .position(|packet_id| *packet_id == ack.packet_id);
-        match place.and_then(|place| Some((place, expected.remove(place)?))) {
-            // What was received before the connection was lost is answered at once.
-            Some((place, _)) if place == 0 || qos == QoS::ExactlyOnce => {}
-            _ => {
-                return Err(Failure::of(
-                    at,
-                    format!("{qos:?} was answered for id {} out of turn", ack.packet_id),
-                ));
-            }
+/// The topic of a PUBLISH, which may be an alias.
+fn named(client: &mut Client, publish: &Publish<'_>) -> Result<String, String> {
+    let Some(connection) = &mut client.connection else {
+        return Ok(String::new());
+    };
+    match (publish.topic, publish.properties.topic_alias) {
+        (topic, None) => Ok(topic.to_owned()),
+        (_, Some(alias)) if alias > client.alias_maximum => {
+            Err(format!("got topic alias {alias}, above its maximum"))
         }
-        let Some(place) = client
-            .outbound
-            .iter()
-            .position(|outgoing| outgoing.packet_id == ack.packet_id)
-        else {
-            return Err(Failure::of(
-                at,
-                format!("id {} was acknowledged, and is not in use", ack.packet_id),
-            ));
-        };
-        let number = client.outbound[place].message;
-        if let Some(message) = self.oracle.get_mut(number) {
-            message.was_refused = ack.reason.is_error();
-            if !message.was_refused {
-                message.acknowledged_at.get_or_insert(step);
-                message.acknowledged_ms = now_ms;
-            }
+        ("", Some(alias)) => {
+            let known = connection.aliases.get(&alias).cloned();
+            known.ok_or_else(|| format!("got topic alias {alias}, which was never set"))
         }
-        if qos == QoS::AtLeastOnce || ack.reason.is_error() {
-            client.outbound.remove(place);
-        } else {
-            client.outbound[place].releasing = true;
-            connection
-                .acknowledgements
-                .push_back((PacketType::PubRel, ack.packet_id, number));
-        }
-        Ok(())
-    }
-
-    fn completed(&mut self, at: usize, ack: &Ack<'_>) -> Checked {
-        self.note(at, || {
-            format!("heard PUBCOMP id {} {:?}", ack.packet_id, ack.reason)
-        });
-        let client = &mut self.clients[at];
-        let place = client
-            .outbound
-            .iter()
-            .position(|outgoing| outgoing.packet_id == ack.packet_id && outgoing.releasing);
-        match place {
-            Some(place) => {
-                client.outbound.remove(place);
-                if let Some(connection) = &mut client.connection {
-                    connection.acknowledgements.retain(|(kind, id, _)| {
-                        (*kind, *id) != (PacketType::PubRel, ack.packet_id)
-                    });
-                }
-                Ok(())
-            }
-            None => Err(Failure::of(
-                at,
-                format!(
-                    "got PUBCOMP for id {}, which is not being released",
-                    ack.packet_id
-                ),
-            )),
+        (topic, Some(alias)) => {
+            connection.aliases.insert(alias, topic.to_owned());
+            Ok(topic.to_owned())
         }
     }
+}
 
-    fn suback(&mut self, at: usize, suback: &SubAck<'_>) -> Checked {
-        self.note(at, || {
-            format!("heard SUBACK id {} {:?}", suback.packet_id, suback.reasons)
-        });
-        let step = self.step;
-        let client = &mut self.clients[at];
-        let Some(connection) = &mut client.connection else {
-            return Ok(());
-        };
-        let Some(indices) = connection.operations.remove(&suback.packet_id) else {
-            return Err(Failure::of(
-                at,
-                format!("got SUBACK for id {}, and asked for none", suback.packet_id),
-            ));
-        };
-        if suback.reasons.len() != indices.len() || suback.reasons.iter().any(|reason| *reason > 2)
-        {
-            return Err(Failure::of(
-                at,
-                format!("a subscription was refused: {:?}", suback.reasons),
-            ));
-        }
-        for index in indices {
-            client.subscriptions[index].from_sure = Some(step);
-            let filter = client.subscriptions[index].filter.clone();
-            for older in client.subscriptions[..index]
-                .iter_mut()
-                .filter(|older| older.filter == filter)
-            {
-                older.until_sure.get_or_insert(step);
-                older.until_maybe.get_or_insert(step);
-            }
-        }
-        Ok(())
+/// Takes a message of QoS 1 or 2 and owes its acknowledgement. True when it is a repetition of one that is not released.
+fn receive(
+    client: &mut Client,
+    publish: &Publish<'_>,
+    packet_id: u16,
+    number: u64,
+) -> Result<bool, String> {
+    let Some(connection) = &mut client.connection else {
+        return Ok(false);
+    };
+    if let Some(known) = connection.unacknowledged.insert(packet_id, number) {
+        return Err(format!(
+            "packet id {packet_id} for message {number} is in use for {known}"
+        ));
     }
-
-    fn unsuback(&mut self, at: usize, unsuback: &SubAck<'_>) -> Checked {
-        self.note(at, || format!("heard UNSUBACK id {}", unsuback.packet_id));
-        let step = self.step;
-        let client = &mut self.clients[at];
-        let Some(connection) = &mut client.connection else {
-            return Ok(());
-        };
-        let Some(indices) = connection.unsubscribing.remove(&unsuback.packet_id) else {
-            return Err(Failure::of(
-                at,
-                format!(
-                    "got UNSUBACK for id {}, and asked for none",
-                    unsuback.packet_id
-                ),
-            ));
-        };
-        for index in indices {
-            client.subscriptions[index].until_maybe.get_or_insert(step);
-        }
-        Ok(())
+    let maximum = usize::from(client.receive_maximum);
+    if client.version == Version::V5 && connection.unacknowledged.len() > maximum {
+        return Err(format!("got more than its Receive Maximum of {maximum}"));
+    }
+    let exactly_once = publish.qos == QoS::ExactlyOnce;
+    let kind = if exactly_once {
+        PacketType::PubRec
+    } else {
+        PacketType::PubAck
+    };
+    connection
+        .acknowledgements
+        .push_back((kind, packet_id, number));
+    if !exactly_once {
+        return Ok(false);
+    }
+    match client.received.insert(packet_id, number) {
+        Some(known) if known != number => Err(format!(
+            "packet id {packet_id} of unreleased message {known} came with message {number}"
+        )),
+        Some(_) if !publish.dup => Err(format!("message {number} came again without DUP")),
+        known => Ok(known.is_some()),
     }
 }

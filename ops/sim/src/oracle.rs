@@ -116,69 +116,20 @@ impl Oracle {
                 format!("got message {number}, which nobody published"),
             ));
         };
-        if message.topic != topic {
-            return Err(Failure::of(
-                at,
-                format!(
-                    "message {number} of {} came with topic {topic}",
-                    message.topic
-                ),
-            ));
-        }
-        if arrival.retain && !message.retain {
-            return Err(Failure::of(
-                at,
-                format!("message {number} came with RETAIN, but was published without"),
-            ));
-        }
-        let own = message.publisher == at && message.epoch == client.epoch && !message.will;
-        let may = |subscription: &&Subscription| {
-            matches(&subscription.filter, topic)
-                && subscription
-                    .until_maybe
-                    .is_none_or(|until| until >= message.sent_at)
-                && (message.retain
-                    || message
-                        .acknowledged_at
-                        .is_none_or(|at| at >= subscription.from_maybe))
-                && !(own && subscription.options.no_local && !message.retain)
-        };
-        let (mut plain, mut shared, mut highest) = (0_u32, 0, QoS::AtMostOnce);
-        let mut scans = 0;
-        for subscription in client.subscriptions.iter().filter(may) {
-            highest = highest.max(subscription.options.maximum_qos);
-            if is_shared(&subscription.filter) {
-                shared += 1;
-            } else {
-                plain = 1;
-                scans += u32::from(message.retain);
-            }
-        }
-        if plain + shared == 0 {
-            return Err(Failure::of(
-                at,
-                format!("got message {number} on {topic} without a matching subscription"),
-            ));
-        }
-        if arrival.qos > message.qos.min(highest) {
-            return Err(Failure::of(
-                at,
-                format!(
-                    "message {number} came with {:?}, above what was published or granted",
-                    arrival.qos
-                ),
-            ));
-        }
+        let matching = admitted(at, client, message, arrival, topic);
+        let matching =
+            matching.map_err(|text| Failure::of(at, format!("message {number} {text}")))?;
         let times = client.delivered.entry(number).or_default();
         *times += 1;
         let counted = client
             .counted
             .entry((number, arrival.qos as u8))
             .or_default();
-        *counted += 1;
+        *counted += u32::from(!arrival.retain);
         // A QoS 0 delivery does not wait for the commit: after a crash the publish, and so the delivery, is repeated.
         let once = arrival.qos == QoS::ExactlyOnce || message.qos == QoS::AtMostOnce;
-        if *counted > plain + shared + scans
+        if *counted > matching
+            && !arrival.retain
             && once
             && !self.rejections
             && !client.refused.contains(&number)
@@ -376,4 +327,49 @@ impl Oracle {
         let none = candidates.iter().any(may_go);
         (candidates.into_iter().filter(is_message).collect(), none)
     }
+}
+
+/// How many deliveries of a message a client may get: one for its ordinary subscriptions, one for each shared one.
+fn admitted(
+    at: usize,
+    client: &Client,
+    message: &Published,
+    arrival: Arrival,
+    topic: &str,
+) -> Result<u32, String> {
+    if message.topic != topic {
+        return Err(format!("of {} came with topic {topic}", message.topic));
+    }
+    if arrival.retain && !message.retain {
+        return Err("came with RETAIN, but was published without".to_owned());
+    }
+    let own = message.publisher == at && message.epoch == client.epoch && !message.will;
+    let may = |known: &&Subscription| {
+        let acknowledged_before = |at: u64| at < known.from_maybe;
+        matches(&known.filter, topic)
+            && known
+                .until_maybe
+                .is_none_or(|until| until >= message.sent_at)
+            && (message.retain || !message.acknowledged_at.is_some_and(acknowledged_before))
+            && !(own && known.options.no_local && !message.retain)
+    };
+    let (mut plain, mut shared, mut highest) = (0, 0, QoS::AtMostOnce);
+    for subscription in client.subscriptions.iter().filter(may) {
+        highest = highest.max(subscription.options.maximum_qos);
+        if is_shared(&subscription.filter) {
+            shared += 1;
+        } else {
+            plain = 1;
+        }
+    }
+    if plain + shared == 0 {
+        return Err(format!("on {topic} came without a matching subscription"));
+    }
+    if arrival.qos > message.qos.min(highest) {
+        return Err(format!(
+            "came with {:?}, above what was published or granted",
+            arrival.qos
+        ));
+    }
+    Ok(plain + shared)
 }

@@ -182,7 +182,7 @@ impl Plan {
             *random.pick(&[0, 50, 100])
         };
         Self {
-            cores: options.cores.unwrap_or(random.between(1, 5) as u16),
+            cores: options.cores.unwrap_or_else(|| random.between(1, 5) as u16),
             clients: random.between(2, 8) as usize,
             limits,
             mailbox: MailboxLimits {

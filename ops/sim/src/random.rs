@@ -19,10 +19,6 @@ impl Random {
     }
 
     /// The next 64 random bits.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an endless stream is no iterator to the callers"
-    )]
     pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.state;

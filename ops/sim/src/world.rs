@@ -25,7 +25,7 @@ pub(crate) struct Core {
     pub(crate) shard: Shard,
     pub(crate) outbox: Outbox,
     /// Messages from each core, by lane.
-    inbox: Vec<[VecDeque<CoreMessage>; 2]>,
+    pub(crate) inbox: Vec<[VecDeque<CoreMessage>; 2]>,
     completions: VecDeque<Completion>,
     commands: VecDeque<Command>,
     generations: Vec<u32>,
@@ -44,11 +44,11 @@ pub(crate) struct World {
     /// What the server wrote in this step: wire and bytes, whole packets.
     pub(crate) written: Vec<(usize, Vec<u8>)>,
     /// Pairs of cores whose mesh stands still, and until when.
-    frozen: Vec<(usize, usize, u64)>,
+    pub(crate) frozen: Vec<(usize, usize, u64)>,
     pub(crate) calm: bool,
-    planted: Option<Planted>,
-    planted_left: u32,
-    mesh_random: Random,
+    pub(crate) planted: Option<Planted>,
+    pub(crate) planted_left: u32,
+    pub(crate) mesh_random: Random,
     network_random: Random,
     engine_random: Random,
     facts: Facts,
@@ -183,11 +183,6 @@ impl World {
         self.now.unix_ms += ms;
     }
 
-    /// The mesh from one core to another stands still for a while.
-    pub(crate) fn freeze(&mut self, from: usize, to: usize, ms: u64) {
-        self.frozen.push((from, to, self.now.mono_ms + ms));
-    }
-
     /// One turn of a core.
     pub(crate) fn turn(&mut self, core: usize) {
         self.socket_events(core);
@@ -212,7 +207,7 @@ impl World {
         self.flush(core);
     }
 
-    fn handle(&mut self, core: usize, event: Event<'_>) {
+    pub(crate) fn handle(&mut self, core: usize, event: Event<'_>) {
         let now = self.now;
         let Core { shard, outbox, .. } = &mut self.cores[core];
         shard.handle(now, event, outbox);
@@ -279,54 +274,6 @@ impl World {
         self.obey(core);
     }
 
-    fn take_mesh(&mut self, core: usize) {
-        let now_ms = self.now.mono_ms;
-        self.frozen.retain(|(_, _, until_ms)| *until_ms > now_ms);
-        for lane in 0..2 {
-            for from in 0..self.cores.len() {
-                if self
-                    .frozen
-                    .iter()
-                    .any(|(one, other, _)| (*one, *other) == (from, core))
-                {
-                    continue;
-                }
-                let waiting = self.cores[core].inbox[from][lane].len();
-                let whole = self.calm || self.mesh_random.percent(60);
-                let count = if whole {
-                    waiting
-                } else {
-                    self.mesh_random.below(waiting + 1)
-                };
-                for _ in 0..count {
-                    self.plant_in_mesh(core, from, lane);
-                    let Some(message) = self.cores[core].inbox[from][lane].pop_front() else {
-                        break;
-                    };
-                    self.hash = fold(fold(self.hash, 2), from as u64);
-                    self.handle(core, Event::Core(message));
-                }
-            }
-        }
-    }
-
-    fn plant_in_mesh(&mut self, core: usize, from: usize, lane: usize) {
-        if lane != 0 || self.planted_left == 0 {
-            return;
-        }
-        let queue = &mut self.cores[core].inbox[from][lane];
-        match self.planted {
-            Some(Planted::MeshDropsControl) if self.mesh_random.percent(2) => {
-                self.planted_left -= 1;
-                queue.pop_front();
-            }
-            Some(Planted::MeshReorders) if queue.len() > 1 && self.mesh_random.percent(50) => {
-                queue.swap(0, 1)
-            }
-            _ => {}
-        }
-    }
-
     /// Hands out what the turn produced.
     fn flush(&mut self, core: usize) {
         self.obey(core);
@@ -384,8 +331,8 @@ impl World {
                         Close::Graceful { linger_ms } => linger_ms,
                         Close::Abort => 0,
                     };
-                    wire.closing
-                        .get_or_insert((how, now_ms + u64::from(linger_ms)));
+                    let until_ms = now_ms + u64::from(linger_ms);
+                    wire.closing.get_or_insert((how, until_ms));
                 }
                 Order::Pause(_) => wire.paused = true,
                 Order::Resume(_) => wire.paused = false,
@@ -397,26 +344,6 @@ impl World {
     fn wire_of(&self, core: usize, id: ConnectionId) -> Option<usize> {
         let wire = (*self.cores[core].slots.get(id.slot as usize)?)?;
         (self.wires[wire].id == id).then_some(wire)
-    }
-
-    fn flush_mesh(&mut self, core: usize) {
-        for to in 0..self.cores.len() {
-            for lane in 0..2 {
-                let mut queue = std::mem::take(&mut self.cores[core].outbox.mesh[to][lane]);
-                while self.cores[to].inbox[core][lane].len() < self.plan.mesh_slots
-                    && let Some(message) = queue.pop_front()
-                {
-                    self.cores[to].inbox[core][lane].push_back(message);
-                }
-                while lane == 1
-                    && queue.len() > self.plan.lossy_backlog
-                    && let Some(message) = queue.pop_back()
-                {
-                    self.cores[core].shard.dropped_in_mesh(&message);
-                }
-                self.cores[core].outbox.mesh[to][lane] = queue;
-            }
-        }
     }
 
     /// One attempt of the engine thread.
@@ -458,20 +385,6 @@ impl World {
                 && core.inbox.iter().flatten().all(VecDeque::is_empty)
         };
         self.disk.is_idle() && self.cores.iter().all(quiet)
-    }
-
-    /// True when a CONNECT of this client identifier is on its way to its home.
-    pub(crate) fn is_attaching(&self, client_id: &str) -> bool {
-        let attaches = |message: &CoreMessage| matches!(message, CoreMessage::Attach(attach) if *attach.client_id == *client_id);
-        let queues = |core: &Core| {
-            core.inbox
-                .iter()
-                .chain(&core.outbox.mesh)
-                .flatten()
-                .flatten()
-                .any(attaches)
-        };
-        self.cores.iter().any(queues)
     }
 
     /// The subscriptions that the owners have, as an operator sees them.
