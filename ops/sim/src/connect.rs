@@ -10,6 +10,7 @@ use crate::random::Random;
 use crate::run::Run;
 use crate::speak::TOPICS;
 use crate::wire::Wire;
+use crate::world::World;
 
 /// Longest session expiry that is sure not to end during a run, in seconds.
 const LONG_S: u32 = 100_000;
@@ -35,12 +36,7 @@ impl Run {
         } else {
             0
         };
-        // A CONNECT of an earlier connection that is still on its way may come after this one.
-        let on_its_way = |wire: &Wire| {
-            wire.client == at && !wire.gone && !wire.connected && wire.closing.is_none()
-        };
-        client.haunted = self.world.wires[..wire].iter().any(on_its_way)
-            || self.world.is_attaching(&client.name);
+        client.haunted = is_haunted(&self.world, at, wire, &client.name);
         if clean_start || client.existence == Existence::Live {
             lose_shares(&mut self.oracle, client);
             client.end_session();
@@ -276,4 +272,11 @@ fn drawn_expiry(
         (false, _) if clean_start => 0,
         (false, _) => LONG_S,
     }
+}
+
+/// True when a CONNECT of an earlier connection of this client is still on its way: it may come after the next one.
+fn is_haunted(world: &World, at: usize, wire: usize, client_id: &str) -> bool {
+    let on_its_way =
+        |wire: &Wire| wire.client == at && !wire.gone && !wire.connected && wire.closing.is_none();
+    world.wires[..wire].iter().any(on_its_way) || world.is_attaching(client_id)
 }
