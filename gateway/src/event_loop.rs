@@ -102,6 +102,8 @@ pub struct EventLoop<D: Driver> {
     pub stopping: Arc<Stopping>,
     /// When this core must be done stopping; `None` while it runs.
     pub stop_by_ms: Option<u64>,
+    /// When this core stops waiting for an engine that takes nothing.
+    pub give_up_ms: u64,
     /// Connections whose unsent bytes are to be looked at after the next poll.
     pub watched: Vec<ConnectionId>,
 }
@@ -126,7 +128,13 @@ impl<D: Driver> EventLoop<D> {
         let mut events = Vec::new();
         loop {
             let deadline = self.deadline();
-            self.driver.poll(deadline, &mut events)?;
+            if let Err(error) = self.driver.poll(deadline, &mut events) {
+                // The others must not wait for this core when they stop.
+                if self.stop_by_ms != Some(u64::MAX) {
+                    self.stopping.quiet.fetch_add(1, Ordering::AcqRel);
+                }
+                return Err(error);
+            }
             let now = self.clock.now();
             self.turn(now, &mut events);
             if self.stopping.requested.load(Ordering::Acquire) && self.stop(now) {
@@ -138,7 +146,10 @@ impl<D: Driver> EventLoop<D> {
     /// When the next turn must begin.
     fn deadline(&self) -> Option<Instant> {
         let now = self.clock.now().mono_ms;
-        if self.port.has_pending() || self.completions.has_pending() || self.requests.has_pending()
+        if !self.watched.is_empty()
+            || self.port.has_pending()
+            || self.completions.has_pending()
+            || self.requests.has_pending()
         {
             return Some(self.clock.instant(now));
         }
@@ -293,6 +304,7 @@ impl<D: Driver> EventLoop<D> {
     fn stop(&mut self, now: Now) -> bool {
         let Some(stop_by_ms) = self.stop_by_ms else {
             self.stop_by_ms = Some(now.mono_ms + Self::STOP_MS);
+            self.give_up_ms = now.mono_ms + 2 * Self::STOP_MS;
             self.driver.stop_listening();
             self.shard.handle(now, Event::Stop, &mut self.outbox);
             self.flush();
@@ -306,7 +318,7 @@ impl<D: Driver> EventLoop<D> {
         }
         self.stopping.quiet.load(Ordering::Acquire) >= cores
             && !self.port.has_pending()
-            && self.outbox.engine.is_empty()
+            && (self.outbox.engine.is_empty() || now.mono_ms >= self.give_up_ms)
     }
 }
 

@@ -21,6 +21,10 @@ pub struct Limits {
     pub packet_bytes_max: u32,
     /// Longest client identifier; longer ones get 0x85.
     pub client_id_bytes_max: usize,
+    /// Longest topic or filter in bytes; longer ones get 0x90 or 0x8F.
+    pub topic_bytes_max: usize,
+    /// Bytes of a will, its properties included; a CONNECT with a larger one gets 0x97.
+    pub will_bytes_max: usize,
     /// Most topic levels in a topic or filter; deeper ones get 0x90 or 0x8F.
     pub topic_levels_max: usize,
     /// Most filters in one SUBSCRIBE or UNSUBSCRIBE; more get 0x97 per filter beyond it.
@@ -79,6 +83,8 @@ impl Default for Limits {
             connect_timeout_ms: 10_000,
             packet_bytes_max: 1024 * 1024,
             client_id_bytes_max: 256,
+            topic_bytes_max: 4_096,
+            will_bytes_max: 64 * 1024,
             topic_levels_max: 32,
             filters_per_packet_max: 256,
             subscriptions_per_session_max: 1_000,

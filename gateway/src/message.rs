@@ -2,7 +2,7 @@
 
 use edge_proto::packet::QoS;
 
-/// The session of a client, unique in the life of the store: boot count (24 bits), core (8 bits), counter (32 bits).
+/// The session of a client, unique in the life of the store: boot count (16 bits), core (8 bits), counter (40 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 

@@ -154,6 +154,7 @@ impl Shard {
             Event::Tick { .. } => {
                 fire(&mut self.edge, &mut self.home, &mut turn);
                 self.edge.resume_stalled(&mut turn);
+                self.owner.serve_scans(&mut turn);
             }
             Event::Stop => self.edge.shut_down(&mut turn),
         }
@@ -270,9 +271,14 @@ impl Shard {
         }
     }
 
-    /// When the next timer is due, in milliseconds of the monotonic clock.
+    /// When the next tick is due, in milliseconds of the monotonic clock: at once while work is left for it.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.timers.next_deadline()
+        let work = self.owner.has_scans() || self.edge.has_stalled(&self.stats, &self.facts.limits);
+        if work && !self.congested {
+            Some(0)
+        } else {
+            self.timers.next_deadline()
+        }
     }
 
     /// A consistent copy of all counters; the driver's are added by the event loop.
@@ -390,7 +396,7 @@ fn dispatch(
         } => {
             owner.set_connected(turn, &filter, session, connected);
         }
-        CoreMessage::RetainedScan(scan) => owner.scan_retained(turn, &scan),
+        CoreMessage::RetainedScan(scan) => owner.scan_retained(turn, *scan),
         CoreMessage::RetainedPage(page) if page.reply.home => home.retained_page(turn, *page),
         CoreMessage::RetainedPage(page) => edge.retained_page(turn, *page),
         CoreMessage::Attach(attach) => home.attach(turn, *attach),

@@ -163,7 +163,7 @@ impl Turn<'_> {
         let request = PublishRequest {
             message,
             origin,
-            may_refuse: true,
+            may_refuse: origin != Origin::Nobody,
             received: None,
         };
         self.outbox
@@ -171,7 +171,7 @@ impl Turn<'_> {
     }
 }
 
-/// Makes the ids of new sessions: boot count (24 bits), core (8 bits), counter (32 bits).
+/// Makes the ids of new sessions: boot count (16 bits), core (8 bits), counter (40 bits).
 #[derive(Debug)]
 pub struct SessionIds {
     next: u64,
@@ -181,7 +181,7 @@ impl SessionIds {
     /// Ids of one core in one run of the node.
     pub fn new(boot: u32, core: u16) -> Self {
         Self {
-            next: (u64::from(boot) & 0xFF_FFFF) << 40 | (u64::from(core) & 0xFF) << 32,
+            next: (u64::from(boot) & 0xFFFF) << 48 | (u64::from(core) & 0xFF) << 40,
         }
     }
 

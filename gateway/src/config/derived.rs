@@ -33,6 +33,8 @@ impl Config {
             connect_timeout_ms: milliseconds(self.mqtt.connect_timeout),
             packet_bytes_max: bytes_u32(self.mqtt.packet_bytes_max),
             client_id_bytes_max: self.mqtt.client_id_bytes_max.as_usize(),
+            topic_bytes_max: self.mqtt.topic_bytes_max.as_usize(),
+            will_bytes_max: self.mqtt.will_bytes_max.as_usize(),
             topic_levels_max: self.mqtt.topic_levels_max as usize,
             filters_per_packet_max: self.mqtt.filters_per_packet_max as usize,
             subscriptions_per_session_max: self.mqtt.subscriptions_per_session_max,

@@ -83,6 +83,10 @@ sections! {
         packet_bytes_max: ByteSize = ByteSize::mib(1), ByteSize::kib(1) => ByteSize::mib(256);
         /// Longest client identifier; longer ones get 0x85.
         client_id_bytes_max: ByteSize = ByteSize::bytes(256), ByteSize::bytes(23) => ByteSize::bytes(65_535);
+        /// Longest topic or filter; longer ones get 0x90 or 0x8F.
+        topic_bytes_max: ByteSize = ByteSize::kib(4), ByteSize::bytes(64) => ByteSize::bytes(65_535);
+        /// Largest will, with its topic and properties; a CONNECT with a larger one gets 0x97.
+        will_bytes_max: ByteSize = ByteSize::kib(64), ByteSize::kib(1) => ByteSize::mib(256);
         /// Most levels in a topic or filter; deeper ones get 0x90 or 0x8F.
         topic_levels_max: u32 = 32, 2 => 1_024;
         /// Most filters in one SUBSCRIBE or UNSUBSCRIBE; each one beyond gets 0x97.

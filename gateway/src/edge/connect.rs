@@ -14,6 +14,7 @@ use super::session::{Session, Traffic};
 use super::{Edge, Flow, State, tells_reasons};
 use crate::core_message::{Attach, Attached, AttachedSession, CoreMessage, Detach};
 use crate::engine::WillRecord;
+use crate::limits::Limits;
 use crate::message::{Message, MessageParts, SessionId};
 use crate::turn::{Timer, Turn};
 
@@ -87,7 +88,11 @@ impl Edge {
         {
             return Err(ReasonCode::ClientIdentifierNotValid); // MQTT-3.1.3-8
         }
-        let will = connect.will.as_ref().map(will_record).transpose()?;
+        let will = connect
+            .will
+            .as_ref()
+            .map(|will| will_record(will, limits))
+            .transpose()?;
         let asked_expiry_s = match connect.version {
             Version::V5 => connect.session_expiry_s.unwrap_or(0),
             Version::V311 if connect.clean_start => 0,
@@ -195,6 +200,7 @@ impl Edge {
             maximum_packet_size: attaching.maximum_packet_size,
             expiry_s: attaching.expiry_s,
             subscriptions: attached.subscriptions,
+            subscribing: 0,
             sequence: 0,
             filters: Vec::new(),
             traffic: Traffic::resumed(attached.received),
@@ -314,8 +320,10 @@ fn keep_alive(connect: &Connect<'_>, maximum_s: u16) -> (u16, bool) {
 }
 
 /// The will as it is kept.
-fn will_record(will: &Will<'_>) -> Result<WillRecord, ReasonCode> {
-    if will.topic.starts_with('$') {
+fn will_record(will: &Will<'_>, limits: &Limits) -> Result<WillRecord, ReasonCode> {
+    let levels = will.topic.split('/').count();
+    let too_long = will.topic.len() > limits.topic_bytes_max || levels > limits.topic_levels_max;
+    if too_long || will.topic.starts_with('$') {
         return Err(ReasonCode::TopicNameInvalid);
     }
     let mut properties = Vec::new();
@@ -329,6 +337,9 @@ fn will_record(will: &Will<'_>) -> Result<WillRecord, ReasonCode> {
         expires_at_unix_ms: u64::MAX,
         publisher: SessionId(0),
     });
+    if message.queued_bytes() > limits.will_bytes_max {
+        return Err(ReasonCode::QuotaExceeded);
+    }
     Ok(WillRecord {
         message: Arc::new(message),
         delay_s: will.delay_s,

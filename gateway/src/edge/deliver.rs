@@ -115,6 +115,11 @@ impl Edge {
             || traffic.queue_bytes + bytes > u64::from(limits.session_queue_bytes_max);
         let core_full = is_core_full(turn, live, traffic.queue_bytes + bytes, bytes);
         let from_mailbox = queued.sequence > 0;
+        if from_mailbox && core_full {
+            // Nothing is lost: it is in the engine, and the client gets it when it comes back and reads.
+            turn.stats.counters.slow_consumers_disconnected += 1;
+            return self.leave(turn, id, Leave::because(ReasonCode::QuotaExceeded));
+        }
         if from_mailbox || !(queue_full || core_full) {
             traffic.queue.push_back(queued);
             traffic.queue_bytes += bytes;

@@ -35,8 +35,11 @@ impl Edge {
             frame.packet_type(),
             Some(PacketType::Subscribe | PacketType::Unsubscribe)
         );
+        if subscribes && session.is_subscribing_too_much(&turn.facts.limits) {
+            return Flow::Stall; // Until what it asked for before is answered and sent.
+        }
         if subscribes && turn.congested {
-            self.stalled.push_back(id);
+            self.wait_for_core(id);
             return Flow::Stall;
         }
         let handled =

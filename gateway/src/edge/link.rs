@@ -34,6 +34,8 @@ pub(super) struct Link {
     pub(super) unsent: u32,
     /// True exactly when the driver was asked to say when everything is sent.
     pub(super) watched: bool,
+    /// True exactly when it is in the list of those that wait for a bound of the core.
+    pub(super) waits: bool,
     /// True exactly when the connection is not read.
     pub(super) stalled: bool,
 }
@@ -48,6 +50,7 @@ impl Link {
             timer: None,
             unsent: 0,
             watched: false,
+            waits: false,
             stalled: false,
         }
     }
@@ -84,7 +87,8 @@ impl Link {
     /// True when even the answers to its own packets pile up, because the client does not read.
     pub(super) fn is_flooded(&self, turn: &Turn<'_>) -> bool {
         const FACTOR: usize = 4;
-        self.unsent as usize > FACTOR * turn.facts.limits.unsent_bytes_max
+        let largest = turn.facts.limits.packet_bytes_max as usize; // One message may be much larger than the rest.
+        self.unsent as usize > FACTOR * turn.facts.limits.unsent_bytes_max + largest
     }
 
     /// Closes after what was written; a WebSocket gets a close frame first.

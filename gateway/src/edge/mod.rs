@@ -30,9 +30,10 @@ use hashbrown::HashMap;
 use reactor::driver::{Close, ConnectionId};
 use reactor::slab::{Key, Slab, Table};
 
+use crate::limits::Limits;
 use crate::outbox::Order;
 use crate::retained_scan::Scan;
-use crate::turn::{Timer, Turn};
+use crate::turn::{Stats, Timer, Turn};
 
 use connect::Attaching;
 use depart::Leave;
@@ -251,6 +252,22 @@ impl Edge {
         }
     }
 
+    /// Notes that a connection waits for a bound of the core, once.
+    fn wait_for_core(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if !connection.link.waits {
+            connection.link.waits = true;
+            self.stalled.push_back(id);
+        }
+    }
+
+    /// True when connections wait for a bound of the core that is not reached any more.
+    pub fn has_stalled(&self, stats: &Stats, limits: &Limits) -> bool {
+        !self.stalled.is_empty() && stats.pending_bytes <= limits.pending_bytes_max as u64
+    }
+
     /// Lets connections go on that had to stop because of a bound of the core; called at the end of each turn.
     pub fn resume_stalled(&mut self, turn: &mut Turn<'_>) {
         const PER_TURN: usize = 64;
@@ -261,7 +278,10 @@ impl Edge {
             let Some(id) = self.stalled.pop_front() else {
                 return;
             };
-            self.resume(turn, id);
+            if let Some(connection) = self.connection(id) {
+                connection.link.waits = false;
+                self.resume(turn, id);
+            }
         }
     }
 
@@ -318,6 +338,9 @@ impl Edge {
         if let Some(mut connection) = self.connections.remove(id.slot) {
             self.count -= 1;
             turn.stats.counters.connections_closed += 1;
+            if connection.link.waits {
+                self.stalled.retain(|waiting| *waiting != id);
+            }
             if let Some(timer) = connection.link.timer.take() {
                 turn.timers.cancel(timer);
             }

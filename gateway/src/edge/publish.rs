@@ -32,7 +32,7 @@ impl Edge {
         publish: &Publish<'_>,
     ) -> Result<Flow, Violation> {
         if publish.qos > QoS::AtMostOnce && Self::is_overloaded(turn) {
-            self.stalled.push_back(id);
+            self.wait_for_core(id);
             return Ok(Flow::Stall);
         }
         let limits = &turn.facts.limits;
@@ -53,7 +53,8 @@ impl Edge {
             return Ok(Flow::Continue);
         }
         turn.stats.counters.publishes_received += 1;
-        if levels > turn.facts.limits.topic_levels_max || topic.starts_with('$') {
+        let too_long = topic.len() > turn.facts.limits.topic_bytes_max;
+        if too_long || levels > turn.facts.limits.topic_levels_max || topic.starts_with('$') {
             // Correct, but nothing that a client may publish to (MQTT-4.7.2-1 reserves `$` for the server).
             self.answer(turn, id, publish.packet_id, ReasonCode::TopicNameInvalid);
             return Ok(Flow::Continue);
@@ -81,7 +82,7 @@ impl Edge {
             CoreMessage::Publish(Box::new(PublishRequest {
                 message,
                 origin,
-                may_refuse: session.version == Version::V5,
+                may_refuse: session.version == Version::V5 && publish.qos > QoS::AtMostOnce,
                 received,
             })),
         );

@@ -10,6 +10,7 @@ use edge_proto::session::outbound::Outbound;
 use reactor::slab::Key;
 
 use crate::engine::Delivery;
+use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 
 /// A connected session.
@@ -31,6 +32,8 @@ pub(super) struct Session {
     pub(super) maximum_packet_size: u32,
     pub(super) expiry_s: u32,
     pub(super) subscriptions: u32,
+    /// Filters of SUBSCRIBE and UNSUBSCRIBE packets that are not answered yet.
+    pub(super) subscribing: u16,
     /// Highest sequence that was written to this connection; the last one given, in a live-only session.
     pub(super) sequence: u64,
     /// Filters of a live-only session; the owners forget them when it ends.
@@ -75,6 +78,15 @@ impl Session {
         } else {
             u64::from(self.keep_alive_s) * 1500
         }
+    }
+
+    /// True when so much of its asking is unanswered, or so many retained messages are still to be sent, that it has to wait.
+    pub(super) fn is_subscribing_too_much(&self, limits: &Limits) -> bool {
+        let scans = self
+            .traffic
+            .as_ref()
+            .map_or(0, |traffic| traffic.waiting_scans.len());
+        usize::from(self.subscribing) + scans >= limits.filters_per_packet_max
     }
 
     /// The traffic state, made when there is none.

@@ -32,6 +32,12 @@ pub(super) struct SubscribePacket {
     subscribe: bool,
 }
 
+const TOO_MANY_FILTERS: Violation = Violation::new(
+    ReasonCode::QuotaExceeded,
+    "MQTT5 §3.10.3",
+    "more filters in one UNSUBSCRIBE than this server takes",
+);
+
 impl Edge {
     /// SUBSCRIBE (§3.8).
     pub(super) fn subscribe(
@@ -97,11 +103,13 @@ impl Edge {
         let Some((_, session)) = self.live(id) else {
             return Err(ReasonCode::UnspecifiedError);
         };
-        if filter.levels().count() > limits.topic_levels_max {
+        let too_long = filter.as_str().len() > limits.topic_bytes_max;
+        if too_long || filter.levels().count() > limits.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
         if index >= limits.filters_per_packet_max
-            || session.subscriptions >= limits.subscriptions_per_session_max
+            || session.subscriptions + u32::from(session.subscribing) + index as u32
+                >= limits.subscriptions_per_session_max
         {
             return Err(ReasonCode::QuotaExceeded);
         }
@@ -180,6 +188,9 @@ impl Edge {
             if SharedFilter::parse(filter)?.is_none() {
                 TopicFilter::parse(filter)?;
             }
+            if operation.reasons.len() >= turn.facts.limits.filters_per_packet_max {
+                return Err(TOO_MANY_FILTERS);
+            }
             operation
                 .reasons
                 .push(ReasonCode::NoSubscriptionExisted as u8);
@@ -232,6 +243,10 @@ impl Edge {
             return;
         };
         operation.outstanding = outstanding;
+        let (id, filters) = (operation.connection, operation.reasons.len() as u16);
+        if let Some((_, session)) = self.live(id) {
+            session.subscribing = session.subscribing.saturating_add(filters);
+        }
         if outstanding == 0 {
             self.answer_subscription(turn, key);
         }
@@ -258,6 +273,8 @@ impl Edge {
         let Some((link, session)) = self.live(id) else {
             return;
         };
+        let filters = operation.reasons.len() as u16;
+        session.subscribing = session.subscribing.saturating_sub(filters);
         for (index, existed) in operation.existed.iter().enumerate() {
             if operation.subscribe {
                 let is_new = operation.wanted[index].is_some() && !existed;
@@ -289,6 +306,7 @@ impl Edge {
                 self.start_scan(turn, id, filter, record, existed);
             }
         }
+        self.resume(turn, id);
     }
 
     /// Asks for the retained messages that a new subscription of a live-only session gets.
@@ -354,7 +372,7 @@ impl Edge {
         }
         let Some((_, session)) = self.live(id).filter(|_| more) else {
             self.scans.remove(key);
-            return;
+            return self.continue_scan(turn, id);
         };
         session.traffic().waiting_scans.push(key);
         self.continue_scan(turn, id);
@@ -373,6 +391,7 @@ impl Edge {
         }
         let key = traffic.waiting_scans.remove(0);
         self.ask_scan(turn, key);
+        self.resume(turn, id);
     }
 }
 

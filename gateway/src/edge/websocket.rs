@@ -69,6 +69,10 @@ impl Edge {
             Event::Data(data) => self.stream(turn, id, data),
             Event::Ping(payload) => {
                 if let Some(connection) = self.connection(id) {
+                    if connection.link.is_flooded(turn) {
+                        closed = true; // It pings and does not read.
+                        return;
+                    }
                     connection
                         .link
                         .write_raw(turn, |out| websocket::pong(out, payload));

@@ -35,6 +35,10 @@ pub(super) struct Mailbox {
     /// The read that is under way; its number tells it from one of an earlier connection.
     reading: Option<u32>,
     reads: u32,
+    /// Below this sequence, what is neither at the edge nor in `returned` was acknowledged, whatever the engine still says.
+    settled_to: u64,
+    /// What a lost connection gave back and no other has got since; at most a window.
+    returned: Vec<u64>,
 }
 
 /// A message at the edge.
@@ -85,6 +89,9 @@ impl Mailbox {
             .count() as u64;
         stats.drop_accepted(DropReason::MailboxEvicted, evicted);
         self.waiting += self.unacknowledged.len() as u64 - evicted;
+        self.settled_to = self.settled_to.max(self.read_from);
+        let kept = self.unacknowledged.iter().filter(|entry| !entry.evicted);
+        self.returned.extend(kept.map(|entry| entry.sequence));
         self.unacknowledged = VecDeque::new();
         self.unacknowledged_bytes = 0;
         self.read_from = 0;
@@ -101,11 +108,24 @@ impl Mailbox {
                 .find(|entry| entry.sequence == sequence)
             {
                 entry.evicted = true;
-            } else if sequence >= self.read_from {
+            } else if sequence >= self.read_from.max(self.settled_to)
+                || self.take_returned(sequence)
+            {
                 self.waiting -= 1;
                 stats.drop_accepted(DropReason::MailboxEvicted, 1);
             }
         }
+    }
+
+    /// True when a lost connection gave this message back and nobody has got it since.
+    fn take_returned(&mut self, sequence: u64) -> bool {
+        let index = self
+            .returned
+            .iter()
+            .position(|returned| *returned == sequence);
+        index
+            .map(|index| self.returned.swap_remove(index))
+            .is_some()
     }
 
     /// Notes that a message is done with; false when it is not at the edge.
@@ -133,6 +153,7 @@ impl Mailbox {
     /// Notes that a message goes to the edge; returns whether it may have been sent before, and whether it was.
     fn push(&mut self, sequence: u64, bytes: u64) -> (bool, bool) {
         let before = (sequence <= self.sent_to, sequence <= self.begun_to);
+        self.take_returned(sequence);
         self.waiting -= 1;
         self.unacknowledged.push_back(Unacknowledged {
             sequence,
@@ -249,6 +270,7 @@ impl Home {
                 .as_ref()
                 .is_some_and(|(message, _)| message.is_expired(turn.now.unix_ms));
             if expired && sequence > mailbox.begun_to {
+                mailbox.take_returned(sequence);
                 mailbox.waiting -= 1;
                 mailbox.read_from = sequence + 1;
                 turn.stats.expire();

@@ -145,7 +145,7 @@ impl Home {
             }
             None => self.sessions.insert(HomeSession {
                 client_id: attach.client_id.clone(),
-                session: turn.ids.issue(),
+                session: SessionId(0), // Given when it begins.
                 phase: Phase::Offline,
                 next: None,
                 will: None,
@@ -356,18 +356,18 @@ impl Home {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
-        let wants_it = session
-            .next
-            .as_ref()
-            .is_some_and(|attach| attach.expiry_s > 0);
-        if wants_it {
-            if let (Some(durable), Some(attach)) = (&mut session.durable, &session.next) {
-                durable.expiry_s = attach.expiry_s;
-            }
-            self.connect(turn, key, false);
-        } else {
-            self.advance(turn, key);
+        // The CONNECT it was made for may have been replaced by one with other wishes; no client has had the session yet.
+        let (Some(durable), Some(attach)) = (&mut session.durable, &session.next) else {
+            return self.advance(turn, key);
+        };
+        let will = attach.will.clone().map(Box::new);
+        let changed = durable.expiry_s != attach.expiry_s || session.will != will;
+        durable.expiry_s = attach.expiry_s;
+        session.will = will;
+        if changed {
+            self.put(turn, key, None);
         }
+        self.connect(turn, key, false);
     }
 
     /// The record of a session goes to the engine.

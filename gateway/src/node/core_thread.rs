@@ -123,6 +123,7 @@ fn live<D: Driver>(
         clock: plan.clock,
         stopping: plan.stopping,
         stop_by_ms: None,
+        give_up_ms: u64::MAX,
         watched: Vec::new(),
     };
     event_loop

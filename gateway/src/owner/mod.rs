@@ -9,7 +9,7 @@ pub mod retained;
 mod subscribers;
 pub mod subscriptions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use edge_proto::packet::QoS;
@@ -30,6 +30,9 @@ use hot::HotRoots;
 use retained::Retained;
 use subscriptions::{Match, Subscriptions};
 
+/// Pages of retained messages that one turn reads at most.
+const PAGES_PER_TURN: u32 = 16;
+
 /// State of the owner role on one core.
 #[derive(Debug)]
 pub struct Owner {
@@ -38,6 +41,10 @@ pub struct Owner {
     retained: Retained,
     hot: HotRoots,
     pending: HashMap<u64, Pending, FixedState>,
+    /// Pages of retained messages to read. Each asker has one at a time.
+    scans: VecDeque<RetainedScan>,
+    /// Pages that may still be read in this turn.
+    pages_left: u32,
     next_publish: u64,
     scratch: Vec<Match>,
 }
@@ -63,6 +70,8 @@ impl Owner {
             retained: Retained::default(),
             hot: HotRoots::new(seed),
             pending: HashMap::default(),
+            scans: VecDeque::new(),
+            pages_left: PAGES_PER_TURN,
             next_publish: 0,
             scratch: Vec::new(),
         }
@@ -206,11 +215,33 @@ impl Owner {
             .set_connected(root, filter, session, connected);
     }
 
-    /// Reads a page of retained messages.
-    pub fn scan_retained(&self, turn: &mut Turn<'_>, scan: &RetainedScan) {
-        let (messages, next) =
-            self.retained
-                .page(&scan.filter, &scan.after, scan.limit, turn.now.unix_ms);
+    /// Somebody wants a page of retained messages. The first page of a scan is read at once, so that the new subscription gets
+    /// what was retained when it was made and not what comes after; beyond a few pages a turn, scans wait for the next one.
+    pub fn scan_retained(&mut self, turn: &mut Turn<'_>, scan: RetainedScan) {
+        if scan.after.is_empty() && self.pages_left > 0 && !turn.congested {
+            self.read_page(turn, &scan);
+        } else {
+            self.scans.push_back(scan);
+        }
+    }
+
+    /// Reads a few pages, so that no scan holds up a turn or runs ahead of an engine that takes nothing.
+    pub fn serve_scans(&mut self, turn: &mut Turn<'_>) {
+        self.pages_left = PAGES_PER_TURN;
+        while self.pages_left > 0
+            && !turn.congested
+            && let Some(scan) = self.scans.pop_front()
+        {
+            self.read_page(turn, &scan);
+        }
+    }
+
+    fn read_page(&mut self, turn: &mut Turn<'_>, scan: &RetainedScan) {
+        self.pages_left -= 1;
+        let unix_ms = turn.now.unix_ms;
+        let (messages, next) = self
+            .retained
+            .page(&scan.filter, &scan.after, scan.limit, unix_ms);
         let page = RetainedPage {
             reply: scan.reply,
             messages,
@@ -218,6 +249,11 @@ impl Owner {
         };
         turn.outbox
             .tell(scan.reply.core, CoreMessage::RetainedPage(Box::new(page)));
+    }
+
+    /// True when pages are still to be read.
+    pub fn has_scans(&self) -> bool {
+        !self.scans.is_empty()
     }
 
     /// Takes over a retained message from the store.

@@ -47,6 +47,19 @@ pub struct EmbeddedOptions {
     pub cache_bytes: usize,
 }
 
+/// Locks a file that a process which is just ending may still hold for a moment.
+fn lock_soon(lock: &File) -> Result<(), TryLockError> {
+    const STEP: std::time::Duration = std::time::Duration::from_millis(20);
+    const STEPS: u32 = 50;
+    for _ in 0..STEPS {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::park_timeout(STEP),
+            outcome => return outcome,
+        }
+    }
+    lock.try_lock()
+}
+
 impl Embedded {
     /// Opens the store in this folder; makes both if they do not exist. Checks all of it, which reads the whole file.
     ///
@@ -70,11 +83,10 @@ impl Embedded {
             .write(true)
             .open(folder.join(LOCK_FILE));
         let lock = lock.map_err(unusable)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(EngineError::InUse { path }),
-            Err(TryLockError::Error(source)) => return Err(unusable(source)),
-        }
+        lock_soon(&lock).map_err(|error| match error {
+            TryLockError::WouldBlock => EngineError::InUse { path: path.clone() },
+            TryLockError::Error(source) => unusable(source),
+        })?;
         let file = match read_write(&folder.join(STORE_FILE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => create(folder, &options)
                 .map_err(|error| match engine_error(&path, error, None) {
