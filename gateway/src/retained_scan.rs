@@ -41,6 +41,14 @@ impl<T> Scan<T> {
         }
     }
 
+    /// True when it is for this subscription; one that is replaced or removed ends its scan.
+    pub fn is_for(&self, target: &T, filter: &str) -> bool
+    where
+        T: PartialEq,
+    {
+        self.target == *target && *self.filter == *filter
+    }
+
     /// Asks for the next page.
     pub fn ask(&self, turn: &mut Turn<'_>, reply: ReplyTo) {
         let queue = turn.facts.limits.session_queue_messages_max;

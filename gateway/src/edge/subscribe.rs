@@ -146,7 +146,14 @@ impl Edge {
             );
             return 1;
         }
-        if !session.filters.contains(&filter) {
+        let is_new = !session.filters.contains(&filter);
+        if !is_new {
+            self.end_scans(id, &filter);
+        }
+        let Some((_, session)) = self.live(id) else {
+            return 0;
+        };
+        if is_new {
             session.filters.reserve_exact(1);
             session.filters.push(filter.clone());
         }
@@ -220,6 +227,10 @@ impl Edge {
                 turn.outbox.tell(session.home_core, ask);
                 continue;
             }
+            self.end_scans(id, &filter);
+            let Some((_, session)) = self.live(id) else {
+                return Ok(Flow::Closed);
+            };
             session.filters.retain(|known| **known != *filter);
             let session = session.session;
             for core in turn.facts.owners_of_filter(&filter) {
@@ -235,6 +246,24 @@ impl Edge {
         }
         self.wait_for(turn, key, outstanding);
         Ok(Flow::Continue)
+    }
+
+    /// Ends the scans of a subscription that is replaced or removed.
+    fn end_scans(&mut self, id: ConnectionId, filter: &str) {
+        let ended = self
+            .scans
+            .iter()
+            .filter(|(_, scan)| scan.is_for(&id, filter));
+        let ended: Vec<Key> = ended.map(|(key, _)| key).collect();
+        for key in ended {
+            self.scans.remove(key);
+            if let Some((_, session)) = self.live(id) {
+                session
+                    .traffic()
+                    .waiting_scans
+                    .retain(|waiting| *waiting != key);
+            }
+        }
     }
 
     /// Waits for so many answers; without any the client is answered at once.

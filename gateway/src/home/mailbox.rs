@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use edge_proto::packet::QoS;
 use reactor::slab::Key;
 
 use super::{Edge, Home, Phase, Request};
@@ -269,7 +270,12 @@ impl Home {
             let expired = content
                 .as_ref()
                 .is_some_and(|(message, _)| message.is_expired(turn.now.unix_ms));
-            if expired && sequence > mailbox.begun_to {
+            // Before a restart it may have reached the client, which then holds its packet identifier until the PUBREL.
+            let may_be_held = sequence <= mailbox.sent_to
+                && content
+                    .as_ref()
+                    .is_some_and(|(_, delivery)| delivery.qos == QoS::ExactlyOnce);
+            if expired && sequence > mailbox.begun_to && !may_be_held {
                 mailbox.take_returned(sequence);
                 mailbox.waiting -= 1;
                 mailbox.read_from = sequence + 1;
@@ -283,7 +289,8 @@ impl Home {
             let bytes = content
                 .as_ref()
                 .map_or(0, |(message, _)| message.queued_bytes() as u64);
-            let before = mailbox.push(sequence, bytes);
+            let (dup, begun) = mailbox.push(sequence, bytes);
+            let before = (dup, begun || may_be_held);
             tell_push(turn, edge, sequence, content, before);
         }
         if end && mailbox.waiting > 0 {

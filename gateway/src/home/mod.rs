@@ -77,7 +77,7 @@ enum Phase {
     Attached(Edge),
     /// Its edge was told to end the connection.
     Evicting(Edge),
-    /// The engine is creating the session.
+    /// The engine is storing the session, a new one or what changed with a CONNECT.
     Storing,
     /// The engine is deleting the session.
     Deleting,
@@ -110,6 +110,7 @@ struct Durable {
 #[derive(Clone, Copy, Debug)]
 enum Request {
     Stored(Key),
+    Resumed(Key),
     Deleted(Key),
     PubRec { edge: Edge, sequence: u64 },
     Release { edge: Edge, packet_id: u16 },
@@ -217,14 +218,23 @@ impl Home {
         let (Some(durable), Some(attach)) = (&mut session.durable, &session.next) else {
             return;
         };
+        let lives_longer = attach.expiry_s > durable.expiry_s;
+        let will_changed = attach.will.is_some() && session.will.as_deref() != attach.will.as_ref();
+        let was_offline = durable.disconnected_at_unix_ms.take().is_some();
         durable.expiry_s = attach.expiry_s;
-        durable.disconnected_at_unix_ms = None;
         durable.will_at_unix_ms = None; // The session went on before the delay was over: no will (MQTT-3.1.3-9).
         if let Some(timer) = durable.timer.take() {
             turn.timers.cancel(timer);
         }
         session.will = attach.will.clone().map(Box::new);
-        self.put(turn, key, None);
+        if lives_longer || will_changed {
+            // What CONNACK promises must not be forgotten in a crash.
+            session.phase = Phase::Storing;
+            return self.put(turn, key, Some(Request::Resumed(key)));
+        }
+        if was_offline {
+            self.put(turn, key, None);
+        }
         self.connect(turn, key, true);
     }
 
@@ -315,6 +325,12 @@ impl Home {
                 if let Some(session) = self.sessions.get_mut(key) {
                     session.phase = Phase::Offline;
                     self.stored(turn, key);
+                }
+            }
+            (Some(Request::Resumed(key)), _) => {
+                if let Some(session) = self.sessions.get_mut(key) {
+                    session.phase = Phase::Offline;
+                    self.advance(turn, key);
                 }
             }
             (

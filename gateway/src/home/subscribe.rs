@@ -51,6 +51,7 @@ impl Home {
         if filter.starts_with("$share/") && !durable.shared.contains(&filter) {
             durable.shared.push(filter.clone());
         }
+        self.end_scans((home, id), &filter);
         let record = SubscriptionRecord {
             options,
             subscription_id,
@@ -115,6 +116,7 @@ impl Home {
         };
         durable.shared.retain(|shared| **shared != *filter);
         let id = session.session;
+        self.end_scans((home, id), &filter);
         let owners = turn.facts.owners_of_filter(&filter);
         let operation = SubscriptionOp {
             reply,
@@ -187,6 +189,18 @@ impl Home {
                     self.continue_scan(turn, key);
                 }
             }
+        }
+    }
+
+    /// Ends the scans of a subscription that is replaced or removed.
+    fn end_scans(&mut self, target: (Key, SessionId), filter: &str) {
+        let ended = self
+            .scans
+            .iter()
+            .filter(|(_, scan)| scan.is_for(&target, filter));
+        let ended: Vec<Key> = ended.map(|(key, _)| key).collect();
+        for key in ended {
+            self.scans.remove(key);
         }
     }
 

@@ -302,12 +302,9 @@ impl Owner {
             return Ok(RetainChange::None);
         }
         if message.payload().is_empty() {
-            let existed = self.retained.remove(message.topic());
-            return Ok(if existed {
-                RetainChange::Clear
-            } else {
-                RetainChange::None
-            });
+            self.retained.remove(message.topic());
+            // Also when nothing was there: an earlier clear may not be stored yet, and this one must not be acknowledged before.
+            return Ok(RetainChange::Clear);
         }
         if !self.retained.has_room(message, &turn.facts.limits) {
             return Err(ReasonCode::QuotaExceeded);

@@ -43,11 +43,10 @@ impl Retained {
         }
     }
 
-    /// Removes the retained message of a topic. True when there was one.
-    pub fn remove(&mut self, topic: &str) -> bool {
+    /// Removes the retained message of a topic, if there is one.
+    pub fn remove(&mut self, topic: &str) {
         let removed = self.messages.remove(topic);
         self.bytes -= removed.as_ref().map_or(0, |message| message.queued_bytes());
-        removed.is_some()
     }
 
     /// The next messages that a filter matches and that have not expired, and where the page after it starts.
