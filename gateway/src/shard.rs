@@ -155,6 +155,7 @@ impl Shard {
                 fire(&mut self.edge, &mut self.home, &mut turn);
                 self.edge.resume_stalled(&mut turn);
                 self.owner.serve_scans(&mut turn);
+                self.home.resume_scans(&mut turn);
             }
             Event::Stop => self.edge.shut_down(&mut turn),
         }
@@ -273,7 +274,9 @@ impl Shard {
 
     /// When the next tick is due, in milliseconds of the monotonic clock: at once while work is left for it.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        let work = self.owner.has_scans() || self.edge.has_stalled(&self.stats, &self.facts.limits);
+        let work = self.owner.has_scans()
+            || self.home.has_parked_scans()
+            || self.edge.has_stalled(&self.stats, &self.facts.limits);
         if work && !self.congested {
             Some(0)
         } else {

@@ -16,6 +16,7 @@ mod lifetime;
 mod mailbox;
 mod subscribe;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -47,6 +48,8 @@ pub struct Home {
     next_request: u64,
     operations: Slab<SubscriptionOp>,
     scans: Slab<Scan<(Key, SessionId)>>,
+    /// Scans whose next page waits until the engine takes commands again; at most one entry for each scan.
+    parked_scans: VecDeque<Key>,
     /// Durable sessions that have a connection.
     attached_durable: u64,
 }
@@ -128,6 +131,7 @@ impl Home {
             next_request: 0,
             operations: Slab::default(),
             scans: Slab::default(),
+            parked_scans: VecDeque::new(),
             attached_durable: 0,
         }
     }

@@ -192,6 +192,21 @@ impl Home {
         }
     }
 
+    /// Goes on with scans that waited for the engine; called at the end of a turn.
+    pub fn resume_scans(&mut self, turn: &mut Turn<'_>) {
+        if turn.congested {
+            return;
+        }
+        for key in std::mem::take(&mut self.parked_scans) {
+            self.continue_scan(turn, key);
+        }
+    }
+
+    /// True when scans wait for the engine.
+    pub fn has_parked_scans(&self) -> bool {
+        !self.parked_scans.is_empty()
+    }
+
     /// Ends the scans of a subscription that is replaced or removed.
     fn end_scans(&mut self, target: (Key, SessionId), filter: &str) {
         let ended = self
@@ -238,7 +253,9 @@ impl Home {
         for message in page.messages {
             self.send_retained(turn, home, message, record);
         }
-        if more {
+        if more && turn.congested {
+            self.parked_scans.push_back(key); // The engine takes nothing: the next page would only wait for it here.
+        } else if more {
             self.continue_scan(turn, key);
         } else {
             self.scans.remove(key);
