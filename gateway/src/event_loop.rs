@@ -163,7 +163,7 @@ impl<D: Driver> EventLoop<D> {
     }
 
     fn turn(&mut self, now: Now, events: &mut Vec<driver::Event>) {
-        self.shard.stats.counters.turns += 1;
+        self.shard.stats_mut().counters.turns += 1;
         for event in events.drain(..) {
             self.socket_event(now, event);
         }
@@ -265,7 +265,7 @@ impl<D: Driver> EventLoop<D> {
                 self.outbox.engine.push_front(command);
                 break;
             }
-            self.shard.stats.counters.engine_commands += 1;
+            self.shard.stats_mut().counters.engine_commands += 1;
         }
         for (connection, violation) in self.outbox.violations.drain(..) {
             let core = self.shard.facts().core;
@@ -285,10 +285,10 @@ impl<D: Driver> EventLoop<D> {
                 while let Some(message) = queue.pop_front() {
                     if let Err(message) = self.port.send(core, lane, message) {
                         queue.push_front(message);
-                        self.shard.stats.counters.mesh_full += 1;
+                        self.shard.stats_mut().counters.mesh_full += 1;
                         break;
                     }
-                    self.shard.stats.counters.mesh_sent += 1;
+                    self.shard.stats_mut().counters.mesh_sent += 1;
                 }
                 while lane == Lane::Data && queue.len() > Self::LOSSY_BACKLOG {
                     if let Some(message) = queue.pop_back() {

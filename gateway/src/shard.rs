@@ -93,11 +93,31 @@ pub struct Shard {
     pub(crate) edge: Edge,
     pub(crate) owner: Owner,
     pub(crate) home: Home,
-    pub(crate) facts: Facts,
-    pub(crate) stats: Stats,
+    common: Common,
+}
+
+/// What all roles of a core use.
+#[derive(Debug)]
+struct Common {
+    facts: Facts,
+    stats: Stats,
     timers: Wheel<Timer>,
     ids: SessionIds,
     congested: bool,
+}
+
+impl Common {
+    fn turn<'a>(&'a mut self, now: Now, outbox: &'a mut Outbox) -> Turn<'a> {
+        Turn {
+            now,
+            outbox,
+            facts: &self.facts,
+            stats: &mut self.stats,
+            timers: &mut self.timers,
+            ids: &mut self.ids,
+            congested: self.congested,
+        }
+    }
 }
 
 impl Shard {
@@ -110,28 +130,22 @@ impl Shard {
             edge: Edge::default(),
             owner: Owner::new(facts.seed),
             home: Home::new(facts.seed),
-            ids: SessionIds::new(boot, facts.core),
-            facts,
-            stats: Stats::default(),
-            timers: Wheel::new(now.mono_ms),
-            congested: false,
+            common: Common {
+                ids: SessionIds::new(boot, facts.core),
+                facts,
+                stats: Stats::default(),
+                timers: Wheel::new(now.mono_ms),
+                congested: false,
+            },
         }
     }
 
     /// Handles one event and everything that it causes on this core.
     pub fn handle(&mut self, now: Now, event: Event<'_>, outbox: &mut Outbox) {
         if let Event::Tick { congested } = event {
-            self.congested = congested;
+            self.common.congested = congested;
         }
-        let mut turn = Turn {
-            now,
-            outbox,
-            facts: &self.facts,
-            stats: &mut self.stats,
-            timers: &mut self.timers,
-            ids: &mut self.ids,
-            congested: self.congested,
-        };
+        let mut turn = self.common.turn(now, outbox);
         match event {
             Event::Accepted {
                 connection,
@@ -165,15 +179,7 @@ impl Shard {
     /// Handles the messages of this core's roles to each other until there are none.
     fn settle(&mut self, now: Now, outbox: &mut Outbox) {
         while let Some(message) = outbox.local.pop_front() {
-            let mut turn = Turn {
-                now,
-                outbox,
-                facts: &self.facts,
-                stats: &mut self.stats,
-                timers: &mut self.timers,
-                ids: &mut self.ids,
-                congested: self.congested,
-            };
+            let mut turn = self.common.turn(now, outbox);
             dispatch(
                 &mut self.edge,
                 &mut self.owner,
@@ -186,15 +192,7 @@ impl Shard {
 
     /// Answers an operator; an order that must travel is answered when it has.
     fn answer(&mut self, now: Now, outbox: &mut Outbox, id: u64, request: AdminRequest) {
-        let mut turn = Turn {
-            now,
-            outbox,
-            facts: &self.facts,
-            stats: &mut self.stats,
-            timers: &mut self.timers,
-            ids: &mut self.ids,
-            congested: self.congested,
-        };
+        let mut turn = self.common.turn(now, outbox);
         let reply = crate::admin::answer(
             &self.edge,
             &mut self.owner,
@@ -212,15 +210,7 @@ impl Shard {
     /// Takes over one item of the store, before the first event. `home` is the home core of its session (any core for a
     /// retained message). An item that does not concern this core is ignored.
     pub fn restore(&mut self, now: Now, item: &Restored, home: u16, outbox: &mut Outbox) {
-        let mut turn = Turn {
-            now,
-            outbox,
-            facts: &self.facts,
-            stats: &mut self.stats,
-            timers: &mut self.timers,
-            ids: &mut self.ids,
-            congested: false,
-        };
+        let mut turn = self.common.turn(now, outbox);
         match item {
             Restored::Session {
                 session,
@@ -276,29 +266,37 @@ impl Shard {
     pub fn next_deadline_ms(&self) -> Option<u64> {
         let work = self.owner.has_scans()
             || self.home.has_parked_scans()
-            || self.edge.has_stalled(&self.stats, &self.facts.limits);
-        if work && !self.congested {
+            || self
+                .edge
+                .has_stalled(&self.common.stats, &self.common.facts.limits);
+        if work && !self.common.congested {
             Some(0)
         } else {
-            self.timers.next_deadline()
+            self.common.timers.next_deadline()
         }
     }
 
     /// A consistent copy of all counters; the driver's are added by the event loop.
     pub fn snapshot(&self) -> CoreSnapshot {
-        snapshot(&self.edge, &self.owner, &self.home, &self.stats)
+        snapshot(&self.edge, &self.owner, &self.home, &self.common.stats)
+    }
+
+    /// The counters of this core, for what the event loop counts.
+    pub fn stats_mut(&mut self) -> &mut Stats {
+        &mut self.common.stats
     }
 
     /// The facts of this core.
     pub fn facts(&self) -> &Facts {
-        &self.facts
+        &self.common.facts
     }
 
     /// Notes that a message to another core was dropped because that core takes no more.
     pub fn dropped_in_mesh(&mut self, message: &CoreMessage) {
-        self.stats
+        self.common
+            .stats
             .refuse(DropReason::MeshFull, message.deliveries());
-        self.stats.counters.publishes_dropped +=
+        self.common.stats.counters.publishes_dropped +=
             u64::from(matches!(message, CoreMessage::Publish(_)));
     }
 }
