@@ -30,8 +30,8 @@ impl UringDriver {
             Kind::Wake | Kind::Cancel => {}
             Kind::Accept => self.accepted(key, completion.result, events),
             Kind::Connect => self.connected(key, completion.result, events),
-            Kind::Poll => self.polled(key, Pending::POLL, completion.result),
-            Kind::Watch => self.polled(key, Pending::WATCH, completion.result),
+            Kind::Poll => self.polled(key, Pending::POLL, completion),
+            Kind::Watch => self.polled(key, Pending::WATCH, completion),
             Kind::Receive => self.received_some(key, completion, events),
             Kind::Send => self.sent(key, completion.result, events),
             Kind::Fin => self.finished(key, Pending::FIN),
@@ -103,8 +103,13 @@ impl UringDriver {
         }
     }
 
-    fn polled(&mut self, key: Key, which: Pending, result: i32) {
-        self.finished(key, which);
+    fn polled(&mut self, key: Key, which: Pending, completion: Completion) {
+        let result = completion.result;
+        if completion.more() {
+            self.mark_dirty(key);
+        } else {
+            self.finished(key, which);
+        }
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };

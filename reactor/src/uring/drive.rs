@@ -64,7 +64,7 @@ impl UringDriver {
         let rest = &vector[*sent..];
         let length = u32::try_from(rest.len()).unwrap_or(u32::MAX);
         let entry = opcode::Send::new(Fixed(key.slot), rest.as_ptr(), length)
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .flags(libc::MSG_NOSIGNAL) // Not MSG_WAITALL: a send that waits long for a slow peer ends up on a kernel worker.
             .build()
             .user_data(user_data(Kind::Send, key));
         connection.pending.add(Pending::SEND);
@@ -148,7 +148,11 @@ impl UringDriver {
             self.push_plain(&operation::close(key));
         } else if !std::mem::replace(&mut connection.shutdown_sent, true) {
             connection.pending.add(Pending::SHUTDOWN);
+            let watching = connection.pending.has(Pending::WATCH);
             self.push_plain(&operation::shutdown(key));
+            if watching {
+                self.push_plain(&operation::cancel_watch(key)); // Unlike a poll, it does not end with the socket.
+            }
         }
     }
 
@@ -173,13 +177,15 @@ impl UringDriver {
     /// Connections that found no buffer try again, as buffers came back: the longest waiting first, ahead of everybody
     /// who has not waited, and no more than there are buffers.
     pub(super) fn feed_starved(&mut self) {
-        for _ in 0..self.starved.len().min(self.buffers().count()) {
-            let Some(key) = self.starved.pop_front() else {
-                return;
-            };
+        let mut left = self.buffers().count();
+        while left > 0
+            && let Some(key) = self.starved.pop_front()
+        {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.starved = false;
                 connection.readable = true;
+                // One that does not receive now takes no buffer, and must not keep the others waiting.
+                left -= usize::from(connection.receives());
                 self.drive(key);
             }
         }

@@ -226,7 +226,9 @@ impl UringDriver {
     }
 
     fn demote(&mut self) {
-        for _ in 0..self.promoted.len().min(DEMOTE_LOOKS) {
+        // At least a quarter of the list, or it would grow for ever when connections come and go fast.
+        let promoted = self.promoted.len();
+        for _ in 0..promoted.min(DEMOTE_LOOKS.max(promoted.div_ceil(4))) {
             let Some(key) = self.promoted.pop_front() else {
                 return;
             };

@@ -16,7 +16,7 @@ pub(super) enum Kind {
     Connect,
     /// One-shot: there is something to receive.
     Poll,
-    /// One-shot: an error or hang-up, for connections that do not receive.
+    /// Errors and hang-ups, for connections that do not receive.
     Watch,
     /// One receive, or many.
     Receive,
@@ -26,7 +26,7 @@ pub(super) enum Kind {
     /// Ends both directions, so that what is in flight completes.
     Shutdown,
     Close,
-    /// Cancels a multishot receive.
+    /// Cancels a multishot receive or watch.
     Cancel,
 }
 
@@ -90,9 +90,11 @@ pub(super) fn poll(key: Key) -> squeue::Entry {
         .user_data(user_data(Kind::Poll, key))
 }
 
-/// Errors and hang-ups are always reported, hence no flags.
+/// Errors and hang-ups are always reported, hence no flags. Multishot, and so told once for each change: a one-shot poll would
+/// complete again and again after the peer's FIN, which is always reported too.
 pub(super) fn watch(key: Key) -> squeue::Entry {
     opcode::PollAdd::new(Fixed(key.slot), 0)
+        .multi(true)
         .build()
         .user_data(user_data(Kind::Watch, key))
 }
@@ -110,6 +112,12 @@ pub(super) fn receive_many(key: Key) -> squeue::Entry {
     opcode::RecvMulti::new(Fixed(key.slot), GROUP)
         .build()
         .user_data(user_data(Kind::Receive, key))
+}
+
+pub(super) fn cancel_watch(key: Key) -> squeue::Entry {
+    opcode::AsyncCancel::new(user_data(Kind::Watch, key))
+        .build()
+        .user_data(user_data(Kind::Cancel, key))
 }
 
 pub(super) fn cancel_receive(key: Key) -> squeue::Entry {

@@ -47,6 +47,8 @@ struct WaitArgument {
 pub(super) enum Wait {
     No,
     For(Duration),
+    /// For so many completions, or this long.
+    Many(u32, Duration),
     Forever,
 }
 
@@ -207,16 +209,19 @@ impl Ring {
             }
         }
         let to_submit = self.ring.submission().len() as u32;
-        let span = if let Wait::For(span) = wait {
-            span
-        } else {
-            Duration::ZERO
+        let (span, wanted) = match wait {
+            Wait::No => (None, 0),
+            Wait::For(span) => (Some(span), 1),
+            Wait::Many(count, span) => (Some(span), count),
+            Wait::Forever => (None, 1),
         };
+        let timed = span.is_some();
+        let span = span.unwrap_or_default();
         let timespec = KernelTimespec {
             seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
             nanoseconds: i64::from(span.subsec_nanos()),
         };
-        let timespec = if matches!(wait, Wait::For(_)) {
+        let timespec = if timed {
             (&raw const timespec) as u64
         } else {
             0
@@ -227,7 +232,6 @@ impl Ring {
             min_wait_microseconds: 0,
             timespec,
         };
-        let wanted: u32 = u32::from(!matches!(wait, Wait::No));
         let registered = if self.registered {
             ENTER_REGISTERED_RING
         } else {
@@ -282,17 +286,24 @@ impl Ring {
     pub(super) fn shut_down(&mut self) -> bool {
         let mut completions = Vec::new();
         let mut standstill = 0;
+        let mut cancelled = false;
         while self.in_flight > 0 && standstill < 50 {
             let before = self.in_flight;
             // Submits what is queued, so that the cancellation covers it too.
             let _ = self.enter(Wait::No);
             self.take(usize::MAX, &mut completions);
-            let patience = Some(Timespec::new().nsec(10_000_000));
-            let _ = self
-                .submitter()
-                .register_sync_cancel(patience, CancelBuilder::any());
-            if self.in_flight > 0 {
-                let _ = self.enter(Wait::For(Duration::from_millis(10)));
+            // Once is enough, unless something was started meanwhile; each time costs the square of what is pending.
+            if !std::mem::replace(&mut cancelled, true) || standstill > 0 {
+                let patience = Some(Timespec::new().nsec(10_000_000));
+                let _ = self
+                    .submitter()
+                    .register_sync_cancel(patience, CancelBuilder::any());
+            }
+            // The kernel hands out cancelled operations in the number that is waited for, and few otherwise.
+            let all = u32::try_from(self.in_flight).unwrap_or(u32::MAX);
+            let wanted = all.min(self.ring.params().cq_entries());
+            if wanted > 0 {
+                let _ = self.enter(Wait::Many(wanted, Duration::from_millis(10)));
             }
             self.take(usize::MAX, &mut completions);
             completions.clear();
