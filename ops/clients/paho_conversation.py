@@ -305,6 +305,7 @@ def message_expiry(talk):
     publisher.publish(topic, b"live", 1, MessageExpiryInterval=100)
     [live] = subscriber.take(1)
     check(95 <= live.properties.MessageExpiryInterval <= 100, "the interval of a live message is not what was sent")
+    subscriber.fence()  # paho hands a message over before it acknowledges it; one that is not acknowledged comes again
     subscriber.cut()
     publisher.publish(topic, b"short", 1, MessageExpiryInterval=1)
     publisher.publish(topic, b"long", 1, MessageExpiryInterval=100)
