@@ -13,7 +13,7 @@ use edge_proto::reason::ReasonCode;
 use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 
-use crate::engine::{Delivery, WillRecord};
+use crate::engine::{Delivery, SubscriptionRecord, WillRecord};
 use crate::message::{Message, SessionId};
 
 /// One message between roles. Large contents are boxed: a slot of the mesh holds one of these.
@@ -304,6 +304,9 @@ pub struct RetainedScan {
     pub after: Box<str>,
     /// At most so many messages.
     pub limit: u16,
+    /// A durable session and its subscription: the owner itself puts messages of QoS ≥ 1 into its mailbox, so that nothing
+    /// that is published later can come before them. `None` for a live-only session.
+    pub mailbox: Option<(SessionId, SubscriptionRecord)>,
     /// Whom to answer.
     pub reply: ReplyTo,
 }
@@ -313,7 +316,7 @@ pub struct RetainedScan {
 pub struct RetainedPage {
     /// Whose scan.
     pub reply: ReplyTo,
-    /// The messages, none of them expired.
+    /// The messages that did not go into a mailbox, none of them expired.
     pub messages: Vec<Arc<Message>>,
     /// Where to go on; `None` at the end.
     pub next: Option<Box<str>>,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::core_message::{CoreMessage, ReplyTo, RetainedScan};
 use crate::engine::{Delivery, SubscriptionRecord};
-use crate::message::Message;
+use crate::message::{Message, SessionId};
 use crate::turn::Turn;
 
 /// Messages of one page.
@@ -49,14 +49,15 @@ impl<T> Scan<T> {
         self.target == *target && *self.filter == *filter
     }
 
-    /// Asks for the next page.
-    pub fn ask(&self, turn: &mut Turn<'_>, reply: ReplyTo) {
+    /// Asks for the next page; `mailbox` names the durable session it is for.
+    pub fn ask(&self, turn: &mut Turn<'_>, mailbox: Option<SessionId>, reply: ReplyTo) {
         let queue = turn.facts.limits.session_queue_messages_max;
         let limit = queue.clamp(1, u32::from(PAGE)) as u16; // A page never overflows the queue it is for.
         let scan = RetainedScan {
             filter: self.filter.clone(),
             after: self.after.clone(),
             limit,
+            mailbox: mailbox.map(|session| (session, self.record)),
             reply,
         };
         turn.outbox

@@ -366,6 +366,7 @@ impl Edge {
         };
         scan.ask(
             turn,
+            None,
             ReplyTo {
                 core: turn.facts.core,
                 home: false,

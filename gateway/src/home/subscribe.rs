@@ -3,18 +3,17 @@
 
 use std::sync::Arc;
 
-use edge_proto::packet::{QoS, RetainHandling};
+use edge_proto::packet::RetainHandling;
 use reactor::slab::Key;
 
-use super::{Home, HomeSession, Phase, Request};
+use super::{Edge, Home, HomeSession, Phase, Request};
 use crate::core_message::{
     CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest,
     Subscriber, Target, UnsubscribeRequest,
 };
-use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
+use crate::engine::{Command, Delivery, SubscriptionRecord};
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
-use crate::shard::{TokenRole, token};
 use crate::turn::Turn;
 
 /// A SUBSCRIBE or UNSUBSCRIBE of one filter that waits for the engine and the owners.
@@ -223,8 +222,10 @@ impl Home {
         let Some(scan) = self.scans.get(key) else {
             return;
         };
+        let (_, session) = scan.target;
         scan.ask(
             turn,
+            Some(session),
             ReplyTo {
                 core: turn.facts.core,
                 home: true,
@@ -234,7 +235,7 @@ impl Home {
         );
     }
 
-    /// Retained messages for a new subscription: QoS 0 goes to the connection, the rest through the mailbox.
+    /// Retained messages for a new subscription: the owner has put those of QoS ≥ 1 into the mailbox, these are the others.
     pub fn retained_page(&mut self, turn: &mut Turn<'_>, page: RetainedPage) {
         let key = page.reply.request;
         let Some(scan) = self.scans.get_mut(key) else {
@@ -242,16 +243,15 @@ impl Home {
         };
         let ((home, id), record) = (scan.target, scan.record);
         let more = scan.advance(page.next);
-        if self
-            .sessions
-            .get(home)
-            .is_none_or(|session| session.session != id)
-        {
+        let session = self.sessions.get(home);
+        let Some(session) = session.filter(|session| session.session == id) else {
             self.scans.remove(key);
             return;
-        }
-        for message in page.messages {
-            self.send_retained(turn, home, message, record);
+        };
+        if let Phase::Attached(edge) = session.phase {
+            for message in page.messages {
+                send_retained(turn, edge, message, record);
+            }
         }
         if more && turn.congested {
             self.parked_scans.push_back(key); // The engine takes nothing: the next page would only wait for it here.
@@ -261,49 +261,28 @@ impl Home {
             self.scans.remove(key);
         }
     }
+}
 
-    fn send_retained(
-        &self,
-        turn: &mut Turn<'_>,
-        home: Key,
-        message: Arc<Message>,
-        record: SubscriptionRecord,
-    ) {
-        let Some(session) = self.sessions.get(home) else {
-            return;
-        };
-        let delivery = crate::retained_scan::delivery(&message, record);
-        if delivery.qos == QoS::AtMostOnce {
-            let Phase::Attached(edge) = session.phase else {
-                return;
-            };
-            let recipients = vec![Recipient {
-                connection: edge.connection,
-                delivery,
-            }];
-            let deliver = Deliver {
-                message,
-                recipients,
-                answer: None,
-                is_lossy: true,
-            };
-            turn.outbox
-                .tell(edge.core, CoreMessage::Deliver(Box::new(deliver)));
-        } else {
-            let append = Append {
-                session: session.session,
-                home: turn.facts.core,
-                delivery,
-            };
-            turn.outbox.engine.push_back(Command::Publish {
-                token: token(TokenRole::Nobody, 0),
-                message,
-                appends: vec![append],
-                received: None,
-                retain: RetainChange::None,
-            });
-        }
-    }
+/// Hands a QoS 0 message to the connection of a durable session.
+fn send_retained(
+    turn: &mut Turn<'_>,
+    edge: Edge,
+    message: Arc<Message>,
+    record: SubscriptionRecord,
+) {
+    let delivery = crate::retained_scan::delivery(&message, record);
+    let recipients = vec![Recipient {
+        connection: edge.connection,
+        delivery,
+    }];
+    let deliver = Deliver {
+        message,
+        recipients,
+        answer: None,
+        is_lossy: true,
+    };
+    turn.outbox
+        .tell(edge.core, CoreMessage::Deliver(Box::new(deliver)));
 }
 
 const _: () = assert!(size_of::<Delivery>() <= 24);

@@ -21,8 +21,9 @@ use crate::core_message::{
     CoreMessage, Deliver, DeliverHome, Origin, PublishRequest, Recipient, RetainedPage,
     RetainedScan, SubscribeRequest, Target, UnsubscribeRequest,
 };
-use crate::engine::{Append, Command, Delivery, RetainChange};
+use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
 use crate::message::{Message, SessionId};
+use crate::retained_scan;
 use crate::shard::{TokenRole, token};
 use crate::turn::{Turn, without_share};
 
@@ -242,6 +243,10 @@ impl Owner {
         let (messages, next) = self
             .retained
             .page(&scan.filter, &scan.after, scan.limit, unix_ms);
+        let messages = match scan.mailbox {
+            Some((session, record)) => append_retained(turn, scan, session, record, messages),
+            None => messages,
+        };
         let page = RetainedPage {
             reply: scan.reply,
             messages,
@@ -381,6 +386,38 @@ fn deliver_live(
             .tell(core, CoreMessage::Deliver(Box::new(deliver)));
     }
     answers
+}
+
+/// Puts retained messages of QoS ≥ 1 into the mailbox of a durable session; returns the others. What is published after
+/// them goes to the engine after them, from this same core.
+fn append_retained(
+    turn: &mut Turn<'_>,
+    scan: &RetainedScan,
+    session: SessionId,
+    record: SubscriptionRecord,
+    messages: Vec<Arc<Message>>,
+) -> Vec<Arc<Message>> {
+    let mut others = Vec::new();
+    for message in messages {
+        let delivery = retained_scan::delivery(&message, record);
+        if delivery.qos == QoS::AtMostOnce {
+            others.push(message);
+            continue;
+        }
+        let append = Append {
+            session,
+            home: scan.reply.core,
+            delivery,
+        };
+        turn.outbox.engine.push_back(Command::Publish {
+            token: token(TokenRole::Nobody, 0),
+            message,
+            appends: vec![append],
+            received: None,
+            retain: RetainChange::None,
+        });
+    }
+    others
 }
 
 fn finish(turn: &mut Turn<'_>, origin: Origin, recipients: u32) {
