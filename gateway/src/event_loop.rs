@@ -74,6 +74,13 @@ pub struct Stopping {
     pub quiet: AtomicUsize,
 }
 
+/// How many cores have more for the engine than it takes. All cores then stop reading publishes of QoS ≥ 1: what they read
+/// could be for an owner among these.
+#[derive(Debug, Default)]
+pub struct EngineBacklog {
+    cores: AtomicUsize,
+}
+
 /// One core: its shard and everything that connects it.
 pub struct EventLoop<D: Driver> {
     /// Its sockets.
@@ -100,6 +107,12 @@ pub struct EventLoop<D: Driver> {
     pub clock: Clock,
     /// The common stop.
     pub stopping: Arc<Stopping>,
+    /// Cores that the engine keeps waiting.
+    pub engine_backlog: Arc<EngineBacklog>,
+    /// True exactly when this core is counted there.
+    pub engine_is_behind: bool,
+    /// True exactly when this core, or the engine for any core, was behind after the last turn.
+    pub congested: bool,
     /// When this core must be done stopping; `None` while it runs.
     pub stop_by_ms: Option<u64>,
     /// When this core stops waiting for an engine that takes nothing.
@@ -111,8 +124,10 @@ pub struct EventLoop<D: Driver> {
 impl<D: Driver> EventLoop<D> {
     /// Messages taken from other cores and from the engine in one turn, at most.
     const MESSAGES_PER_TURN: usize = 1024;
-    /// Messages waiting for other cores or the engine above which this core counts as congested.
+    /// Messages waiting for other cores, or commands for the engine, above which this core counts as congested.
     const BACKLOG: usize = 1024;
+    /// The same in bytes that commands keep in memory.
+    const BACKLOG_BYTES: usize = 4 << 20;
     /// Messages of QoS 0 waiting for one other core above which further ones are dropped.
     const LOSSY_BACKLOG: usize = 1024;
     /// How soon a full mesh or engine queue is tried again.
@@ -154,7 +169,9 @@ impl<D: Driver> EventLoop<D> {
             return Some(self.clock.instant(now));
         }
         let backlog = self.outbox.mesh_backlog() > 0 || !self.outbox.engine.is_empty();
-        let retry = (backlog || self.stop_by_ms.is_some()).then_some(now + Self::RETRY_MS);
+        // Nobody wakes this core when the congestion of another one is over.
+        let retry = (backlog || self.congested || self.stop_by_ms.is_some())
+            .then_some(now + Self::RETRY_MS);
         let due = [self.shard.next_deadline_ms(), retry]
             .into_iter()
             .flatten()
@@ -174,6 +191,7 @@ impl<D: Driver> EventLoop<D> {
             port,
             completions,
             requests,
+            congested,
             ..
         } = self;
         for lane in [Lane::Control, Lane::Data] {
@@ -187,10 +205,26 @@ impl<D: Driver> EventLoop<D> {
         requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
             shard.handle(now, Event::Admin(id, request), outbox);
         });
-        let congested =
-            outbox.mesh_backlog() > Self::BACKLOG || outbox.engine.len() > Self::BACKLOG;
+        let congested = *congested;
         shard.handle(now, Event::Tick { congested }, outbox);
         self.flush();
+        self.look_at_backlog();
+    }
+
+    /// Finds out whether more waits than the others take.
+    fn look_at_backlog(&mut self) {
+        let cores = &self.engine_backlog.cores;
+        let is_behind = self
+            .outbox
+            .is_engine_behind(Self::BACKLOG, Self::BACKLOG_BYTES);
+        match (self.engine_is_behind, is_behind) {
+            (false, true) => cores.fetch_add(1, Ordering::Relaxed),
+            (true, false) => cores.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        self.engine_is_behind = is_behind;
+        self.congested =
+            cores.load(Ordering::Relaxed) > 0 || self.outbox.control_backlog() > Self::BACKLOG;
     }
 
     fn socket_event(&mut self, now: Now, event: driver::Event) {

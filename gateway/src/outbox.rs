@@ -139,6 +139,17 @@ impl Outbox {
         self.mesh.iter().flatten().map(VecDeque::len).sum()
     }
 
+    /// Those of them that may not be lost.
+    pub fn control_backlog(&self) -> usize {
+        self.mesh.iter().map(|[control, _]| control.len()).sum()
+    }
+
+    /// True when more waits for the engine than this: commands, or bytes that they keep in memory.
+    pub fn is_engine_behind(&self, commands_max: usize, bytes_max: usize) -> bool {
+        let bytes = || self.engine.iter().map(Command::bytes).sum::<usize>();
+        self.engine.len() > commands_max || bytes() > bytes_max
+    }
+
     fn output(&mut self, connection: ConnectionId) -> &mut Output {
         let slot = connection.slot as usize;
         if self.output_of_slot.len() <= slot {

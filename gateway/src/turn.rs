@@ -151,7 +151,7 @@ pub struct Turn<'a> {
     pub timers: &'a mut Wheel<Timer>,
     /// Makes session ids.
     pub ids: &'a mut SessionIds,
-    /// True exactly when another core or the engine takes no more: publishers of QoS ≥ 1 are not read.
+    /// True exactly when another core takes no more from this one, or the engine from any: publishers of QoS ≥ 1 are not read.
     pub congested: bool,
 }
 

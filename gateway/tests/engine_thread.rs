@@ -285,6 +285,31 @@ fn a_full_queue_gives_the_command_back() {
 }
 
 #[test]
+fn a_queue_is_bounded_by_the_bytes_of_its_commands_too() {
+    let cores = Cores::new(1, usize::MAX);
+    let engine = Shared::new();
+    engine.set_fault(Some(Fault::Full));
+    let limits = ThreadLimits {
+        queue_bytes: 1,
+        batch_commands: 1,
+        ..ThreadLimits::default()
+    };
+    let (thread, senders, log) = start(engine.clone(), &cores, 1, limits);
+    send(&senders[0], publish(1, 1, 0));
+    log.recv().expect("the thread has taken it and failed");
+    assert!(senders[0].try_send(publish(2, 1, 0)).is_ok());
+    assert!(senders[0].try_send(publish(3, 1, 0)).is_err());
+    engine.set_fault(None);
+    for token in [1, 2] {
+        assert!(
+            matches!(cores.next(0), Completion::Published { token: done, .. } if done == Token(token))
+        );
+    }
+    assert!(senders[0].try_send(publish(3, 1, 0)).is_ok());
+    assert_eq!(thread.stop().uncommitted, 0);
+}
+
+#[test]
 fn failing_commits_are_told_once_and_their_batch_is_applied_once() {
     for fault in [Fault::Full, Fault::Io, Fault::IoAfterApply] {
         let cores = Cores::new(1, usize::MAX);

@@ -194,6 +194,22 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Bytes that it keeps in memory: the message and the list of its recipients.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Publish {
+                message, appends, ..
+            } => message.queued_bytes() + size_of_val(appends.as_slice()),
+            Self::PutSession { record, .. } => record
+                .will
+                .as_ref()
+                .map_or(0, |will| will.message.queued_bytes()),
+            _ => 0,
+        }
+    }
+}
+
 /// One message read from a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailboxEntry {

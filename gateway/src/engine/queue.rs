@@ -1,6 +1,6 @@
 //! The way of commands from the cores to the engine thread: a bounded queue per core, and waking the thread.
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
@@ -21,7 +21,18 @@ impl CommandSender {
     /// # Errors
     /// The command itself: the queue is full. Try again after the next completion.
     pub fn try_send(&self, command: Command) -> Result<(), Command> {
-        self.shared.queues[usize::from(self.core)].push(command)?;
+        let core = usize::from(self.core);
+        let queued_bytes = &self.shared.queued_bytes[core];
+        if queued_bytes.load(Ordering::Relaxed) > self.shared.queue_bytes_max {
+            return Err(command);
+        }
+        // Counted before the thread can take it, so that the sum never falls below nothing.
+        let bytes = command.bytes();
+        queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Err(command) = self.shared.queues[core].push(command) {
+            queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(command);
+        }
         self.shared.wake();
         Ok(())
     }
@@ -41,6 +52,9 @@ impl CommandSender {
 pub(super) struct Shared {
     /// One per core.
     pub(super) queues: Box<[ArrayQueue<Command>]>,
+    /// What the commands of each queue keep in memory.
+    pub(super) queued_bytes: Box<[AtomicUsize]>,
+    pub(super) queue_bytes_max: usize,
     /// True exactly while the engine thread waits, or is about to, and nobody has woken it yet.
     pub(super) asleep: AtomicBool,
     pub(super) stopping: AtomicBool,
@@ -48,6 +62,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Takes the oldest command of a core.
+    pub(super) fn pop(&self, core: usize) -> Option<Command> {
+        let command = self.queues[core].pop()?;
+        self.queued_bytes[core].fetch_sub(command.bytes(), Ordering::Relaxed);
+        Some(command)
+    }
+
     pub(super) fn wake(&self) {
         // Pairs with the fence in `Worker::wait` of the engine thread: either this sees `asleep`, or the thread sees what was pushed.
         fence(Ordering::SeqCst);

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -46,6 +46,8 @@ pub trait CompletionSink: Send {
 pub struct ThreadLimits {
     /// Commands that wait in the queue of one core; beyond, [`CommandSender::try_send`] gives them back.
     pub queue_commands: usize,
+    /// Bytes that these keep in memory; the command that crosses it is the last one that is taken.
+    pub queue_bytes: usize,
     /// Commands in one batch; beyond, they wait for the next one.
     pub batch_commands: usize,
     /// Bytes of messages in one batch; the command that crosses it is the last of its batch.
@@ -63,6 +65,7 @@ impl Default for ThreadLimits {
     fn default() -> Self {
         Self {
             queue_commands: 4_096,
+            queue_bytes: 16 << 20,
             batch_commands: 4_096,
             batch_bytes: 16 << 20,
             undelivered: 16_384,
@@ -122,6 +125,8 @@ impl EngineThread {
             queues: (0..cores)
                 .map(|_| ArrayQueue::new(limits.queue_commands.max(1)))
                 .collect(),
+            queued_bytes: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
+            queue_bytes_max: limits.queue_bytes,
             asleep: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             thread: OnceLock::new(),
@@ -273,10 +278,10 @@ impl<E: Engine, S: CompletionSink, F: FnMut(EngineEvent<'_>)> Worker<E, S, F> {
             while self.commands.len() < self.limits.batch_commands
                 && bytes < self.limits.batch_bytes
             {
-                let Some(command) = self.shared.queues[index].pop() else {
+                let Some(command) = self.shared.pop(index) else {
                     break;
                 };
-                bytes += message_bytes(&command);
+                bytes += command.bytes();
                 self.commands.push((index as u16, command));
             }
         }
@@ -435,20 +440,6 @@ impl<E: Engine, S: CompletionSink, F: FnMut(EngineEvent<'_>)> Worker<E, S, F> {
             undelivered: self.undelivered_total,
             unsynced: self.engine.sync().is_err(),
         }
-    }
-}
-
-/// Bytes that a command brings into a batch.
-fn message_bytes(command: &Command) -> usize {
-    match command {
-        Command::Publish {
-            message, appends, ..
-        } => message.queued_bytes() + size_of_val(appends.as_slice()),
-        Command::PutSession { record, .. } => record
-            .will
-            .as_ref()
-            .map_or(0, |will| will.message.queued_bytes()),
-        _ => 0,
     }
 }
 

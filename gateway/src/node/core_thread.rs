@@ -18,7 +18,7 @@ use crate::control::status::Listener;
 use crate::core_message::CoreMessage;
 use crate::engine::thread::CommandSender;
 use crate::engine::{Completion, Restored};
-use crate::event_loop::{Clock, EventLoop, Stopping};
+use crate::event_loop::{Clock, EngineBacklog, EventLoop, Stopping};
 use crate::outbox::Outbox;
 use crate::shard::Shard;
 use crate::turn::Facts;
@@ -34,6 +34,7 @@ pub(super) struct CorePlan {
     pub(super) facts: Facts,
     pub(super) clock: Clock,
     pub(super) stopping: Arc<Stopping>,
+    pub(super) engine_backlog: Arc<EngineBacklog>,
 }
 
 /// What a core gets once all drivers exist.
@@ -122,6 +123,9 @@ fn live<D: Driver>(
             .collect(),
         clock: plan.clock,
         stopping: plan.stopping,
+        engine_backlog: plan.engine_backlog,
+        engine_is_behind: false,
+        congested: false,
         stop_by_ms: None,
         give_up_ms: u64::MAX,
         watched: Vec::new(),

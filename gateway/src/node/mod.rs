@@ -24,7 +24,7 @@ use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, banner}
 use crate::control::{Cores, SendToCore, http};
 use crate::engine::EngineError;
 use crate::engine::thread::EngineThread;
-use crate::event_loop::{Clock, Stopping};
+use crate::event_loop::{Clock, EngineBacklog, Stopping};
 use crate::turn::{Facts, home_core};
 
 use core_thread::{CoreKit, CorePlan};
@@ -117,6 +117,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
 
     let (reports, report_receiver) = channel();
     let stopping = Arc::new(Stopping::default());
+    let engine_backlog = Arc::new(EngineBacklog::default());
     let mut threads = Vec::new();
     let mut kits = Vec::new();
     let facts = facts(&config, &placement)?;
@@ -135,6 +136,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             },
             clock,
             stopping: Arc::clone(&stopping),
+            engine_backlog: Arc::clone(&engine_backlog),
         };
         threads.push(core_thread::spawn(plan, reports.clone(), kit_receiver)?);
         kits.push(kit_sender);

@@ -200,9 +200,10 @@ impl World {
             self.hash = fold(self.hash, 3);
             self.handle(core, Event::Engine(completion));
         }
-        let outbox = &self.cores[core].outbox;
         let backlog = self.plan.congested_from;
-        let congested = outbox.mesh_backlog() > backlog || outbox.engine.len() > backlog;
+        let mut outboxes = self.cores.iter().map(|core| &core.outbox);
+        let congested = self.cores[core].outbox.control_backlog() > backlog
+            || outboxes.any(|outbox| outbox.is_engine_behind(backlog, usize::MAX));
         self.handle(core, Event::Tick { congested });
         self.flush(core);
     }
