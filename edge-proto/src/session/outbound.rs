@@ -91,9 +91,9 @@ impl<M> Outbound<M> {
     /// True when one more message with this sequence may be sent: the client's Receive Maximum is not reached (MQTT-3.3.4-9)
     /// and the packet identifier is free.
     pub fn has_room(&self, receive_maximum: u16, sequence: u64) -> bool {
-        let oldest = self.flights.iter().map(|flight| flight.sequence).min();
-        self.flights.len() < usize::from(receive_maximum)
-            && oldest.is_none_or(|oldest| sequence.abs_diff(oldest) < u64::from(u16::MAX))
+        let packet_id = packet_id_of(sequence);
+        let uses_it = |flight: &Flight<M>| flight.packet_id() == packet_id;
+        self.flights.len() < usize::from(receive_maximum) && !self.flights.iter().any(uses_it)
     }
 
     /// Notes that a message is being sent for the first time on this connection; returns its packet identifier.
@@ -215,6 +215,7 @@ mod tests {
         outbound.send(1, QoS::AtLeastOnce, ());
         assert!(outbound.has_room(10, 65_535));
         assert!(!outbound.has_room(10, 65_536));
+        assert!(outbound.has_room(10, 65_537));
     }
 
     #[test]

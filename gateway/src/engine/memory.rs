@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
+use crate::engine::embedded::sequences_reserved;
 use crate::engine::{
     Append, Command, Completion, Delivery, Engine, EngineError, MailboxEntry, MailboxLimits,
     MailboxSummary, Restored, RetainChange, SessionRecord, SubscriptionRecord, Token, WhenFull,
@@ -32,7 +33,7 @@ pub struct Memory {
     opened_at_unix_ms: u64,
     sessions: BTreeMap<SessionId, Session>,
     retained: BTreeMap<Box<str>, Arc<Message>>,
-    /// No sequence that was used in a mailbox that is empty now reaches this: an empty mailbox continues here.
+    /// No sequence that was ever used in any mailbox reaches this: an empty mailbox continues here.
     sequence_floor: u64,
     /// The batch that was applied but reported as failed, with its answers.
     unanswered: Option<(u64, Vec<(u16, Completion)>)>,
@@ -70,12 +71,11 @@ impl Memory {
         self.opened_at_unix_ms = unix_ms;
         self.unanswered = None;
         self.fault = None;
-        self.sequence_floor = 1;
+        if self.sequence_floor > 1 {
+            self.sequence_floor = sequences_reserved(self.sequence_floor);
+        }
         for stored in self.sessions.values_mut() {
-            stored.next = stored
-                .mailbox
-                .last_key_value()
-                .map_or(1, |(&sequence, _)| sequence + 1);
+            stored.next = self.sequence_floor;
         }
         self.retained
             .retain(|_, message| !message.is_expired(unix_ms));
@@ -251,10 +251,8 @@ impl Memory {
         } else {
             stored.next
         };
-        if stored.mailbox.is_empty() {
-            self.sequence_floor = self.sequence_floor.max(sequence);
-        }
         stored.next = sequence + 1;
+        self.sequence_floor = self.sequence_floor.max(stored.next);
         stored.mailbox.insert(
             sequence,
             Some((Arc::clone(message), append.delivery.clone())),
@@ -271,11 +269,8 @@ impl Memory {
     }
 
     fn ack(&mut self, session: SessionId, sequence: u64) {
-        if let Some(stored) = self.sessions.get_mut(&session)
-            && stored.mailbox.remove(&sequence).is_some()
-            && stored.mailbox.is_empty()
-        {
-            self.sequence_floor = self.sequence_floor.max(stored.next);
+        if let Some(stored) = self.sessions.get_mut(&session) {
+            stored.mailbox.remove(&sequence);
         }
     }
 

@@ -213,8 +213,8 @@ impl Command {
 /// One message read from a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailboxEntry {
-    /// Its sequence: rises by one with each append to this mailbox, starts anywhere ≥ 1 when the mailbox was empty. No
-    /// sequence is used twice between two starts of the store; a start goes on behind the last message that is left.
+    /// Its sequence: rises by one with each append to this mailbox, and by any number with the first append after the
+    /// mailbox was empty or the store was opened. No sequence of a mailbox is ever used twice.
     pub sequence: u64,
     /// The message, or `None` after its PUBREC.
     pub content: Option<(Arc<Message>, Delivery)>,

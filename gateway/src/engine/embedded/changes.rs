@@ -22,6 +22,9 @@ pub(super) const RECEIVED: TableDefinition<'_, (u64, u16), ()> = TableDefinition
 pub(super) const RETAINED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("retained");
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
+/// No sequence from this number on has been used.
+pub(super) const META_SEQUENCES: &str = "sequences";
+
 /// What memory holds and disk does not yet. `None` = the key goes.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -34,11 +37,23 @@ pub(super) struct Changes {
     bytes: usize,
     /// No position from here on has been offered to the disk.
     offered_below: u64,
+    /// What the disk says about the sequences in use.
+    sequences_below: u64,
+}
+
+/// What a transaction writes besides the changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    /// The end of the log.
+    pub(super) position: u64,
+    /// The end of the sequences in use.
+    pub(super) sequence: u64,
 }
 
 impl Changes {
-    pub(super) fn is_empty(&self) -> bool {
-        self.keys() == 0
+    /// True when there is nothing to write.
+    pub(super) fn is_empty(&self, ends: Ends) -> bool {
+        self.keys() == 0 && ends.sequence <= self.sequences_below
     }
 
     /// Changed keys.
@@ -92,21 +107,23 @@ impl Changes {
         self.offered_below = position;
     }
 
+    /// The disk says that no sequence from this one on has been used.
+    pub(super) fn sequences_below(&mut self, floor: u64) {
+        self.sequences_below = floor;
+    }
+
     /// Everything is on disk now.
     pub(super) fn clear(&mut self) {
         *self = Self {
             offered_below: self.offered_below,
+            sequences_below: self.sequences_below,
             ..Self::default()
         };
     }
 
-    /// Writes everything in one transaction and returns when it is durable. `next_position` is the end of the log.
-    pub(super) fn write(
-        &mut self,
-        database: &Database,
-        next_position: u64,
-    ) -> Result<(), redb::Error> {
-        self.offered_below = next_position;
+    /// Writes everything in one transaction and returns when it is durable.
+    pub(super) fn write(&mut self, database: &Database, ends: Ends) -> Result<(), redb::Error> {
+        self.offered_below = ends.position;
         let mut transaction = database.begin_write()?;
         // With two phases a commit that was interrupted is known to be one, and what is found damaged later cannot be
         // mistaken for it.
@@ -136,7 +153,16 @@ impl Changes {
         apply!(self.retained, RETAINED, |key| &**key, |value| value
             .as_slice());
         apply!(self.log, LOG, |key| *key, |value| value.as_slice());
-        transaction.commit()?;
+        if ends.sequence > self.sequences_below {
+            let below = super::sequences_reserved(ends.sequence);
+            transaction
+                .open_table(META)?
+                .insert(META_SEQUENCES, below)?;
+            transaction.commit()?;
+            self.sequences_below = below;
+        } else {
+            transaction.commit()?;
+        }
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Index {
     pub(super) sessions: Map<SessionId, Option<Box<Mailbox>>>,
     /// How many entries share the body at a position.
     references: Map<u64, u32>,
-    /// No sequence that was used in a mailbox that is empty now reaches this: an empty mailbox continues here.
+    /// No sequence that was ever used in any mailbox reaches this: an empty mailbox continues here.
     pub(super) sequence_floor: u64,
     /// Where the next record of the log goes.
     pub(super) next_position: u64,
@@ -97,6 +97,14 @@ impl Index {
         self.sessions.get(&session)?.as_deref()
     }
 
+    /// Sequences below this were used before the store was opened, by whichever mailbox: all go on from here.
+    pub(super) fn skip_sequences(&mut self, floor: u64) {
+        self.sequence_floor = self.sequence_floor.max(floor);
+        for mailbox in self.sessions.values_mut().flatten() {
+            mailbox.next = mailbox.next.max(floor);
+        }
+    }
+
     /// Takes the next position in the log.
     pub(super) fn claim_position(&mut self) -> u64 {
         self.next_position += 1;
@@ -123,6 +131,7 @@ impl Index {
         mailbox.slots.push_back(slot);
         mailbox.bytes += u64::from(slot.bytes);
         mailbox.next = slot.sequence + 1;
+        self.sequence_floor = self.sequence_floor.max(mailbox.next);
         if slot.body_distance > 0 {
             self.hold(slot.body_position());
         }
@@ -140,7 +149,6 @@ impl Index {
         let slot = mailbox.slots.remove(index)?;
         mailbox.bytes -= u64::from(slot.bytes);
         if mailbox.slots.is_empty() {
-            self.sequence_floor = self.sequence_floor.max(mailbox.next);
             *entry = None;
         }
         let is_last = self.drop_reference(slot);

@@ -26,7 +26,7 @@ use redb::{Database, ReadableDatabase};
 
 pub use open::{EmbeddedOptions, FORMAT};
 
-use crate::engine::embedded::changes::{Changes, LOG, RECEIVED, SUBSCRIPTIONS};
+use crate::engine::embedded::changes::{Changes, Ends, LOG, RECEIVED, SUBSCRIPTIONS};
 use crate::engine::embedded::disk::Disk;
 use crate::engine::embedded::index::Index;
 use crate::engine::embedded::plan::{Belongings, Fetch, Planner};
@@ -56,6 +56,12 @@ pub struct Embedded {
     folder: Option<PathBuf>,
     /// Holds the lock of the folder.
     _lock: Option<fs::File>,
+}
+
+/// Below which number sequences count as used after the next start. The disk is told rarely, not with each message.
+pub(super) fn sequences_reserved(used_below: u64) -> u64 {
+    const STEP: u64 = 4_096;
+    used_below.next_multiple_of(STEP)
 }
 
 #[derive(Debug)]
@@ -180,12 +186,15 @@ impl Embedded {
 
     /// Brings the disk up to date with memory, durably.
     fn write(&mut self) -> Result<(), EngineError> {
-        if self.changes.is_empty() {
+        let ends = Ends {
+            position: self.index.next_position,
+            sequence: self.index.sequence_floor,
+        };
+        if self.changes.is_empty(ends) {
             return Ok(());
         }
         self.check_space()?;
-        let next_position = self.index.next_position;
-        self.with_database(|database, changes| changes.write(database, next_position))?;
+        self.with_database(|database, changes| changes.write(database, ends))?;
         self.changes.clear();
         Ok(())
     }

@@ -11,7 +11,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 
 use crate::engine::embedded::Embedded;
 use crate::engine::embedded::changes::{
-    Changes, LOG, META, RECEIVED, RETAINED, SESSIONS, SUBSCRIPTIONS,
+    Changes, LOG, META, META_SEQUENCES, RECEIVED, RETAINED, SESSIONS, SUBSCRIPTIONS,
 };
 use crate::engine::embedded::disk::Disk;
 use crate::engine::embedded::index::{Index, Slot};
@@ -363,6 +363,10 @@ fn rebuild(database: &Database, changes: &mut Changes) -> Result<(Index, u64), r
         }
     }
     changes.offer_below(index.next_position);
+    let sequences = transaction.open_table(META)?.get(META_SEQUENCES)?;
+    let sequences = sequences.map_or(1, |value| value.value());
+    changes.sequences_below(sequences);
+    index.skip_sequences(sequences);
     // A body that nobody shares would never be removed otherwise.
     for (body, _) in bodies
         .into_iter()
