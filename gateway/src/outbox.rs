@@ -56,12 +56,13 @@ pub struct Outbox {
     /// Index + 1 into `outputs` by connection slot, 0 = none.
     output_of_slot: Vec<u32>,
     spare: Vec<Vec<u8>>,
+    spare_bytes: usize,
 }
 
 impl Outbox {
-    /// Spare buffers kept, and the largest capacity that is kept.
-    const SPARE_MAX: usize = 256;
-    const SPARE_BYTES_MAX: usize = 16 * 1024;
+    /// Bytes of all spare buffers that are kept, and of the largest one.
+    const SPARE_BYTES_MAX: usize = 1024 * 1024;
+    const SPARE_EACH_BYTES_MAX: usize = 16 * 1024;
 
     /// An empty outbox of one core among so many.
     pub fn new(core: u16, cores: u16) -> Self {
@@ -76,6 +77,7 @@ impl Outbox {
             admin: Vec::new(),
             output_of_slot: Vec::new(),
             spare: Vec::new(),
+            spare_bytes: 0,
         }
     }
 
@@ -128,8 +130,11 @@ impl Outbox {
 
     /// Takes an emptied buffer back.
     pub fn recycle(&mut self, mut buffer: Vec<u8>) {
-        if self.spare.len() < Self::SPARE_MAX && buffer.capacity() <= Self::SPARE_BYTES_MAX {
+        let bytes = buffer.capacity();
+        if bytes <= Self::SPARE_EACH_BYTES_MAX && self.spare_bytes + bytes <= Self::SPARE_BYTES_MAX
+        {
             buffer.clear();
+            self.spare_bytes += bytes;
             self.spare.push(buffer);
         }
     }
@@ -160,6 +165,7 @@ impl Outbox {
             return &mut self.outputs[known - 1];
         }
         let bytes = self.spare.pop().unwrap_or_default();
+        self.spare_bytes -= bytes.capacity();
         self.outputs.push(Output {
             connection,
             bytes,

@@ -24,7 +24,7 @@ pub(super) fn publish<'a>(
         ));
     }
     let topic = reader.str()?;
-    if topic.contains(['+', '#']) {
+    if topic.bytes().any(|byte| matches!(byte, b'+' | b'#')) {
         return Err(Violation::new(
             ReasonCode::TopicNameInvalid,
             "MQTT-3.3.2-2",

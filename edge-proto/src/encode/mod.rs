@@ -10,7 +10,8 @@ mod write;
 
 pub use client::{connect, pingreq, subscribe, unsubscribe};
 pub use publish::{
-    PublishHeader, PublishParts, forwarded_properties, publish, publish_parts, publish_parts_length,
+    PublishHeader, PublishParts, PublishTemplate, forwarded_properties, publish, publish_parts,
+    publish_parts_length,
 };
 pub use server::{
     ack, ack_within, auth, auth_within, connack, connack_within, disconnect, disconnect_within,

@@ -146,6 +146,47 @@ pub fn publish_parts(
     out.extend_from_slice(parts.payload);
 }
 
+/// A PUBLISH that is encoded once and sent to many receivers, each with a packet identifier of its own.
+#[derive(Clone, Debug)]
+pub struct PublishTemplate {
+    bytes: Vec<u8>,
+    /// Where the packet identifier stands, if there is one.
+    packet_id_at: Option<usize>,
+}
+
+impl PublishTemplate {
+    /// Encodes what the receivers have in common; the packet identifier of `header` is replaced for each of them.
+    ///
+    /// # Panics
+    ///
+    /// As [`publish_parts`].
+    pub fn new(version: Version, header: PublishHeader<'_>, parts: &PublishParts<'_>) -> Self {
+        let mut bytes = Vec::new();
+        publish_parts(&mut bytes, version, header, parts);
+        let (remaining, _) = header.lengths(version, parts);
+        let topic = header.topic(version, parts.topic).len();
+        let packet_id_at = 1 + write::varint_length(remaining) + 2 + topic;
+        Self {
+            bytes,
+            packet_id_at: header.packet_id.map(|_| packet_id_at),
+        }
+    }
+
+    /// The length of the packet in bytes.
+    pub fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Writes the packet for one receiver; `packet_id` counts only if the template was made with one.
+    pub fn write(&self, out: &mut Vec<u8>, packet_id: u16) {
+        let start = out.len();
+        out.extend_from_slice(&self.bytes);
+        if let Some(at) = self.packet_id_at {
+            out[start + at..start + at + 2].copy_from_slice(&packet_id.to_be_bytes());
+        }
+    }
+}
+
 /// Writes a decoded or hand-made PUBLISH. Servers fan out with [`publish_parts`].
 pub fn publish(out: &mut Vec<u8>, version: Version, packet: &Publish<'_>) {
     let header = PublishHeader {

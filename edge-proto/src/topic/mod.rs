@@ -47,6 +47,11 @@ impl<'a> TopicName<'a> {
     pub fn levels(self) -> impl Iterator<Item = &'a str> + Clone {
         self.0.split('/')
     }
+
+    /// How many levels there are.
+    pub fn level_count(self) -> usize {
+        self.0.bytes().filter(|byte| *byte == b'/').count() + 1
+    }
 }
 
 /// A valid topic filter: 1 to 65,535 bytes, wildcards only where they may stand, no U+0000. Of a shared subscription it
@@ -109,20 +114,36 @@ impl<'a> TopicFilter<'a> {
     /// Whether the filter matches a topic name (§4.7). A wildcard in the first level matches no topic that starts with `$`
     /// (MQTT-4.7.2-1), and `#` matches the level above it too.
     pub fn matches(self, topic: &str) -> bool {
-        if topic.starts_with('$') && self.0.starts_with(['+', '#']) {
-            return false;
+        filter_matches(self.0, topic)
+    }
+}
+
+/// [`TopicFilter::matches`] for a filter that was checked before and kept as text.
+pub fn filter_matches(filter: &str, topic: &str) -> bool {
+    let (filter, topic) = (filter.as_bytes(), topic.as_bytes());
+    if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
+        return false;
+    }
+    let level_end = |bytes: &[u8], from: usize| {
+        let length = bytes[from..].iter().position(|byte| *byte == b'/');
+        length.map_or(bytes.len(), |length| from + length)
+    };
+    let (mut wanted_at, mut level_at) = (0, 0);
+    loop {
+        let wanted_end = level_end(filter, wanted_at);
+        let level_end = level_end(topic, level_at);
+        match &filter[wanted_at..wanted_end] {
+            b"#" => return true,
+            b"+" => {}
+            wanted if *wanted == topic[level_at..level_end] => {}
+            _ => return false,
         }
-        let mut levels = topic.split('/');
-        for wanted in self.levels() {
-            if wanted == "#" {
-                return true;
-            }
-            match levels.next() {
-                Some(level) if wanted == "+" || wanted == level => {}
-                _ => return false,
-            }
+        match (filter.get(wanted_end), topic.get(level_end)) {
+            (None, None) => return true,
+            (None, Some(_)) => return false,
+            (Some(_), None) => return filter[wanted_end..] == *b"/#",
+            (Some(_), Some(_)) => (wanted_at, level_at) = (wanted_end + 1, level_end + 1),
         }
-        levels.next().is_none()
     }
 }
 

@@ -2,7 +2,13 @@
 
 /// The first `depth` levels of a topic, or the whole topic when it has fewer. A depth of 0 counts as 1.
 pub fn root(topic: &str, depth: usize) -> &str {
-    match topic.match_indices('/').nth(depth.max(1) - 1) {
+    let slash = |(_, byte): &(usize, u8)| *byte == b'/';
+    match topic
+        .bytes()
+        .enumerate()
+        .filter(slash)
+        .nth(depth.max(1) - 1)
+    {
         Some((end, _)) => &topic[..end],
         None => topic,
     }

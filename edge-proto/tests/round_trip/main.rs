@@ -3,7 +3,7 @@
 mod parts;
 
 use edge_proto::decode::{self, Sender, decode, decode_connect};
-use edge_proto::encode::{self, PublishHeader, PublishParts};
+use edge_proto::encode::{self, PublishHeader, PublishParts, PublishTemplate};
 use edge_proto::frame::{Frame, needed, next_frame};
 use edge_proto::packet::*;
 use proptest::collection::vec;
@@ -108,6 +108,13 @@ proptest! {
             let mut bytes = Vec::new();
             encode::publish_parts(&mut bytes, version, header, &message);
             prop_assert_eq!(bytes.len(), encode::publish_parts_length(version, header, &message));
+
+            let other = PublishHeader { packet_id: header.packet_id.map(|id| id.wrapping_add(1)), ..header };
+            let template = PublishTemplate::new(version, other, &message);
+            let mut of_template = vec![1, 2, 3];
+            template.write(&mut of_template, header.packet_id.unwrap_or(9));
+            prop_assert_eq!(&of_template[3..], &bytes[..]);
+            prop_assert_eq!(template.length(), bytes.len());
 
             let decoded = decode(version, Sender::Server, whole_frame(&bytes)).unwrap();
             prop_assert_eq!(bytes_of(version, &decoded).len(), bytes.len());

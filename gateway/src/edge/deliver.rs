@@ -1,6 +1,6 @@
 //! Messages towards a client: its bounded queue, its window, and the PUBLISH packets.
 
-use edge_proto::encode::{self, PublishHeader, PublishParts};
+use edge_proto::encode::{self, PublishHeader, PublishParts, PublishTemplate};
 use edge_proto::packet::{Ack, PacketType, QoS, UserProperties, Version};
 use edge_proto::reason::ReasonCode;
 use edge_proto::session::outbound::packet_id_of;
@@ -13,8 +13,57 @@ use super::link::Link;
 use super::session::{Queued, Session};
 use crate::core_message::{CoreMessage, Deliver, MailboxPush, Outcome};
 use crate::limits::SlowConsumer;
+use crate::message::Message;
 use crate::metrics::DropReason;
 use crate::turn::Turn;
+
+/// The PUBLISH of one message, encoded once for all recipients that get the same bytes, packet identifiers apart.
+struct Encoded {
+    /// True when there are enough recipients for it to pay.
+    pays: bool,
+    templates: Vec<(Form, PublishTemplate)>,
+}
+
+/// What recipients that get the same bytes have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Form {
+    version: Version,
+    qos: QoS,
+    retain: bool,
+}
+
+impl Encoded {
+    fn for_recipients(count: usize) -> Self {
+        Self {
+            pays: count > 1,
+            templates: Vec::new(),
+        }
+    }
+
+    /// The packet for a recipient, if there may be others that get the same.
+    fn template(
+        &mut self,
+        version: Version,
+        header: &PublishHeader<'_>,
+        message: &Message,
+    ) -> Option<&PublishTemplate> {
+        if !self.pays || header.dup || !header.subscription_ids.is_empty() {
+            return None;
+        }
+        let form = Form {
+            version,
+            qos: header.qos,
+            retain: header.retain,
+        };
+        let known = self.templates.iter().position(|(known, _)| *known == form);
+        let index = known.unwrap_or_else(|| {
+            let template = PublishTemplate::new(version, *header, &parts_of(message));
+            self.templates.push((form, template));
+            self.templates.len() - 1
+        });
+        Some(&self.templates[index].1)
+    }
+}
 
 /// What became of a message that was offered to the wire.
 enum Sent {
@@ -27,6 +76,7 @@ enum Sent {
 impl Edge {
     /// A message for live sessions of this edge.
     pub fn deliver(&mut self, turn: &mut Turn<'_>, deliver: Deliver) {
+        let mut encoded = Encoded::for_recipients(deliver.recipients.len());
         for recipient in deliver.recipients {
             if self.live(recipient.connection).is_none() {
                 turn.stats.refuse(DropReason::Stale, 1);
@@ -40,7 +90,7 @@ impl Edge {
                 begun: false,
             };
             turn.stats.accept();
-            self.offer(turn, recipient.connection, queued);
+            self.offer(turn, recipient.connection, queued, &mut encoded);
         }
         if let Some((core, publish)) = deliver.answer {
             turn.outbox.tell(core, CoreMessage::DeliverDone { publish });
@@ -65,6 +115,7 @@ impl Edge {
                         dup: push.dup,
                         begun: push.begun,
                     },
+                    &mut Encoded::for_recipients(1),
                 );
             }
             None => {
@@ -84,7 +135,13 @@ impl Edge {
     }
 
     /// Sends a message, or queues it behind those that wait.
-    fn offer(&mut self, turn: &mut Turn<'_>, id: ConnectionId, queued: Queued) {
+    fn offer(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        queued: Queued,
+        encoded: &mut Encoded,
+    ) {
         let Some((link, session)) = self.live(id) else {
             return;
         };
@@ -94,7 +151,7 @@ impl Edge {
         let queued = if waits {
             queued
         } else {
-            match send(link, session, turn, queued) {
+            match send(link, session, turn, queued, encoded) {
                 Sent::Yes => return,
                 Sent::NotNow(queued) => queued,
             }
@@ -151,7 +208,7 @@ impl Edge {
             && let Some(queued) = traffic.queue.pop_front()
         {
             let bytes = queued.message.queued_bytes() as u64;
-            match send(link, session, turn, queued) {
+            match send(link, session, turn, queued, &mut Encoded::for_recipients(1)) {
                 Sent::Yes => {
                     session.traffic().queue_bytes -= bytes;
                     turn.stats.queued_bytes -= bytes;
@@ -175,7 +232,13 @@ fn is_core_full(turn: &Turn<'_>, live: u64, queue_bytes: u64, bytes: u64) -> boo
 }
 
 /// Writes one message if the client's window and connection have room.
-fn send(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, queued: Queued) -> Sent {
+fn send(
+    link: &mut Link,
+    session: &mut Session,
+    turn: &mut Turn<'_>,
+    queued: Queued,
+    encoded: &mut Encoded,
+) -> Sent {
     // A delivery that has begun goes on (MQTT-3.3.2-5).
     if !queued.begun && queued.message.is_expired(turn.now.unix_ms) {
         end(session, turn, &queued, Outcome::Expired);
@@ -200,7 +263,7 @@ fn send(link: &mut Link, session: &mut Session, turn: &mut Turn<'_>, queued: Que
             return Sent::NotNow(queued);
         }
     }
-    if !write_publish(link, session, turn, &queued, sequence) {
+    if !write_publish(link, session, turn, &queued, sequence, encoded) {
         end(session, turn, &queued, Outcome::TooLarge);
         return Sent::Yes;
     }
@@ -241,6 +304,7 @@ fn write_publish(
     turn: &mut Turn<'_>,
     queued: &Queued,
     sequence: u64,
+    encoded: &mut Encoded,
 ) -> bool {
     let message = &*queued.message;
     let qos = queued.delivery.qos;
@@ -256,20 +320,24 @@ fn write_publish(
             .then(|| u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX)),
         subscription_ids: &queued.delivery.subscription_ids,
     };
-    let parts = PublishParts {
-        topic: message.topic(),
-        forwarded: message.properties(),
-        payload: message.payload(),
-    };
     let version = session.version;
+    let has_aliases = version == Version::V5 && session.topic_alias_maximum > 0;
+    if !has_aliases && let Some(template) = encoded.template(version, &header, message) {
+        if template.length() > session.maximum_packet_size as usize {
+            return false;
+        }
+        link.write(turn, |out| template.write(out, packet_id_of(sequence)));
+        return true;
+    }
     // An alias that is set by a packet that is never sent would mean nothing to the client, so the size comes first.
     const ALIAS_PROPERTY_BYTES: usize = 4;
+    let parts = parts_of(message);
     let length = encode::publish_parts_length(version, header, &parts);
     if length > session.maximum_packet_size as usize {
         return false;
     }
     let room_for_alias = length + ALIAS_PROPERTY_BYTES <= session.maximum_packet_size as usize;
-    if version == Version::V5 && session.topic_alias_maximum > 0 && room_for_alias {
+    if has_aliases && room_for_alias {
         let maximum = session.topic_alias_maximum;
         let aliases = session.traffic().outbound_aliases.get_or_insert_default();
         header.topic_alias = aliases.assign(parts.topic, maximum);
@@ -278,4 +346,12 @@ fn write_publish(
         encode::publish_parts(out, version, header, &parts);
     });
     true
+}
+
+fn parts_of(message: &Message) -> PublishParts<'_> {
+    PublishParts {
+        topic: message.topic(),
+        forwarded: message.properties(),
+        payload: message.payload(),
+    }
 }

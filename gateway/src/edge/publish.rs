@@ -46,7 +46,7 @@ impl Edge {
         // What can break a rule comes before the packet identifier is taken, or its session would wait for an answer for ever.
         let alias = resolve_alias(session, publish, limits.topic_alias_maximum)?;
         let topic = alias.as_deref().unwrap_or(publish.topic);
-        let levels = TopicName::parse(topic)?.levels().count();
+        let levels = TopicName::parse(topic)?.level_count();
         if let Some(packet_id) = publish.packet_id
             && !take_packet_id(link, session, turn, packet_id, publish.qos)?
         {

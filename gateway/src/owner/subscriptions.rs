@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use edge_proto::topic::filter_matches;
 use edge_proto::trie::FilterTrie;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -394,8 +395,7 @@ impl FilterSet {
         match self {
             Self::Few(list) => {
                 for (filter, entry) in list {
-                    let parsed = edge_proto::topic::TopicFilter::parse(filter);
-                    if parsed.is_ok_and(|filter| filter.matches(topic)) {
+                    if filter_matches(filter, topic) {
                         visit(entry);
                     }
                 }
