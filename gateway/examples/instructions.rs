@@ -33,13 +33,13 @@ const CASES: &[Case] = &[
     ("match_10000_filters", match_filters),
     ("turn_ping", turn_ping),
     ("turn_publish_qos0", |count| {
-        turn_publish(count, QoS::AtMostOnce)
+        turn_publish(count, QoS::AtMostOnce);
     }),
     ("turn_publish_qos1", |count| {
-        turn_publish(count, QoS::AtLeastOnce)
+        turn_publish(count, QoS::AtLeastOnce);
     }),
     ("turn_publish_qos2", |count| {
-        turn_publish(count, QoS::ExactlyOnce)
+        turn_publish(count, QoS::ExactlyOnce);
     }),
     ("turn_fan_out_to_1000", turn_fan_out),
     ("turn_connect", turn_connect),
