@@ -331,7 +331,7 @@ impl<D: Driver> EventLoop<D> {
                 }
             }
         }
-        self.port.take_touched(|core| self.wakers[core].wake());
+        self.port.flush(|core| self.wakers[core].wake());
     }
 
     /// Ends this core's connections, and the core once all cores are quiet. True when it is done.

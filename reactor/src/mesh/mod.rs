@@ -1,16 +1,21 @@
 //! Bounded rings between the cores of a node: two lanes for each ordered pair of cores, one producer and one consumer each.
 //!
 //! A ring takes its memory when it is first used, so that 64 cores cost only what they say to each other. A full ring
-//! gives the message back: the sender decides (keep it, stop reading, drop with a reason). After a turn the sender wakes
-//! each core it wrote to, once ([`Port::take_touched`] and [`Waker::wake`](crate::driver::Waker::wake)).
+//! gives the message back: the sender decides (keep it, stop reading, drop with a reason). After a turn the sender marks and
+//! wakes each core it wrote to, once ([`Port::flush`] and [`Waker::wake`](crate::driver::Waker::wake)): a core looks only at
+//! the rings of the cores that marked it.
 //!
 //! Threads that are no core (control, engine) use an [`Inbox`].
 
 mod inbox;
+mod marks;
 mod ring;
 
 pub use inbox::{Inbox, InboxSender, inbox};
 
+use std::sync::Arc;
+
+use marks::Marks;
 use ring::{Consumer, Producer, ring};
 
 /// Which of the two rings of a pair.
@@ -47,22 +52,30 @@ pub struct Port<T> {
     /// By peer and lane; `None` for the core itself.
     outgoing: Vec<Option<[Producer<T>; 2]>>,
     incoming: Vec<Option<[Consumer<T>; 2]>>,
+    /// By core: who sent something to it.
+    marks: Vec<Arc<Marks>>,
+    /// By lane, one bit per core whose ring into this core may hold something.
+    unread: [Vec<u64>; 2],
     /// Where the next drain of a lane begins.
     turn: [usize; 2],
-    /// One bit per core that got a message since [`Port::take_touched`].
+    /// One bit per core that got a message since [`Port::flush`].
     touched: Vec<u64>,
 }
 
 /// Joins `cores` cores and returns their ports, by core.
 #[must_use]
 pub fn mesh<T: Send>(cores: usize, capacity: LaneCapacity) -> Vec<Port<T>> {
+    let marks: Vec<Arc<Marks>> = (0..cores).map(|_| Arc::new(Marks::new(cores))).collect();
+    let no_bits = || vec![0; cores.div_ceil(64)];
     let mut ports: Vec<Port<T>> = (0..cores)
         .map(|core| Port {
             core,
             outgoing: (0..cores).map(|_| None).collect(),
             incoming: (0..cores).map(|_| None).collect(),
+            marks: marks.clone(),
+            unread: [no_bits(), no_bits()],
             turn: [0; 2],
-            touched: vec![0; cores.div_ceil(64)],
+            touched: no_bits(),
         })
         .collect();
     for from in 0..cores {
@@ -89,7 +102,7 @@ impl<T: Send> Port<T> {
         self.outgoing.len()
     }
 
-    /// Puts a message into the ring to another core.
+    /// Puts a message into the ring to another core, which sees it after [`Port::flush`].
     ///
     /// # Errors
     /// Gives the message back when the ring is full.
@@ -120,53 +133,100 @@ impl<T: Send> Port<T> {
     /// Takes up to `max` messages of a lane, the same share from each sender that has any, and returns how many. The next
     /// call begins with the next sender.
     pub fn drain(&mut self, lane: Lane, max: usize, mut handle: impl FnMut(usize, T)) -> usize {
+        self.read_marks();
+        let lane = lane.index();
         let cores = self.incoming.len();
         let share = max.div_ceil(cores.saturating_sub(1).max(1)).max(1);
-        let first = self.turn[lane.index()];
+        let first = self.turn[lane];
+        self.turn[lane] = (first + 1) % cores;
         let mut taken = 0;
-        loop {
-            let before = taken;
-            for offset in 0..cores {
-                let from = (first + offset) % cores;
-                let Some(lanes) = self.incoming[from].as_mut() else {
-                    continue;
-                };
-                let quota = share.min(max - taken);
-                for _ in 0..quota {
-                    let Some(message) = lanes[lane.index()].pop() else {
-                        break;
-                    };
-                    taken += 1;
-                    handle(from, message);
+        while taken < max && has_bits(&self.unread[lane]) {
+            for (begin, end) in [(first, cores), (0, first)] {
+                let mut at = begin;
+                while let Some(from) = next_bit(&self.unread[lane], at).filter(|from| *from < end) {
+                    taken += self.take(lane, from, share.min(max - taken), &mut handle);
+                    at = from + 1;
                 }
             }
-            if taken == max || taken == before {
-                self.turn[lane.index()] = (first + 1) % cores.max(1);
-                return taken;
-            }
         }
+        taken
     }
 
-    /// Whether any ring into this core holds a message.
+    /// Takes up to `quota` messages of one ring, and notes when it is empty.
+    fn take(
+        &mut self,
+        lane: usize,
+        from: usize,
+        quota: usize,
+        handle: &mut impl FnMut(usize, T),
+    ) -> usize {
+        let ring = self.incoming[from].as_mut().map(|lanes| &mut lanes[lane]);
+        let ring = ring.expect("a core does not mark itself");
+        for taken in 0..quota {
+            let Some(message) = ring.pop() else {
+                self.unread[lane][from / 64] &= !(1 << (from % 64));
+                return taken;
+            };
+            handle(from, message);
+        }
+        quota
+    }
+
+    /// Takes over the marks that others made.
+    fn read_marks(&mut self) {
+        let [control, data] = &mut self.unread;
+        self.marks[self.core].take(|word, bits| {
+            control[word] |= bits;
+            data[word] |= bits;
+        });
+    }
+
+    /// Whether any ring into this core holds a message, or a core has marked it since the last drain.
     #[must_use]
     pub fn has_pending(&self) -> bool {
-        self.incoming
-            .iter()
-            .flatten()
-            .flatten()
-            .any(|ring| !ring.is_empty())
+        let holds = |(lane, bits): (usize, &Vec<u64>)| {
+            let mut at = 0;
+            while let Some(from) = next_bit(bits, at) {
+                if let Some(lanes) = &self.incoming[from]
+                    && !lanes[lane].is_empty()
+                {
+                    return true;
+                }
+                at = from + 1;
+            }
+            false
+        };
+        self.marks[self.core].any() || self.unread.iter().enumerate().any(holds)
     }
 
-    /// Calls `wake` for each core that got a message since the last call: one wake per touched core and turn.
-    pub fn take_touched(&mut self, mut wake: impl FnMut(usize)) {
+    /// Shows the messages since the last call to the cores they are for, and calls `wake` for each of these: one wake per
+    /// touched core and turn.
+    pub fn flush(&mut self, mut wake: impl FnMut(usize)) {
         for (word, bits) in self.touched.iter_mut().enumerate() {
             let mut left = std::mem::take(bits);
             while left != 0 {
-                wake(word * 64 + left.trailing_zeros() as usize);
+                let core = word * 64 + left.trailing_zeros() as usize;
+                self.marks[core].set(self.core);
+                wake(core);
                 left &= left - 1;
             }
         }
     }
+}
+
+fn has_bits(bits: &[u64]) -> bool {
+    bits.iter().any(|word| *word != 0)
+}
+
+/// The first set bit at `from` or behind.
+fn next_bit(bits: &[u64], from: usize) -> Option<usize> {
+    let (mut word, first) = (from / 64, from % 64);
+    let mut left = bits.get(word)? & (u64::MAX << first);
+    while left == 0 {
+        word += 1;
+        left = *bits.get(word)?;
+    }
+    Some(word * 64 + left.trailing_zeros() as usize)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -186,6 +246,8 @@ mod tests {
         }
         assert_eq!(ports[0].send(1, Lane::Control, 4), Err(4));
         assert_eq!(ports[0].send(1, Lane::Data, 5), Ok(()));
+        assert!(!ports[1].has_pending(), "not flushed yet");
+        ports[0].flush(|_| ());
         assert_eq!(
             (
                 ports[0].room(1, Lane::Control),
@@ -210,6 +272,7 @@ mod tests {
         for number in 0..16 {
             for port in &mut ports[1..] {
                 assert_eq!(port.send(0, Lane::Data, number), Ok(()));
+                port.flush(|_| ());
             }
         }
         let mut by_sender = [0; 4];
@@ -230,9 +293,14 @@ mod tests {
             assert_eq!(ports[5].send(to, Lane::Data, 1), Ok(()));
         }
         let mut touched = Vec::new();
-        ports[5].take_touched(|core| touched.push(core));
+        ports[5].flush(|core| touched.push(core));
         assert_eq!(touched, [3, 69]);
-        ports[5].take_touched(|_| panic!("nothing was sent since"));
+        ports[5].flush(|_| panic!("nothing was sent since"));
+        assert_eq!(
+            ports[69].drain(Lane::Data, 10, |from, _| assert_eq!(from, 5)),
+            2
+        );
+        assert!(ports[3].has_pending() && !ports[69].has_pending());
     }
 
     #[test]
@@ -255,6 +323,7 @@ mod tests {
                             message = back;
                             std::thread::yield_now();
                         }
+                        port.flush(|_| ());
                     }
                 });
             }
@@ -286,6 +355,7 @@ mod tests {
                     .is_ok()
             );
         }
+        ports[0].flush(|_| ());
         ports[1].drain(Lane::Data, 1, |_, _| ());
         drop(ports);
         assert_eq!(std::sync::Arc::strong_count(&message), 1);
