@@ -346,18 +346,18 @@ mod tests {
 
     #[test]
     fn what_was_not_received_is_dropped_with_the_mesh() {
-        let message = std::sync::Arc::new(());
+        let message = Arc::new(());
         let mut ports = mesh(2, CAPACITY);
         for _ in 0..3 {
             assert!(
                 ports[0]
-                    .send(1, Lane::Data, std::sync::Arc::clone(&message))
+                    .send(1, Lane::Data, Arc::clone(&message))
                     .is_ok()
             );
         }
         ports[0].flush(|_| ());
         ports[1].drain(Lane::Data, 1, |_, _| ());
         drop(ports);
-        assert_eq!(std::sync::Arc::strong_count(&message), 1);
+        assert_eq!(Arc::strong_count(&message), 1);
     }
 }
