@@ -132,6 +132,8 @@ impl<D: Driver> EventLoop<D> {
     const LOSSY_BACKLOG: usize = 1024;
     /// How soon a full mesh or engine queue is tried again.
     const RETRY_MS: u64 = 1;
+    /// How soon a core looks again whether others are behind.
+    const CONGESTED_MS: u64 = 5;
     /// How long a stop may take.
     const STOP_MS: u64 = 3_000;
 
@@ -169,9 +171,12 @@ impl<D: Driver> EventLoop<D> {
             return Some(self.clock.instant(now));
         }
         let backlog = self.outbox.mesh_backlog() > 0 || !self.outbox.engine.is_empty();
-        // Nobody wakes this core when the congestion of another one is over.
-        let retry = (backlog || self.congested || self.stop_by_ms.is_some())
-            .then_some(now + Self::RETRY_MS);
+        let retry = if backlog || self.stop_by_ms.is_some() {
+            Some(now + Self::RETRY_MS)
+        } else {
+            // Nobody wakes this core when the congestion of another one is over.
+            self.congested.then_some(now + Self::CONGESTED_MS)
+        };
         let due = [self.shard.next_deadline_ms(), retry]
             .into_iter()
             .flatten()

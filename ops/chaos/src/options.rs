@@ -46,7 +46,11 @@ impl Options {
                 .ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {
                 "--seed" => options.seed = number(&name, &value)?,
-                "--server" => options.server = value.into(),
+                // The server runs in a folder of its own.
+                "--server" => {
+                    options.server = std::path::absolute(&value)
+                        .map_err(|error| format!("--server {value}: {error}"))?;
+                }
                 "--io" => options.io = value,
                 "--cycles" => options.cycles = Some(number(&name, &value)? as usize),
                 "--clients" => options.clients = Some(number(&name, &value)? as usize),
