@@ -43,8 +43,9 @@ pub enum Backend {
     Fake,
 }
 
-/// What happened. For one connection the order is: `Accepted` or `Connected`, then any number of `Received` and `Drained`,
-/// then at most one `PeerClosed`, then exactly one `Closed`.
+/// What happened. For one connection the order is: `Accepted` or `Connected`, then any number of `Received`, then at most one
+/// `PeerClosed`, then exactly one `Closed`. `Drained` may come anywhere between the first and the last of them, also after
+/// `PeerClosed`, since sending goes on; it does not wait for what is still to be received.
 #[derive(Debug)]
 pub enum Event {
     /// A listener accepted a connection.

@@ -136,18 +136,25 @@ impl Connection {
         if let State::Closing { fin_sent } = self.state {
             return self.step_closing(fin_sent);
         }
-        if self.readable && !self.paused && !self.peer_closed {
+        let receives = self.readable && !self.paused && !self.peer_closed;
+        // Ahead of receiving, or a peer that never stops sending would hold it back for ever.
+        if self.unsent() == 0 && std::mem::take(&mut self.owes_drained) {
+            step.events.push(Event::Drained {
+                connection: step.id,
+            });
+            return if receives || self.broken {
+                Outcome::Again
+            } else {
+                Outcome::Keep
+            };
+        }
+        if receives {
             return self.receive(step);
         }
         if self.broken
             && let Some(error) = socket::pending_error(self.socket.as_raw_fd())
         {
             return Outcome::Gone(Some(error));
-        }
-        if self.unsent() == 0 && std::mem::take(&mut self.owes_drained) {
-            step.events.push(Event::Drained {
-                connection: step.id,
-            });
         }
         Outcome::Keep
     }

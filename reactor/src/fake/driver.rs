@@ -101,9 +101,11 @@ impl FakeDriver {
     fn accept(&mut self, net: &mut Net, room: usize, events: &mut Vec<Event>) {
         for (number, address) in self.listeners.clone().into_iter().enumerate() {
             while events.len() < room {
+                let own = Some((self.index, ListenerId(number as u16)));
                 let Some(end) = net
                     .listening
                     .get_mut(&address)
+                    .filter(|listening| listening.driver == own)
                     .and_then(|listening| listening.queue.pop_front())
                 else {
                     break;
@@ -147,18 +149,7 @@ impl FakeDriver {
             }
             (_, Some(end)) => end,
         };
-        if let Some(outcome) = Self::receive(
-            connection,
-            &mut self.buffers,
-            &mut self.counters,
-            net,
-            end,
-            id,
-            events,
-        ) {
-            return outcome;
-        }
-        while connection.queue.bytes() > 0 {
+        while connection.queue.bytes() > 0 && !net.is_broken(end) {
             let count = connection
                 .queue
                 .slices()
@@ -171,6 +162,24 @@ impl FakeDriver {
             self.counters.bytes_unsent -= count as u64;
             connection.queue.advance(count, &mut self.reclaimed);
         }
+        let open = matches!(connection.state, State::Open);
+        if connection.queue.bytes() > 0 {
+            connection.owes_drained = true;
+        } else if std::mem::take(&mut connection.owes_drained) && open {
+            events.push(Event::Drained { connection: id });
+            return Outcome::Again;
+        }
+        if let Some(outcome) = Self::receive(
+            connection,
+            &mut self.buffers,
+            &mut self.counters,
+            net,
+            end,
+            id,
+            events,
+        ) {
+            return outcome;
+        }
         if let State::Closing { until, fin_sent } = &mut connection.state {
             if connection.queue.bytes() == 0 && !*fin_sent {
                 *fin_sent = true;
@@ -182,11 +191,6 @@ impl FakeDriver {
             } else {
                 Outcome::Keep
             };
-        }
-        if connection.queue.bytes() > 0 {
-            connection.owes_drained = true;
-        } else if std::mem::take(&mut connection.owes_drained) {
-            events.push(Event::Drained { connection: id });
         }
         Outcome::Keep
     }

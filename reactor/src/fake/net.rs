@@ -109,6 +109,10 @@ impl Net {
         }
     }
 
+    pub(super) fn is_broken(&mut self, end: End) -> bool {
+        self.side(end).is_none_or(|side| side.broken.is_some())
+    }
+
     /// Moves up to what the window of the other side admits, and returns how much.
     pub(super) fn write(&mut self, from: End, bytes: &[u8]) -> usize {
         let Some(side) = self.side(from.other()) else {

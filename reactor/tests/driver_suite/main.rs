@@ -50,6 +50,8 @@ suite! {
     sending:
         small_sends_need_no_drained_event,
         a_slow_reader_gets_everything_and_one_drained_event,
+        a_peer_that_never_stops_sending_does_not_hold_back_drained,
+        drained_may_follow_the_end_of_the_peer,
         many_small_sends_go_out_in_order,
         a_peer_that_ended_its_side_still_gets_bytes,
         sent_vectors_come_back_empty;

@@ -45,6 +45,46 @@ pub(crate) fn a_slow_reader_gets_everything_and_one_drained_event<S: Setup>() {
     assert_eq!(world.driver().counters().bytes_unsent, 0);
 }
 
+pub(crate) fn a_peer_that_never_stops_sending_does_not_hold_back_drained<S: Setup>() {
+    let mut world = World::<S>::new(config());
+    let address = world.listen();
+    let (mut peer, connection) = world.pair_with(address, true);
+    let bytes = pattern(5_000_000);
+    world.send(connection, &bytes);
+    world.turn();
+    assert!(world.driver().unsent(connection) > 0);
+    let flood = pattern(64 * 1024);
+    let (mut read, mut turns) = (0, 0);
+    world.until("the queue is drained", |world| {
+        // More than one turn receives, so that there is always something left.
+        peer.write(&flood);
+        if let Read::Bytes(more) = peer.read(200_000) {
+            read += more.len();
+        }
+        turns += u32::from(read == bytes.len());
+        assert!(turns < 100, "it is told of while there is more to receive");
+        world.seen.contains(&Seen::Drained(connection))
+    });
+}
+
+pub(crate) fn drained_may_follow_the_end_of_the_peer<S: Setup>() {
+    let mut world = World::<S>::new(config());
+    let address = world.listen();
+    let (mut peer, connection) = world.pair_with(address, true);
+    let bytes = pattern(5_000_000);
+    world.send(connection, &bytes);
+    world.turn();
+    peer.finish();
+    world.until("the peer closed", |world| {
+        world.seen.contains(&Seen::PeerClosed(connection))
+    });
+    assert!(world.driver().unsent(connection) > 0);
+    assert!(world.read_exactly(&mut peer, bytes.len(), 1 << 20) == bytes);
+    world.until("the queue is drained", |world| {
+        world.seen.last() == Some(&Seen::Drained(connection))
+    });
+}
+
 pub(crate) fn many_small_sends_go_out_in_order<S: Setup>() {
     let mut world = World::<S>::new(config());
     let address = world.listen();
