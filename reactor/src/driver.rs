@@ -153,7 +153,7 @@ pub struct DriverCounters {
     pub enters: u64,
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections refused because `connections_max` was reached.
+    /// Connections that were accepted and closed untold: `connections_max` was reached, or the listener was stopped meanwhile.
     pub refused: u64,
     /// accept(2) errors (descriptor limits and the like); accepting pauses for a moment after each.
     pub accept_errors: u64,
@@ -193,7 +193,7 @@ pub trait Driver {
         options: ListenOptions,
     ) -> io::Result<(ListenerId, SocketAddr)>;
 
-    /// Stops accepting on all listeners and closes them. Open connections stay.
+    /// Stops accepting on all listeners and closes them: no `Accepted` follows. Open connections stay.
     fn stop_listening(&mut self);
 
     /// Starts to connect, optionally from a local address. Ends with `Connected` or `Closed`.

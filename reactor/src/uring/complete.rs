@@ -54,9 +54,11 @@ impl UringDriver {
         let (index, address) = (held.listener, held.release());
         let listener = &mut self.listeners[usize::from(index)];
         listener.outstanding -= 1;
+        listener.close_if_done();
+        let stopped = listener.stopped;
         if result < 0 {
             self.connections.remove(key);
-            if listener.socket.is_some() && !is_of_one_connection(-result) {
+            if !stopped && !is_of_one_connection(-result) {
                 self.counters.accept_errors += 1;
                 listener.paused_until = Some(now() + ACCEPT_PAUSE);
             }
@@ -66,7 +68,7 @@ impl UringDriver {
             return;
         };
         let full = self.counters.connections >= u64::from(self.config.connections_max);
-        let Some(peer) = address.address().filter(|_| !full) else {
+        let Some(peer) = address.address().filter(|_| !full && !stopped) else {
             self.counters.refused += 1;
             connection.silent = true;
             connection.state = State::Ending;

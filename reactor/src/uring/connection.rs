@@ -7,7 +7,7 @@
 //! ```
 //!
 //! *Ending* shuts both directions down if anything is in flight and waits for it; *Closing* has the close of the
-//! descriptor in flight. Nothing is ever cancelled in order to close.
+//! descriptor in flight. In order to close, only what a shutdown does not end is cancelled: a connect and a watch.
 
 use std::io;
 

@@ -149,6 +149,10 @@ impl UringDriver {
         } else if !std::mem::replace(&mut connection.shutdown_sent, true) {
             connection.pending.add(Pending::SHUTDOWN);
             let watching = connection.pending.has(Pending::WATCH);
+            if connection.pending.has(Pending::CONNECT) {
+                // Before the shutdown, which some kernels answer with another attempt to connect, and that may never end.
+                self.push_plain(&operation::cancel_connect(key));
+            }
             self.push_plain(&operation::shutdown(key));
             if watching {
                 self.push_plain(&operation::cancel_watch(key)); // Unlike a poll, it does not end with the socket.
@@ -199,7 +203,8 @@ impl UringDriver {
                 let Some(socket) = &listener.socket else {
                     break;
                 };
-                if listener.outstanding >= ACCEPTS_MAX || listener.paused_until.is_some() {
+                let waits = listener.stopped || listener.paused_until.is_some();
+                if waits || listener.outstanding >= ACCEPTS_MAX {
                     break;
                 }
                 listener.outstanding += 1;

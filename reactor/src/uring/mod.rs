@@ -58,9 +58,21 @@ const DEMOTE_LOOKS: usize = 1024;
 
 #[derive(Debug)]
 struct Listener {
+    /// Open until the last accept has come back: one that waits in a queue names it by number.
     socket: Option<OwnedFd>,
+    /// What comes in from now on is closed untold.
+    stopped: bool,
     outstanding: u32,
     paused_until: Option<Instant>,
+}
+
+impl Listener {
+    /// Closes a stopped listener once nothing refers to its socket.
+    fn close_if_done(&mut self) {
+        if self.stopped && self.outstanding == 0 {
+            self.socket = None;
+        }
+    }
 }
 
 /// An address that the kernel reads or writes while an operation is in flight; at a fixed place until that completed.
@@ -280,6 +292,7 @@ impl Driver for UringDriver {
         let id = ListenerId(self.listeners.len() as u16);
         self.listeners.push(Listener {
             socket: Some(socket),
+            stopped: false,
             outstanding: 0,
             paused_until: None,
         });
@@ -288,11 +301,13 @@ impl Driver for UringDriver {
 
     fn stop_listening(&mut self) {
         for listener in &mut self.listeners {
-            if let Some(socket) = listener.socket.take() {
-                // Ends the outstanding accepts; they hold the socket until then.
+            listener.stopped = true;
+            listener.paused_until = None;
+            if let Some(socket) = &listener.socket {
+                // Nobody is let in any more, and the outstanding accepts end.
                 socket::shutdown_both(socket.as_raw_fd());
             }
-            listener.paused_until = None;
+            listener.close_if_done();
         }
     }
 

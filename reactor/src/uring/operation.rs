@@ -26,7 +26,7 @@ pub(super) enum Kind {
     /// Ends both directions, so that what is in flight completes.
     Shutdown,
     Close,
-    /// Cancels a multishot receive or watch.
+    /// Cancels a connect, or a multishot receive or watch.
     Cancel,
 }
 
@@ -116,6 +116,12 @@ pub(super) fn receive_many(key: Key) -> squeue::Entry {
 
 pub(super) fn cancel_watch(key: Key) -> squeue::Entry {
     opcode::AsyncCancel::new(user_data(Kind::Watch, key))
+        .build()
+        .user_data(user_data(Kind::Cancel, key))
+}
+
+pub(super) fn cancel_connect(key: Key) -> squeue::Entry {
+    opcode::AsyncCancel::new(user_data(Kind::Connect, key))
         .build()
         .user_data(user_data(Kind::Cancel, key))
 }

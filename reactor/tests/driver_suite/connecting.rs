@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use reactor::driver::{Close, ConnectionId, Driver};
+use reactor::driver::{Close, ConnectionId, Driver, DriverConfig, ListenOptions};
 
 use crate::world::{Peer, Seen, Setup, World, config, pattern};
 
@@ -99,6 +99,64 @@ pub(crate) fn a_connect_can_be_closed_at_once<S: Setup>() {
         world.driver().close(connection, how);
         assert_eq!(world.until_closed(connection).0, 0);
     }
+}
+
+pub(crate) fn a_connect_that_nobody_answers_can_be_closed<S: Setup>() {
+    let mut world = World::<S>::new(config());
+    let Some(silence) = world.setup.silence() else {
+        return;
+    };
+    for how in [Close::Abort, Close::Graceful { linger_ms: 10_000 }] {
+        let connection = world.connect(silence, None);
+        for _ in 0..5 {
+            world.turn();
+        }
+        assert!(!world.seen.contains(&Seen::Connected(connection)));
+        world.driver().close(connection, how);
+        assert_eq!(world.until_closed(connection), (0, None));
+    }
+}
+
+pub(crate) fn nothing_is_accepted_once_listening_stopped<S: Setup>() {
+    // One event a poll: what else was accepted by then waits to be told.
+    let mut world = World::<S>::new(DriverConfig {
+        events_max: 1,
+        ..config()
+    });
+    let address = world.listen();
+    world.turn();
+    let mut peers: Vec<_> = (0..5)
+        .map(|_| world.setup.open(address, false).expect("it listens"))
+        .collect();
+    let accepted = |seen: &Seen| matches!(seen, Seen::Accepted { .. });
+    world.until("one was accepted", |world| world.count(accepted) == 1);
+    world.driver().stop_listening();
+    let first = world.seen.iter().find_map(|seen| match seen {
+        Seen::Accepted { peer, .. } => Some(*peer),
+        _ => None,
+    });
+    for peer in &mut peers {
+        if Some(peer.address()) != first {
+            world.read_to_end(peer, 10);
+        }
+    }
+    assert_eq!(world.count(accepted), 1);
+    assert_eq!(world.driver().counters().connections, 1);
+    // The same address again is another listener.
+    let options = ListenOptions {
+        backlog: 16,
+        reuse_port: false,
+    };
+    let (again, address) = world
+        .driver()
+        .listen(address, options)
+        .expect("the address is free");
+    world.turn();
+    let (_peer, connection) = world.pair(address);
+    assert!(world.seen.iter().any(|seen| matches!(
+        seen,
+        Seen::Accepted { connection: new, listener, .. } if *new == connection && *listener == again
+    )));
 }
 
 pub(crate) fn a_stopped_listener_refuses_and_connections_stay<S: Setup>() {

@@ -73,7 +73,9 @@ suite! {
         bytes_queued_before_connected_arrive,
         a_refused_connect_ends_with_its_error,
         a_connect_can_be_closed_at_once,
-        a_stopped_listener_refuses_and_connections_stay;
+        a_stopped_listener_refuses_and_connections_stay,
+        nothing_is_accepted_once_listening_stopped,
+        a_connect_that_nobody_answers_can_be_closed;
     limits:
         connections_above_the_maximum_are_refused,
         connects_above_the_maximum_are_refused,

@@ -20,6 +20,7 @@ const NARROW: i32 = 4096;
 pub(crate) struct Real<D> {
     driver: Option<D>,
     listener: Option<TcpListener>,
+    unanswered: Option<TcpStream>,
 }
 
 pub(crate) type Uring = Real<UringDriver>;
@@ -57,6 +58,7 @@ impl<D: Make + reactor::driver::Driver> Setup for Real<D> {
         Self {
             driver: Some(D::make(config).expect("it was available")),
             listener: None,
+            unanswered: None,
         }
     }
 
@@ -96,6 +98,17 @@ impl<D: Make + reactor::driver::Driver> Setup for Real<D> {
     fn nobody(&mut self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         listener.local_addr().expect("it is bound")
+    }
+
+    fn silence(&mut self) -> Option<SocketAddr> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        // SAFETY: listen takes integers and no memory. Once more, it changes the length of the queue.
+        assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+        let address = listener.local_addr().expect("it is bound");
+        // One that nobody accepts fills the queue; what comes after it is not answered.
+        self.unanswered = Some(TcpStream::connect(address).expect("the first is let in"));
+        self.listener = Some(listener);
+        Some(address)
     }
 }
 
@@ -251,6 +264,10 @@ impl Setup for Fake {
 
     fn nobody(&mut self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 3], 1883))
+    }
+
+    fn silence(&mut self) -> Option<SocketAddr> {
+        None
     }
 }
 

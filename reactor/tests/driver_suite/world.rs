@@ -33,6 +33,8 @@ pub(crate) trait Setup {
     fn accept(&mut self) -> Option<Self::Peer>;
     /// An address where nobody listens.
     fn nobody(&mut self) -> SocketAddr;
+    /// An address that answers no connect, where there can be one.
+    fn silence(&mut self) -> Option<SocketAddr>;
 }
 
 /// What a peer finds when it reads.
