@@ -84,7 +84,8 @@ suite! {
     waking:
         many_wakes_make_one_event,
         no_wake_is_lost,
-        a_deadline_ends_a_poll;
+        a_deadline_ends_a_poll,
+        a_fin_that_nobody_reads_keeps_no_core_busy;
     random:
         random_traffic_ends_with_everything_accounted_for;
 }

@@ -3,10 +3,10 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use reactor::driver::{Backend, Driver};
+use reactor::driver::{Backend, Close, Driver};
 use reactor::mesh::inbox;
 
-use crate::world::{Seen, Setup, World, config};
+use crate::world::{Peer, Seen, Setup, World, config};
 
 pub(crate) fn many_wakes_make_one_event<S: Setup>() {
     let mut world = World::<S>::new(config());
@@ -72,4 +72,48 @@ pub(crate) fn a_deadline_ends_a_poll<S: Setup>() {
         .expect("the machine runs for a second");
     world.poll(Some(past));
     assert_eq!(world.seen, []);
+}
+
+/// Enters of the kernel in a time in which nothing happens.
+fn enters_at_rest<S: Setup>(world: &mut World<S>) -> u64 {
+    for _ in 0..5 {
+        world.turn();
+    }
+    let (events, enters) = (world.seen.len(), world.driver().counters().enters);
+    let until = Instant::now() + Duration::from_millis(50);
+    world.poll(Some(until));
+    while Instant::now() < until && world.driver().backend() != Backend::Fake {
+        world.poll(Some(until));
+    }
+    assert_eq!(world.seen.len(), events, "nothing happens");
+    world.driver().counters().enters - enters
+}
+
+pub(crate) fn a_fin_that_nobody_reads_keeps_no_core_busy<S: Setup>() {
+    let mut world = World::<S>::new(config());
+    let address = world.listen();
+    let (mut paused, connection) = world.pair(address);
+    world.driver().pause(connection);
+    world.turn();
+    paused.write(b"unread");
+    paused.finish();
+    let enters = enters_at_rest(&mut world);
+    assert!(enters <= 5, "{enters} enters for a paused connection");
+    let (mut half, connection) = world.pair(address);
+    half.finish();
+    world.until("the peer closed", |world| {
+        world.seen.contains(&Seen::PeerClosed(connection))
+    });
+    let enters = enters_at_rest(&mut world);
+    assert!(enters <= 5, "{enters} enters for a half-closed connection");
+    // A graceful close that waits for a peer that does not read.
+    let (_stuck, connection) = world.pair_with(address, true);
+    world.send(connection, &[0; 5_000_000]);
+    world.turn();
+    let longest = Close::Graceful {
+        linger_ms: u32::MAX,
+    };
+    world.driver().close(connection, longest);
+    let enters = enters_at_rest(&mut world);
+    assert!(enters <= 5, "{enters} enters for a connection that lingers");
 }
