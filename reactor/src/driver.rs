@@ -159,6 +159,8 @@ pub struct DriverCounters {
     pub accept_errors: u64,
     /// Receives that found no free buffer and were tried again later.
     pub receive_buffers_exhausted: u64,
+    /// Sends that the kernel had no memory for and that were tried again later.
+    pub send_shortages: u64,
     /// Completion queue overflows that were survived.
     pub completion_overflows: u64,
     /// Connections promoted to multishot receive.
@@ -220,6 +222,7 @@ pub trait Driver {
     fn recycle(&mut self, buffer: BufferRef);
 
     /// Queues bytes to send, in order. One send per connection is in flight; the rest waits and goes out together.
+    /// When the kernel has no memory for it, it is tried again every 10 ms; after 100 times the connection ends with that error.
     /// The vector comes back through [`Driver::reclaim`] when the kernel is done with it.
     fn send(&mut self, connection: ConnectionId, bytes: Vec<u8>);
 

@@ -1,11 +1,22 @@
 //! Bytes that wait to be sent, in the vectors they were handed over in.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Vectors kept for [`Driver::reclaim`](crate::driver::Driver::reclaim).
 const RECLAIM_MAX: usize = 256;
 /// A larger vector is not kept, so that one large message does not stay in memory.
 const RECLAIM_BYTES_MAX: usize = 64 * 1024;
+
+/// How long the sends of a core pause that the kernel had no memory for.
+pub(crate) const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
+/// Times in a row that the kernel may have no memory for a connection's send, until the connection ends with that error.
+pub(crate) const SHORTAGES_MAX: u8 = 100;
+
+/// Whether a send failed for want of kernel memory: nothing was sent, and nothing is wrong with the connection.
+pub(crate) const fn is_shortage(error: i32) -> bool {
+    matches!(error, libc::ENOMEM | libc::ENOBUFS)
+}
 
 /// Emptied vectors on their way back to the core.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::buffers::Buffers;
 use crate::driver::{ConnectionId, DriverCounters, Event};
-use crate::send_queue::{Reclaimed, SendQueue};
+use crate::send_queue::{Reclaimed, SHORTAGES_MAX, SendQueue, is_shortage};
 use crate::socket;
 
 /// Vectors given to one sendmsg.
@@ -53,6 +53,10 @@ pub(super) struct Connection {
     peer_closed: bool,
     /// `unsent` was above zero at the end of a flush.
     owes_drained: bool,
+    /// True exactly when the connection is in the driver's list of those that wait for kernel memory.
+    pub(super) short: bool,
+    /// Sends in a row that the kernel had no memory for.
+    shortages: u8,
     queue: Option<Box<SendQueue>>,
 }
 
@@ -65,6 +69,8 @@ pub(super) struct Step<'a> {
     pub(super) reclaimed: &'a mut Reclaimed,
     pub(super) counters: &'a mut DriverCounters,
     pub(super) events: &'a mut Vec<Event>,
+    /// Where a connection goes whose send the kernel had no memory for.
+    pub(super) short: &'a mut Vec<ConnectionId>,
 }
 
 pub(super) enum Outcome {
@@ -88,6 +94,8 @@ impl Connection {
             broken: false,
             peer_closed: false,
             owes_drained: false,
+            short: false,
+            shortages: 0,
             queue: None,
         }
     }
@@ -165,7 +173,7 @@ impl Connection {
     }
 
     fn flush(&mut self, step: &mut Step<'_>) -> io::Result<()> {
-        let Some(queue) = &mut self.queue else {
+        let Some(queue) = self.queue.as_mut().filter(|_| !self.short) else {
             return Ok(());
         };
         while queue.bytes() > 0 {
@@ -180,6 +188,7 @@ impl Connection {
                     step.counters.bytes_sent += sent as u64;
                     step.counters.bytes_unsent -= sent as u64;
                     queue.advance(sent, step.reclaimed);
+                    self.shortages = 0;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -187,10 +196,23 @@ impl Connection {
                     self.owes_drained = true;
                     return Ok(());
                 }
-                Err(error) => return Err(error),
+                Err(error) => return self.send_failed(error, step),
             }
         }
         self.queue = None;
+        Ok(())
+    }
+
+    /// Puts a send off that the kernel had no memory for; any other error ends the connection.
+    fn send_failed(&mut self, error: io::Error, step: &mut Step<'_>) -> io::Result<()> {
+        if !error.raw_os_error().is_some_and(is_shortage) || self.shortages == SHORTAGES_MAX {
+            return Err(error);
+        }
+        self.shortages += 1;
+        self.short = true;
+        self.owes_drained = true;
+        step.counters.send_shortages += 1;
+        step.short.push(step.id);
         Ok(())
     }
 
@@ -256,5 +278,42 @@ impl Connection {
             Some(error) => Outcome::Gone(Some(error)),
             None => Outcome::Keep,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::DriverConfig;
+
+    #[test]
+    fn a_send_without_kernel_memory_is_put_off_so_many_times() {
+        let (socket, _) = std::os::unix::net::UnixStream::pair().expect("descriptors");
+        let mut connection = Connection::new(socket.into(), State::Open);
+        connection.push(b"hello".to_vec());
+        let id = ConnectionId {
+            slot: 0,
+            generation: 0,
+        };
+        let mut step = Step {
+            id,
+            buffers: &mut Buffers::new(&DriverConfig::small()),
+            reclaimed: &mut Reclaimed::default(),
+            counters: &mut DriverCounters::default(),
+            events: &mut Vec::new(),
+            short: &mut Vec::new(),
+        };
+        let error = || io::Error::from_raw_os_error(libc::ENOBUFS);
+        for _ in 0..SHORTAGES_MAX {
+            connection
+                .send_failed(error(), &mut step)
+                .expect("the connection goes on");
+            assert_eq!(std::mem::take(step.short), [id]);
+            assert!(connection.flush(&mut step).is_ok() && connection.unsent() == 5);
+            connection.short = false;
+        }
+        assert!(connection.send_failed(error(), &mut step).is_err());
+        let reset = io::Error::from_raw_os_error(libc::ECONNRESET);
+        assert!(connection.send_failed(reset, &mut step).is_err());
     }
 }

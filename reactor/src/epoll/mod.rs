@@ -22,7 +22,7 @@ use crate::driver::{
     Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
     ListenOptions, ListenerId, Waker,
 };
-use crate::send_queue::Reclaimed;
+use crate::send_queue::{Reclaimed, SHORTAGE_PAUSE};
 use crate::slab::{Key, Slab};
 use crate::socket;
 
@@ -50,6 +50,9 @@ pub struct EpollDriver {
     listeners: Vec<Listener>,
     /// Connections with something to do, each at most once.
     ready: VecDeque<ConnectionId>,
+    /// Connections whose send the kernel had no memory for, and when they try again.
+    short: Vec<ConnectionId>,
+    short_until: Option<Instant>,
     /// When lingering connections are cut off. Entries of connections that ended before are passed over.
     lingering: BinaryHeap<Reverse<(Instant, ConnectionId)>>,
     buffers: Buffers,
@@ -73,6 +76,8 @@ impl EpollDriver {
             connections: Slab::new(),
             listeners: Vec::new(),
             ready: VecDeque::new(),
+            short: Vec::new(),
+            short_until: None,
             lingering: BinaryHeap::new(),
             buffers: Buffers::new(&config),
             reclaimed: Reclaimed::default(),
@@ -127,7 +132,10 @@ impl EpollDriver {
             .iter()
             .filter_map(|listener| listener.paused_until)
             .min();
-        let until = [deadline, linger, paused].into_iter().flatten().min()?;
+        let until = [deadline, linger, paused, self.short_until]
+            .into_iter()
+            .flatten()
+            .min()?;
         Some(until.saturating_duration_since(now()))
     }
 
@@ -237,6 +245,24 @@ impl EpollDriver {
         }
     }
 
+    /// Sends again what the kernel had no memory for, some time later.
+    fn send_again(&mut self) {
+        if self.short.is_empty() {
+            return;
+        }
+        let now = now();
+        if *self.short_until.get_or_insert(now + SHORTAGE_PAUSE) > now {
+            return;
+        }
+        self.short_until = None;
+        for id in std::mem::take(&mut self.short) {
+            if let Some(connection) = self.connections.get_mut(key(id)) {
+                connection.short = false;
+                self.make_ready(id);
+            }
+        }
+    }
+
     /// Sends what is queued before the wait, so that a turn costs its peers no round trip.
     fn work(&mut self, limit: usize, events: &mut Vec<Event>) {
         for _ in 0..self.ready.len() {
@@ -256,6 +282,7 @@ impl EpollDriver {
                 reclaimed: &mut self.reclaimed,
                 counters: &mut self.counters,
                 events,
+                short: &mut self.short,
             };
             match connection.step(&mut step) {
                 Outcome::Keep => {}
@@ -338,6 +365,7 @@ impl Driver for EpollDriver {
         self.buffers.recycle_all();
         let limit = events.len() + self.config.events_max.max(1);
         self.work(limit, events);
+        self.send_again();
         // A poll that has something to tell, or to do, looks for more but does not wait for it.
         let sleep = events.len() + self.config.events_max.max(1) == limit
             && self.ready.is_empty()
@@ -351,6 +379,7 @@ impl Driver for EpollDriver {
         }
         self.dispatch(count?);
         self.expire_lingering();
+        self.send_again();
         self.accept(limit, events);
         self.work(limit, events);
         for id in &self.ready {

@@ -8,6 +8,7 @@ use super::{
     now,
 };
 use crate::driver::{Event, ListenerId};
+use crate::send_queue::{SHORTAGE_PAUSE, SHORTAGES_MAX, is_shortage};
 
 impl UringDriver {
     pub(super) fn complete(&mut self, completion: Completion, events: &mut Vec<Event>) {
@@ -238,25 +239,12 @@ impl UringDriver {
         let Some(sending) = &mut connection.sending else {
             return;
         };
-        if let Ok(count) = usize::try_from(result) {
-            self.counters.bytes_sent += count as u64;
-            self.counters.bytes_unsent -= count as u64;
-            sending.advance(count, &mut self.reclaimed);
-        } else if ![-libc::EINTR, -libc::EAGAIN].contains(&result) {
-            connection.send_broken = true;
-            let error = if connection.error == 0 {
-                -result
-            } else {
-                connection.error
-            };
-            if connection.state != State::Ending {
-                connection.error = error;
-            }
-            if !connection.receives() || connection.state != State::Open {
-                self.end(key, error);
-            }
-            return;
-        }
+        let Ok(count) = usize::try_from(result) else {
+            return self.send_failed(key, -result);
+        };
+        self.counters.bytes_sent += count as u64;
+        self.counters.bytes_unsent -= count as u64;
+        sending.advance(count, &mut self.reclaimed);
         if connection.unsent() > 0 {
             return;
         }
@@ -265,6 +253,42 @@ impl UringDriver {
             events.push(Event::Drained {
                 connection: id(key),
             });
+        }
+    }
+
+    fn send_failed(&mut self, key: Key, error: i32) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Some(sending) = &mut connection.sending else {
+            return;
+        };
+        match error {
+            libc::EINTR | libc::EAGAIN => {}
+            _ if is_shortage(error) && sending.shortages < SHORTAGES_MAX => {
+                sending.shortages += 1;
+                sending.short = true;
+                self.counters.send_shortages += 1;
+                self.short.push(key);
+                self.short_until
+                    .get_or_insert_with(|| now() + SHORTAGE_PAUSE);
+            }
+            // Nothing is wrong with the socket, so that no receive would tell of the end.
+            _ if is_shortage(error) => self.end(key, error),
+            _ => {
+                connection.send_broken = true;
+                let first = if connection.error == 0 {
+                    error
+                } else {
+                    connection.error
+                };
+                if connection.state != State::Ending {
+                    connection.error = first;
+                }
+                if !connection.receives() || connection.state != State::Open {
+                    self.end(key, first);
+                }
+            }
         }
     }
 

@@ -33,6 +33,10 @@ pub(super) struct Sending {
     /// The vector that the kernel sends from, and how much of it is sent. Not touched while `send_pending`.
     pub(super) current: Option<(Vec<u8>, usize)>,
     pub(super) queue: SendQueue,
+    /// Sends in a row that the kernel had no memory for.
+    pub(super) shortages: u8,
+    /// True exactly when the connection is in the driver's list of those that wait for kernel memory.
+    pub(super) short: bool,
 }
 
 impl Sending {
@@ -49,6 +53,7 @@ impl Sending {
         let Some((vector, sent)) = self.current.take() else {
             return;
         };
+        self.shortages = 0;
         let sent = sent + count;
         if sent < vector.len() {
             self.current = Some((vector, sent));

@@ -51,7 +51,7 @@ impl UringDriver {
         if connection.pending.has(Pending::SEND) || connection.send_broken {
             return;
         }
-        let Some(sending) = &mut connection.sending else {
+        let Some(sending) = connection.sending.as_mut().filter(|sending| !sending.short) else {
             return;
         };
         if sending.current.is_none() {

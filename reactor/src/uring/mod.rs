@@ -114,6 +114,9 @@ pub struct UringDriver {
     promoted: VecDeque<Key>,
     /// Connections a send was started for in this poll.
     flushed: Vec<Key>,
+    /// Connections whose send the kernel had no memory for, and when they try again.
+    short: Vec<Key>,
+    short_until: Option<Instant>,
     /// When lingering connections are cut off. Entries of connections that ended before are passed over.
     lingering: BinaryHeap<Reverse<(Instant, Key)>>,
     /// `None` only after they were leaked.
@@ -153,6 +156,8 @@ impl UringDriver {
             starved: VecDeque::new(),
             promoted: VecDeque::new(),
             flushed: Vec::new(),
+            short: Vec::new(),
+            short_until: None,
             lingering: BinaryHeap::new(),
             buffers: Some(buffers),
             reclaimed: Reclaimed::default(),
@@ -190,7 +195,11 @@ impl UringDriver {
             .iter()
             .filter_map(|listener| listener.paused_until)
             .min();
-        let Some(until) = [deadline, linger, paused].into_iter().flatten().min() else {
+        let Some(until) = [deadline, linger, paused, self.short_until]
+            .into_iter()
+            .flatten()
+            .min()
+        else {
             return Wait::Forever;
         };
         let span = until.saturating_duration_since(now());
@@ -230,10 +239,25 @@ impl UringDriver {
         for listener in &mut self.listeners {
             listener.paused_until = listener.paused_until.filter(|until| *until > now);
         }
+        if self.short_until.is_some_and(|until| until <= now) {
+            self.send_again();
+        }
         let second = now.saturating_duration_since(self.started).as_secs() as u16;
         if second != self.second {
             self.second = second;
             self.demote();
+        }
+    }
+
+    fn send_again(&mut self) {
+        self.short_until = None;
+        for key in std::mem::take(&mut self.short) {
+            if let Some(connection) = self.connections.get_mut(key)
+                && let Some(sending) = &mut connection.sending
+            {
+                sending.short = false;
+                self.mark_dirty(key);
+            }
         }
     }
 
@@ -488,3 +512,6 @@ const fn id(key: Key) -> ConnectionId {
 fn now() -> Instant {
     Instant::now()
 }
+
+#[cfg(test)]
+mod tests;
