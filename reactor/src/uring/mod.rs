@@ -10,13 +10,14 @@
 //! not end when its socket is shut down, and cancelling it searches a table of at most 256 buckets, which at 500,000
 //! connections are 2,000 entries each. A one-shot poll ends with the shutdown.
 //!
-//! Reading order: `connection` (states), `drive` (state → operations), `complete` (completion → state and event).
+//! Reading order: `connection` (states), `drive` (state → operations), `complete` (completion → state and event), `dropping`.
 
 mod buffer_ring;
 mod check;
 mod complete;
 mod connection;
 mod drive;
+mod dropping;
 mod operation;
 mod ring;
 
@@ -466,28 +467,6 @@ impl Driver for UringDriver {
 
     fn counters(&self) -> DriverCounters {
         self.counters
-    }
-}
-
-impl Drop for UringDriver {
-    fn drop(&mut self) {
-        self.stop_listening();
-        if self.ring.shut_down() {
-            let slots: Vec<u32> = self.addresses.iter().map(|(slot, _)| slot).collect();
-            for slot in slots {
-                self.addresses.remove(slot).map(HeldAddress::release);
-            }
-            // Closes the sockets now rather than when the kernel comes round to the ring.
-            let _ = self.ring.submitter().unregister_files();
-        } else {
-            // The kernel may still read or write what operations point to: it stays allocated.
-            std::mem::forget(std::mem::take(&mut self.connections));
-            std::mem::forget(self.buffers.take());
-        }
-        debug_assert!(
-            self.ring.in_flight() == 0,
-            "every operation ends when it is cancelled"
-        );
     }
 }
 

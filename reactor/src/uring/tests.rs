@@ -93,3 +93,18 @@ fn a_connection_ends_when_the_kernel_stays_without_memory() {
     let code = error.as_ref().and_then(io::Error::raw_os_error);
     assert_eq!((*unsent, code), (5, Some(libc::ENOMEM)));
 }
+
+#[test]
+fn connections_of_a_dropped_driver_end_before_anything_is_cancelled() {
+    let Some((mut driver, _streams, keys)) = connected(300) else {
+        return;
+    };
+    let connect = driver.connect(([127, 0, 0, 1], 1).into(), None);
+    connect.expect("there is room");
+    driver.pause(id(keys[0]));
+    driver.send(id(keys[1]), vec![0; 10_000_000]);
+    driver.drive_dirty();
+    driver.end_all();
+    assert!(driver.connections.is_empty());
+    assert_eq!(driver.ring.in_flight(), 1, "the poll of the waker");
+}
