@@ -3,7 +3,7 @@
 //! Guards undo it on return and on errors. The release profile aborts on a panic, so a hook undoes it there too. A signal
 //! only sets a flag ([`interrupted`]), at which every wait of a run returns an error.
 
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
@@ -23,7 +23,7 @@ impl Undo {
     fn run(self) {
         // Nothing here has a caller who could do more about an error than read of it.
         let outcome = match self {
-            Self::Kill(mut child) => child.kill().and_then(|()| child.wait().map(drop)),
+            Self::Kill(child) => kill_group(child),
             Self::Restore { path, value } => fs::write(&path, value),
             Self::Remove(folder) => fs::remove_dir_all(folder),
         };
@@ -31,6 +31,23 @@ impl Undo {
             eprintln!("bench: not undone: {error}");
         }
     }
+}
+
+/// Kills a process and whatever it started in its group, such as the port mapper of an Erlang node.
+fn kill_group(mut child: Child) -> io::Result<()> {
+    let group = format!("-{}", child.id());
+    let _ = signal("KILL", &group); // The process itself may be gone already, which the next line finds out.
+    child.kill()?;
+    child.wait().map(drop)
+}
+
+/// Sends a signal. There is no call for it in the standard library, and no unsafe code here.
+fn signal(name: &str, whom: &str) -> io::Result<()> {
+    Command::new("kill")
+        .args([&format!("-{name}"), "--", whom])
+        .stderr(Stdio::null())
+        .status()
+        .map(drop)
 }
 
 /// Undoes one thing when it is dropped.
@@ -60,7 +77,7 @@ fn register(undo: Undo) -> Guard {
     Guard(id)
 }
 
-/// Kills this process in the end.
+/// Kills this process, the leader of a process group, and its group in the end.
 pub(crate) fn kill_at_end(child: Child) -> Guard {
     register(Undo::Kill(child))
 }
@@ -91,6 +108,18 @@ pub(crate) fn has_ended(guard: &Guard) -> bool {
     match child {
         Some((_, Undo::Kill(child))) => child.try_wait().is_ok_and(|status| status.is_some()),
         _ => true,
+    }
+}
+
+/// Asks the process of a guard to end as its operator would. It may take its time: [`has_ended`].
+///
+/// # Errors
+/// When there is no `kill` on this machine.
+pub(crate) fn ask_to_end(guard: &Guard) -> io::Result<()> {
+    let list = lock(&UNDO);
+    match list.iter().find(|(id, _)| *id == guard.0) {
+        Some((_, Undo::Kill(child))) => signal("TERM", &child.id().to_string()),
+        _ => Ok(()),
     }
 }
 
@@ -127,4 +156,44 @@ pub(crate) fn interrupted() -> bool {
     let flag = lock(&INTERRUPTED);
     flag.as_ref()
         .is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::process::CommandExt as _;
+
+    #[test]
+    fn what_a_process_started_ends_with_it() {
+        let mut child = Command::new("sh")
+            .args(["-c", "sleep 1000 & echo $!; wait"])
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("there is a shell");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("it is piped");
+        BufReader::new(out)
+            .read_line(&mut line)
+            .expect("the shell says whom it started");
+        let grandchild = format!("/proc/{}/stat", line.trim());
+        assert!(fs::metadata(&grandchild).is_ok());
+        drop(kill_at_end(child));
+        // It is killed, and stays as a zombie until somebody collects it.
+        let until = crate::clock::now() + std::time::Duration::from_secs(10);
+        let lives = || fs::read_to_string(&grandchild).is_ok_and(|stat| !stat.contains(") Z "));
+        while lives() {
+            assert!(crate::clock::now() < until, "the grandchild still runs");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_folder_is_gone_in_the_end() {
+        let folder = std::env::temp_dir().join(format!("bench-cleanup-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("it can be made");
+        drop(remove_at_end(folder.clone()));
+        assert!(!folder.exists());
+    }
 }

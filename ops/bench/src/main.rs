@@ -1,21 +1,28 @@
-//! The load tool: scenarios against a server, which is a black box to it.
+//! The load tool: scenarios against servers, which are black boxes to it.
 //!
-//! Reading order: [`scenario`] (what is done and measured), [`generator`] (threads of clients), [`server`] (the process
-//! that is loaded), [`memory`] (what sessions cost), [`machine`] (what can be asked for here), [`report`].
+//! Reading order: [`scenario`] (what is done and measured, and with whom), [`subject`] and [`rival`] (who is measured),
+//! [`server`] (the process that is loaded), [`generator`] (threads of clients), [`memory`] (what sessions cost), [`machine`]
+//! (what can be asked for here), [`figures`] and [`report`] (what came out), [`relay`] (the physical limit).
 //!
 //! **Invariants**
-//! - Nothing of the server but its program and its address is known here.
+//! - Nothing of a server but its program and its address is known here.
 //! - However a run ends, no process and no changed setting of the kernel stays ([`cleanup`]).
+//! - Servers are measured in turns within one invocation, so that a ratio is of one machine in one state.
 
 mod arguments;
+mod chart;
 mod cleanup;
 mod clock;
+mod figures;
 mod generator;
 mod machine;
 mod memory;
+mod relay;
 mod report;
+mod rival;
 mod scenario;
 mod server;
+mod subject;
 
 use std::process::ExitCode;
 

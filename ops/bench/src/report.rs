@@ -1,4 +1,5 @@
-//! What a run printed and kept: a table for people, one JSON object for machines, one row in a file.
+//! What a comparison printed and kept: a table for people, one JSON object for machines, one row in a file for each run, one
+//! chart.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -8,89 +9,310 @@ use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
 use crate::arguments::Common;
+use crate::chart;
 use crate::clock;
+use crate::figures::{Figures, Spread, number};
 use crate::machine;
-use crate::server::Server;
+use crate::subject::Subject;
 
-/// The results of a run, in the order in which they are printed.
+/// Figures that every server's object has, `null` where the scenario does not measure them.
+const FIELDS: [&str; 12] = [
+    "sessions",
+    "user_bytes_per_session",
+    "kernel_bytes_per_session",
+    "disconnects",
+    "messages_per_s",
+    "requests_per_s",
+    "cpu_us_per_message",
+    "latency_ms_p50",
+    "latency_ms_p99",
+    "latency_ms_p999",
+    "rss_bytes",
+    "left_out",
+];
+
+/// One server's runs.
+#[derive(Debug)]
+pub(crate) struct Column {
+    pub(crate) subject: Subject,
+    /// What it says of itself.
+    pub(crate) version: String,
+    pub(crate) runs: Vec<Figures>,
+    /// Why it has no runs, or fewer than the others.
+    pub(crate) obstacle: Option<String>,
+}
+
+/// A scenario, and everybody who was measured in it.
 #[derive(Debug)]
 pub(crate) struct Report {
-    scenario: &'static str,
-    fields: Map<String, Value>,
-    lines: Vec<(String, String)>,
+    pub(crate) scenario: &'static str,
+    pub(crate) settings: Value,
+    pub(crate) columns: Vec<Column>,
+}
+
+impl Column {
+    /// Names of all figures, in the order of the first run that has them.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.runs.iter().flat_map(Figures::names) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// A figure over all runs.
+    pub(crate) fn spread(&self, name: &str) -> Option<Spread> {
+        Spread::of_figure(&self.runs, name)
+    }
+
+    fn object(&self) -> Value {
+        let mut object = Map::new();
+        if let Some(obstacle) = &self.obstacle {
+            object.insert("not_measured".to_owned(), json!(obstacle));
+        }
+        if self.runs.is_empty() {
+            return object.into();
+        }
+        object.insert("version".to_owned(), json!(self.version));
+        for name in FIELDS {
+            object.insert(name.to_owned(), Value::Null);
+        }
+        for name in self.names() {
+            if let Some(spread) = self.spread(name) {
+                object.insert(name.to_owned(), number(spread.median));
+                object.insert(format!("{name}_range"), spread.range());
+            }
+        }
+        if let Some(last) = self.runs.last() {
+            object.extend(last.details().clone());
+        }
+        object.into()
+    }
 }
 
 impl Report {
-    /// An empty report.
-    pub(crate) fn new(scenario: &'static str) -> Self {
-        Self {
-            scenario,
-            fields: Map::new(),
-            lines: Vec::new(),
-        }
-    }
-
-    /// A whole number.
-    pub(crate) fn count(&mut self, name: &str, value: u64) {
-        self.lines.push((name.to_owned(), grouped(value)));
-        self.fields.insert(name.to_owned(), json!(value));
-    }
-
-    /// A measured number, kept to three digits behind the point.
-    pub(crate) fn measure(&mut self, name: &str, value: f64) {
-        let value = (value * 1_000.0).round() / 1_000.0;
-        self.lines.push((name.to_owned(), format!("{value}")));
-        self.fields.insert(name.to_owned(), json!(value));
-    }
-
-    /// A line for people only.
-    pub(crate) fn note(&mut self, name: &str, text: String) {
-        self.lines.push((name.to_owned(), text));
-    }
-
-    /// A value for machines only.
-    pub(crate) fn detail(&mut self, name: &str, value: Value) {
-        self.fields.insert(name.to_owned(), value);
-    }
-
-    /// Prints the table and, if asked for, the JSON object as the last line; keeps a row of the run.
-    pub(crate) fn finish(self, common: &Common, server: &Server, settings: &Value) -> Result<()> {
-        let width = self
-            .lines
+    fn column(&self, name: &str) -> Option<&Column> {
+        self.columns
             .iter()
-            .map(|(name, _)| name.len())
-            .max()
-            .unwrap_or(0);
-        let mut text = format!("{} ({})\n", self.scenario, server.version);
-        for (name, value) in &self.lines {
-            text.push_str(&format!("  {name:width$}  {value}\n"));
+            .find(|column| column.subject.name() == name && !column.runs.is_empty())
+    }
+
+    /// The one JSON object.
+    pub(crate) fn object(&self) -> Value {
+        let mut object = Map::new();
+        let mut rivals = Map::new();
+        object.insert("scenario".to_owned(), json!(self.scenario));
+        for column in &self.columns {
+            match column.subject {
+                Subject::Rival(_) => {
+                    rivals.insert(column.subject.name().to_owned(), column.object())
+                }
+                _ => object.insert(column.subject.name().to_owned(), column.object()),
+            };
         }
-        let who = if common.address.is_some() {
-            "server"
-        } else {
-            "roadstead"
+        object.insert("rivals".to_owned(), rivals.into());
+        object.entry("limit").or_insert_with(|| json!({}));
+        object.insert("ratios".to_owned(), self.ratios().into());
+        object.insert("settings".to_owned(), self.settings.clone());
+        object.into()
+    }
+
+    /// Ratios of what was measured in the same run, one after the other: the median, and the range over the runs.
+    fn ratios(&self) -> Map<String, Value> {
+        let qos = self.settings.get("qos").and_then(Value::as_u64);
+        let cpu = "cpu_us_per_message";
+        // Name, scenario, what is divided: (figure of whom) by (figure of whom).
+        let mut wanted = Vec::new();
+        if self.scenario == "p2p" {
+            wanted.push(("cpu_per_message_vs_limit", cpu, "roadstead", "limit"));
+            wanted.push((
+                "cpu_per_message_ejabberd_vs_roadstead",
+                cpu,
+                "ejabberd",
+                "roadstead",
+            ));
+            wanted.push((
+                "latency_p99_vs_mosquitto",
+                "latency_ms_p99",
+                "roadstead",
+                "mosquitto",
+            ));
+            // Messages per core are what a second of CPU is enough for: the inverse of the CPU of each.
+            if qos == Some(1) {
+                wanted.push((
+                    "qos1_messages_per_core_vs_mosquitto",
+                    cpu,
+                    "mosquitto",
+                    "roadstead",
+                ));
+            }
+        }
+        if self.scenario == "fanout" {
+            wanted.push((
+                "deliveries_per_core_vs_mosquitto",
+                cpu,
+                "mosquitto",
+                "roadstead",
+            ));
+        }
+        if self.scenario == "durable" {
+            wanted.push((
+                "stored_per_s_vs_mosquitto",
+                "messages_per_s",
+                "roadstead",
+                "mosquitto",
+            ));
+        }
+        if self.scenario == "density" {
+            wanted.push((
+                "bytes_per_user_ejabberd_vs_roadstead",
+                "user_bytes_per_session",
+                "ejabberd",
+                "roadstead",
+            ));
+        }
+        let mut ratios = Map::new();
+        for (name, figure, above, below) in wanted {
+            if let Some(spread) = self.ratio(figure, above, below) {
+                ratios.insert(name.to_owned(), number(spread.median));
+                ratios.insert(format!("{name}_range"), spread.range());
+            }
+        }
+        ratios
+    }
+
+    fn ratio(&self, figure: &str, above: &str, below: &str) -> Option<Spread> {
+        let (above, below) = (self.column(above)?, self.column(below)?);
+        let pairs = above.runs.iter().zip(&below.runs);
+        Spread::of(pairs.filter_map(|(above, below)| {
+            let below = below.value(figure).filter(|below| *below > 0.0)?;
+            Some(above.value(figure)? / below)
+        }))
+    }
+
+    /// Keeps the row of one run.
+    pub(crate) fn keep(&self, common: &Common, column: &Column) -> Result<()> {
+        let Some(figures) = column.runs.last() else {
+            return Ok(());
         };
-        let result = json!({ "scenario": self.scenario, who: self.fields });
-        if common.json {
-            text.push_str(&format!("{result}\n"));
-        }
         let row = json!({
             "at_unix_s": clock::unix_s(),
+            "scenario": self.scenario,
+            "subject": column.subject.name(),
+            "version": column.version,
+            "run": column.runs.len(),
             "machine": machine::description(),
-            "server": server.version,
-            "settings": settings,
-            "result": result,
+            "settings": self.settings,
+            "figures": figures.object(),
         });
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
         append(&folder, "local", &row)?;
         if common.record {
             append(&folder, self.scenario, &row)?;
         }
+        Ok(())
+    }
+
+    /// Prints the table and, if asked for, the JSON object as the last line; draws the chart.
+    pub(crate) fn finish(&self, json: bool) -> Result<()> {
+        let mut text = self.table();
+        match chart::write(self) {
+            Ok(path) => text.push_str(&format!("chart: {}\n", path.display())),
+            Err(error) => eprintln!("no chart: {error:#}"),
+        }
+        if json {
+            text.push_str(&format!("{}\n", self.object()));
+        }
         let mut out = std::io::stdout().lock();
         out.write_all(text.as_bytes())
             .and_then(|()| out.flush())
             .context("cannot print")
     }
+
+    fn table(&self) -> String {
+        let measured: Vec<&Column> = self
+            .columns
+            .iter()
+            .filter(|column| !column.runs.is_empty())
+            .collect();
+        let mut names: Vec<&str> = Vec::new();
+        for name in measured.iter().flat_map(|column| column.names()) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let mut rows = vec![
+            std::iter::once(String::new())
+                .chain(
+                    measured
+                        .iter()
+                        .map(|column| column.subject.name().to_owned()),
+                )
+                .collect::<Vec<_>>(),
+        ];
+        for name in names {
+            let cell = |column: &&Column| {
+                column
+                    .spread(name)
+                    .map_or_else(String::new, |spread| spread.text())
+            };
+            let cells = measured.iter().map(cell);
+            rows.push(std::iter::once(name.to_owned()).chain(cells).collect());
+        }
+        for (name, ratio) in self
+            .ratios()
+            .iter()
+            .filter(|(name, _)| !name.ends_with("_range"))
+        {
+            rows.push(vec![name.clone(), ratio.to_string()]);
+        }
+        let runs = measured.iter().map(|column| column.runs.len()).max();
+        let mut text = format!(
+            "{}: median of {} (least–most)\n{}",
+            self.scenario,
+            match runs {
+                Some(1) | None => "1 run".to_owned(),
+                Some(runs) => format!("{runs} runs"),
+            },
+            aligned(&rows)
+        );
+        for column in &self.columns {
+            let name = column.subject.name();
+            if !column.runs.is_empty() {
+                text.push_str(&format!("{name}: {}\n", column.version));
+            }
+            if let Some(obstacle) = &column.obstacle {
+                text.push_str(&format!("{name} not measured: {obstacle}\n"));
+            }
+            for (what, note) in column.runs.last().into_iter().flat_map(Figures::notes) {
+                text.push_str(&format!("{name} {what}: {note}\n"));
+            }
+        }
+        text
+    }
+}
+
+/// Rows of cells with columns of equal width.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..rows.iter().map(Vec::len).max().unwrap_or(0))
+        .map(width)
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("  {cell:width$}"));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 fn append(folder: &Path, name: &str, row: &Value) -> Result<()> {
@@ -101,27 +323,67 @@ fn append(folder: &Path, name: &str, row: &Value) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// `1234567` as `1,234,567`.
-fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arguments::RivalName;
+    use crate::rival::Rival;
+
+    fn column(subject: Subject, cpu: &[f64]) -> Column {
+        let figures = |cpu: &f64| {
+            let mut figures = Figures::default();
+            figures.count("sessions", 200);
+            figures.measure("cpu_us_per_message", *cpu);
+            figures
+        };
+        Column {
+            subject,
+            version: "1".to_owned(),
+            runs: cpu.iter().map(figures).collect(),
+            obstacle: None,
+        }
+    }
 
     #[test]
-    fn digits_are_grouped() {
-        assert_eq!(grouped(7), "7");
-        assert_eq!(grouped(123_456), "123,456");
-        assert_eq!(grouped(1_234_567), "1,234,567");
+    fn the_object_has_its_fixed_names() {
+        let mosquitto = Subject::Rival(Rival::of(RivalName::Mosquitto));
+        let mut nats = column(Subject::Rival(Rival::of(RivalName::Nats)), &[]);
+        nats.obstacle = Some("it has no QoS 2".to_owned());
+        let report = Report {
+            scenario: "p2p",
+            settings: json!({ "qos": 1 }),
+            columns: vec![
+                column(Subject::Roadstead, &[4.0, 5.0, 6.0]),
+                column(Subject::Limit, &[2.0, 2.0, 4.0]),
+                column(mosquitto, &[8.0, 20.0, 12.0]),
+                nats,
+            ],
+        };
+        let object = report.object();
+        let roadstead = &object["roadstead"];
+        assert_eq!(roadstead["cpu_us_per_message"], json!(5));
+        assert_eq!(roadstead["cpu_us_per_message_range"], json!([4, 6]));
+        assert_eq!(roadstead["latency_ms_p99"], Value::Null);
+        assert_eq!(object["rivals"]["mosquitto"]["sessions"], json!(200));
+        assert_eq!(
+            object["rivals"]["nats"]["not_measured"],
+            json!("it has no QoS 2")
+        );
+        assert_eq!(object["ratios"]["cpu_per_message_vs_limit"], json!(2));
+        let ratio = "qos1_messages_per_core_vs_mosquitto";
+        assert_eq!(object["ratios"][ratio], json!(2));
+        assert_eq!(object["ratios"][format!("{ratio}_range")], json!([2, 4]));
+        assert!(report.table().contains("5 (4–6)"), "{}", report.table());
+    }
+
+    #[test]
+    fn a_given_server_is_not_called_roadstead() {
+        let report = Report {
+            scenario: "connect",
+            settings: json!({}),
+            columns: vec![column(Subject::Given, &[1.0])],
+        };
+        let object = report.object();
+        assert!(object.get("roadstead").is_none() && object["server"].is_object());
     }
 }

@@ -1,4 +1,4 @@
-//! The server that is loaded: this repository's, built and started here, or one that runs already.
+//! The server that is loaded: a process that is started here, or one that runs already.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -14,9 +14,14 @@ use anyhow::{Context as _, Result, bail};
 use crate::arguments::{Common, Io, Transport};
 use crate::cleanup::{self, Guard};
 use crate::clock;
+use crate::machine::Plan;
+use crate::rival::{Rival, Store};
+use crate::subject::Subject;
 
 /// How long a server may take to listen.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a server may take to stop when it is asked to.
+const STOP_LIMIT: Duration = Duration::from_secs(120);
 /// Listeners are below the ports of outgoing connections, which could take them.
 const PORTS: std::ops::Range<u16> = 7_100..9_900;
 
@@ -29,11 +34,31 @@ pub(crate) struct Server {
     pub(crate) pid: Option<u32>,
     /// Its name and version.
     pub(crate) version: String,
-    /// Its backend, where it is known.
-    pub(crate) io: Option<Io>,
+    /// True exactly when it is known to use io_uring.
+    pub(crate) uring: bool,
+    /// Where it tells of itself over HTTP.
+    pub(crate) admin: Option<SocketAddr>,
     process: Option<Guard>,
+    launch: Option<Launch>,
     log: PathBuf,
     _folder: Option<Guard>,
+}
+
+/// How to start it, and start it again.
+#[derive(Debug)]
+struct Launch {
+    /// Program and arguments.
+    words: Vec<OsString>,
+    variables: Vec<(&'static str, OsString)>,
+    folder: PathBuf,
+}
+
+/// Where a server is to listen.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    tcp: SocketAddr,
+    websocket: SocketAddr,
+    admin: SocketAddr,
 }
 
 /// The root of the repository.
@@ -42,58 +67,105 @@ pub(crate) fn root() -> PathBuf {
 }
 
 impl Server {
-    /// Starts the server, or takes the one that runs already. `connections_max` is for each core.
-    pub(crate) fn start(common: &Common, cores: u16, connections_max: u32) -> Result<Self> {
+    /// Starts the server with an empty store, or takes the one that runs already.
+    pub(crate) fn start(
+        common: &Common,
+        subject: &Subject,
+        plan: &Plan,
+        store: Store,
+    ) -> Result<Self> {
         if let Some(address) = common.address {
             return Ok(Self {
                 address,
                 pid: common.pid,
                 version: "unknown".to_owned(),
-                io: None,
+                uring: false,
+                admin: None,
                 process: None,
+                launch: None,
                 log: PathBuf::new(),
                 _folder: None,
             });
         }
-        let program = match &common.server {
-            Some(program) => program.clone(),
-            None => build()?,
-        };
-        let version = Command::new(&program).arg("--version").output();
-        let version = version.with_context(|| format!("cannot run {}", program.display()))?;
         let folder = std::env::temp_dir().join(format!("roadstead-bench-{}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let remove = cleanup::remove_at_end(folder.clone());
-        let (tcp, websocket) = free_ports()?;
-        let log = folder.join("log");
-        let mut command = dies_with_us(&program);
+        let ports = free_ports()?;
+        let (version, words, variables) = match subject {
+            Subject::Rival(rival) => rival_launch(rival, plan, ports, store)?,
+            Subject::Limit => relay_launch(plan, ports)?,
+            Subject::Roadstead | Subject::Given => roadstead_launch(common, plan, ports)?,
+        };
+        let launch = Launch {
+            words: bound(plan, words),
+            variables,
+            folder: folder.clone(),
+        };
+        let mut server = Self {
+            address: match common.transport() {
+                Transport::Tcp => ports.tcp,
+                Transport::Websocket => ports.websocket,
+            },
+            pid: None,
+            version,
+            uring: match subject {
+                Subject::Roadstead => common.io == Io::IoUring,
+                Subject::Limit => true,
+                Subject::Rival(_) | Subject::Given => false,
+            },
+            admin: matches!(subject, Subject::Roadstead).then_some(ports.admin),
+            process: None,
+            launch: Some(launch),
+            log: folder.join("bench.log"),
+            _folder: Some(remove),
+        };
+        server.run()?;
+        Ok(server)
+    }
+
+    /// Starts the process and waits until it listens.
+    fn run(&mut self) -> Result<()> {
+        let launch = self
+            .launch
+            .as_ref()
+            .context("a server that was not started here")?;
+        let mut command = Command::new(&launch.words[0]);
         command
-            .args(settings(common, cores, connections_max, websocket))
-            .arg("--listen")
-            .arg(tcp.to_string())
-            .arg("--data")
-            .arg(folder.join("data"))
+            .args(&launch.words[1..])
+            .envs(launch.variables.iter().map(|(name, value)| (*name, value)))
+            .current_dir(&launch.folder)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log)?)
+            .stdout(File::create(&self.log)?)
+            .stderr(File::options().append(true).open(&self.log)?)
             // A Ctrl-C in the terminal is for the bench, which ends the server when it has measured.
             .process_group(0);
         let child = command.spawn().context("cannot start the server")?;
-        let pid = child.id();
-        let server = Self {
-            address: match common.transport {
-                Transport::Tcp => tcp,
-                Transport::Websocket => websocket,
-            },
-            pid: Some(pid),
-            version: String::from_utf8_lossy(&version.stdout).trim().to_owned(),
-            io: Some(common.io),
-            process: Some(cleanup::kill_at_end(child)),
-            log,
-            _folder: Some(remove),
-        };
-        server.await_listener()?;
-        Ok(server)
+        self.pid = Some(child.id());
+        self.process = Some(cleanup::kill_at_end(child));
+        self.await_listener()
+    }
+
+    /// Stops the server in order and starts it again on what it has stored. Returns how long it took until it listened.
+    pub(crate) fn restart(&mut self) -> Result<Duration> {
+        let process = self
+            .process
+            .take()
+            .context("only a server that was started here can be restarted")?;
+        cleanup::ask_to_end(&process)?;
+        let until = clock::now() + STOP_LIMIT;
+        while !cleanup::has_ended(&process) {
+            if clock::now() > until {
+                bail!(
+                    "the server does not stop within {STOP_LIMIT:?}; its log ends with:\n{}",
+                    self.log_tail()
+                );
+            }
+            pause(Duration::from_millis(10))?;
+        }
+        drop(process);
+        let started = clock::now();
+        self.run()?;
+        Ok(clock::now() - started)
     }
 
     /// An error when the process has ended.
@@ -108,8 +180,8 @@ impl Server {
     }
 
     /// The last lines of the server's log.
-    pub(crate) fn log_tail(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
+    fn log_tail(&self) -> String {
+        let text = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
@@ -149,50 +221,118 @@ pub(crate) fn pause(span: Duration) -> Result<()> {
     }
 }
 
-/// A command that the kernel kills with us even when we are killed, where util-linux has the program for it.
-fn dies_with_us(program: &Path) -> Command {
-    let setpriv = Path::new("/usr/bin/setpriv");
-    if !setpriv.exists() {
-        return Command::new(program);
+/// The command on its CPUs, killed by the kernel with us even when we are killed; both where util-linux has the program
+/// for it. Both programs become what they start.
+fn bound(plan: &Plan, words: Vec<OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = Vec::new();
+    if let Some(division) = &plan.division {
+        let cpus: Vec<String> = division.server.iter().map(usize::to_string).collect();
+        all.extend(["taskset".into(), "-c".into(), cpus.join(",").into()]);
     }
-    let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "KILL"]).arg(program);
-    command
+    if Path::new("/usr/bin/setpriv").exists() {
+        all.extend(["/usr/bin/setpriv", "--pdeathsig", "KILL"].map(OsString::from));
+    }
+    all.extend(words);
+    all
 }
 
-fn settings(
-    common: &Common,
-    cores: u16,
-    connections_max: u32,
-    websocket: SocketAddr,
-) -> Vec<OsString> {
-    let websocket = match common.transport {
-        Transport::Tcp => "listeners.websocket=[]".to_owned(),
-        Transport::Websocket => format!("listeners.websocket=[\"{websocket}\"]"),
+type Recipe = (String, Vec<OsString>, Vec<(&'static str, OsString)>);
+
+fn rival_launch(rival: &Rival, plan: &Plan, ports: Ports, store: Store) -> Result<Recipe> {
+    let command = rival.command();
+    let mut words = vec![command.get_program().to_owned()];
+    words.extend(command.get_args().map(ToOwned::to_owned));
+    words.push("run".into());
+    let cpus = plan.division.as_ref().map_or_else(
+        || std::thread::available_parallelism().map_or(1, usize::from),
+        |division| division.server.len(),
+    );
+    let durable = if store == Store::Disk { "yes" } else { "" };
+    let mut variables: Vec<(&'static str, OsString)> = vec![
+        ("PORT", ports.tcp.port().to_string().into()),
+        ("WEBSOCKET_PORT", ports.websocket.port().to_string().into()),
+        ("CPUS", cpus.to_string().into()),
+        ("DURABLE", durable.into()),
+    ];
+    for (name, value) in command.get_envs() {
+        let name = match name.to_str() {
+            Some("TOOLS") => "TOOLS",
+            Some("SETTINGS") => "SETTINGS",
+            _ => continue,
+        };
+        let folder = PathBuf::from(value.unwrap_or_default()).canonicalize()?;
+        variables.push((name, folder.into()));
+    }
+    if let Some(script) = words.get_mut(1) {
+        *script = PathBuf::from(&*script).canonicalize()?.into();
+    }
+    Ok((rival.banner()?, words, variables))
+}
+
+fn relay_launch(plan: &Plan, ports: Ports) -> Result<Recipe> {
+    let program = std::env::current_exe().context("this program does not know where it is")?;
+    let words = [
+        program.into_os_string(),
+        "relay".into(),
+        "--listen".into(),
+        ports.tcp.to_string().into(),
+        "--connections-max".into(),
+        plan.connections_max.to_string().into(),
+    ];
+    let version = "relay: moves packets, routes nothing".to_owned();
+    Ok((version, words.to_vec(), Vec::new()))
+}
+
+fn roadstead_launch(common: &Common, plan: &Plan, ports: Ports) -> Result<Recipe> {
+    let program = match &common.server {
+        Some(program) => program
+            .canonicalize()
+            .with_context(|| format!("there is no {}", program.display()))?,
+        None => built()?,
     };
-    let mut arguments: Vec<OsString> = vec![
+    let version = Command::new(&program).arg("--version").output();
+    let version = version.with_context(|| format!("cannot run {}", program.display()))?;
+    let websocket = match common.transport() {
+        Transport::Tcp => "listeners.websocket=[]".to_owned(),
+        Transport::Websocket => format!("listeners.websocket=[\"{}\"]", ports.websocket),
+    };
+    let mut words: Vec<OsString> = vec![
+        program.into(),
         "--io".into(),
         common.io.name().into(),
         "--cores".into(),
-        cores.to_string().into(),
+        plan.cores.to_string().into(),
+        "--listen".into(),
+        ports.tcp.to_string().into(),
+        "--data".into(),
+        "data".into(),
     ];
     let keys = [
         websocket,
-        "admin.address=off".to_owned(),
+        format!("admin.address={}", ports.admin),
         "log.level=warn".to_owned(),
-        format!("io.connections_max={connections_max}"),
-        format!("node.pin_cores={}", common.pin),
+        format!("io.connections_max={}", plan.connections_max),
+        format!("node.pin_cores={}", plan.division.is_some()),
     ];
     for key in keys.iter().chain(&common.set) {
-        arguments.push("--set".into());
-        arguments.push(key.into());
+        words.push("--set".into());
+        words.push(key.into());
     }
-    arguments
+    let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
+    Ok((version, words, Vec::new()))
 }
 
-/// Builds the server and returns its program.
+/// This repository's server, built once.
+fn built() -> Result<PathBuf> {
+    static BUILT: std::sync::OnceLock<Result<PathBuf, String>> = std::sync::OnceLock::new();
+    BUILT
+        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
 fn build() -> Result<PathBuf> {
-    let root = root();
+    let root = root().canonicalize()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     eprintln!("building the server");
     let status = Command::new(cargo)
@@ -210,8 +350,8 @@ fn build() -> Result<PathBuf> {
     Ok(target.join("release/roadstead"))
 }
 
-/// Two free ports of the loopback address.
-fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
+/// Free ports of the loopback address.
+fn free_ports() -> Result<Ports> {
     let address = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     // Where to begin differs from run to run, so that runs at the same time do not race for one port.
     let first = PORTS.start + (std::process::id() % u32::from(PORTS.end - PORTS.start)) as u16;
@@ -219,7 +359,13 @@ fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
         .chain(PORTS.start..first)
         .map(address)
         .filter(|address| TcpListener::bind(address).is_ok());
-    free.next()
-        .zip(free.next())
-        .context("no free port from 7,100 to 9,900 on 127.0.0.1")
+    let mut next = || {
+        free.next()
+            .context("no free port from 7,100 to 9,900 on 127.0.0.1")
+    };
+    Ok(Ports {
+        tcp: next()?,
+        websocket: next()?,
+        admin: next()?,
+    })
 }

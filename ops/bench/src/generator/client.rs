@@ -1,15 +1,16 @@
 //! One client: from the connection to a live session, and what it answers while it is live.
 //!
 //! ```text
-//! Connecting ─▶ Upgrading (WebSocket) ─▶ Greeting ─CONNACK─▶ Subscribing ─SUBACK─▶ Live ─▶ Ended
-//!                                              └──────────── nothing to subscribe to ─▲
+//! Connecting ─▶ Upgrading (WebSocket) ─▶ Greeting ─CONNACK─▶ Subscribing ─SUBACK─▶ Live ─▶ Leaving ─▶ Ended
+//!                                              └─ nothing to subscribe to, or resumed ─▲
 //! ```
 
 use edge_proto::decode::{Sender, decode};
 use edge_proto::encode;
 use edge_proto::frame::{PACKET_LENGTH_MAX, next_frame};
 use edge_proto::packet::{
-    Ack, Connect, Packet, PacketType, Publish, PublishProperties, QoS, SubscriptionOptions, Version,
+    Ack, Connect, Disconnect, Packet, PacketType, Publish, PublishProperties, QoS,
+    SubscriptionOptions, Version,
 };
 use edge_proto::reason::ReasonCode;
 use edge_proto::websocket::{self, Decoder, Opcode, handshake};
@@ -33,6 +34,8 @@ pub(super) enum Phase {
     Greeting,
     Subscribing,
     Live,
+    /// It was told to end.
+    Leaving,
     Ended,
 }
 
@@ -61,8 +64,8 @@ const _: () = assert!(size_of::<Client>() <= 48);
 /// What a packet meant to the generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The session is live from now on.
-    BecameLive,
+    /// The session is live from now on; true for one that the server has kept.
+    BecameLive { resumed: bool },
     /// A message arrived, sent this many nanoseconds after the start of the run.
     Arrived { stamp_ns: u64 },
     /// A QoS 1 or 2 message is through.
@@ -98,9 +101,16 @@ impl Client {
 
     fn greet(&mut self, settings: &Settings, out: &mut Vec<u8>) {
         self.phase = Phase::Greeting;
-        let client_id = format!("bench-{:07}", self.number);
+        let client_id = format!("{CLIENT_ID_START}{:07}", self.number);
         let mut connect = Connect::new(settings.version, &client_id);
         connect.keep_alive_s = settings.keep_alive_s;
+        connect.username = settings.user;
+        // No server here checks it; one wants that there is one.
+        connect.password = settings.user.map(str::as_bytes);
+        if self.number >= settings.durable_from {
+            connect.clean_start = false;
+            connect.session_expiry_s = Some(settings.session_expiry_s);
+        }
         self.write(out, |out| encode::connect(out, &connect));
     }
 
@@ -112,6 +122,13 @@ impl Client {
         let mut bytes = Vec::with_capacity(64);
         packet(&mut bytes);
         websocket::write_client_frame(out, Opcode::Binary, MASK, &bytes);
+    }
+
+    /// Writes a DISCONNECT, after which the server ends the connection and, if it is durable, keeps the session.
+    pub(super) fn leave(&mut self, version: Version, out: &mut Vec<u8>) {
+        self.phase = Phase::Leaving;
+        let disconnect = Disconnect::new(ReasonCode::Success);
+        self.write(out, |out| encode::disconnect(out, version, &disconnect));
     }
 
     /// Writes a PINGREQ.
@@ -267,16 +284,21 @@ impl Client {
         let version = settings.version;
         match packet {
             Packet::ConnAck(connack) if connack.reason == ReasonCode::Success => {
-                let Some(filter) = settings.topics.filter(self.number) else {
+                let resumed = connack.session_present;
+                let filter = settings.topics.filter(self.number);
+                let Some(filter) = filter.filter(|_| !resumed) else {
                     self.phase = Phase::Live;
-                    sink(Outcome::BecameLive);
+                    sink(Outcome::BecameLive { resumed });
                     return Ok(());
                 };
                 self.phase = Phase::Subscribing;
                 let packet_id = self.packet_id();
                 let options = SubscriptionOptions::from_qos(settings.qos);
+                let own = settings.topics.second_filter(self.number);
+                let mut filters = vec![(filter.as_str(), options)];
+                filters.extend(own.as_deref().map(|own| (own, options)));
                 self.write(out, |out| {
-                    encode::subscribe(out, version, packet_id, None, &[(&filter, options)]);
+                    encode::subscribe(out, version, packet_id, None, &filters);
                 });
             }
             Packet::ConnAck(connack) => {
@@ -287,7 +309,7 @@ impl Client {
                     return Err(format!("SUBSCRIBE refused: {:02x?}", suback.reasons));
                 }
                 self.phase = Phase::Live;
-                sink(Outcome::BecameLive);
+                sink(Outcome::BecameLive { resumed: false });
             }
             Packet::Publish(publish) => {
                 sink(Outcome::Arrived {
@@ -337,8 +359,28 @@ impl Topics {
             Self::None => None,
             Self::Own => Some(own_topic(number)),
             Self::Shared { publishers } => (number >= publishers).then(|| SHARED_TOPIC.to_owned()),
+            Self::OwnFrom { first } => (number >= first).then(|| own_topic(number)),
+            Self::Rooms { size } => Some(room_topic(number / size)),
         }
     }
+
+    /// What it subscribes to besides.
+    fn second_filter(self, number: u32) -> Option<String> {
+        matches!(self, Self::Rooms { .. }).then(|| own_topic(number))
+    }
+}
+
+/// Begins every client identifier; the number of the client follows.
+const CLIENT_ID_START: &str = "bench-";
+
+/// The number of the client that has this identifier.
+pub(crate) fn number_of(client_id: &str) -> Option<u32> {
+    client_id.strip_prefix(CLIENT_ID_START)?.parse().ok()
+}
+
+/// The topic of one room.
+pub(super) fn room_topic(room: u32) -> String {
+    format!("room/{room}")
 }
 
 /// The topic of one client.

@@ -5,6 +5,9 @@
 mod addresses;
 mod client;
 mod load;
+mod open;
+mod ping;
+mod publish;
 mod thread;
 
 use std::net::SocketAddr;
@@ -24,10 +27,13 @@ use crate::machine::Plan;
 use crate::memory;
 use crate::server::{Server, pause};
 
+pub(crate) use client::number_of;
 pub(crate) use load::{Load, Target};
 
 /// A phase in which nothing moves for so long has failed.
 const STUCK_AFTER: Duration = Duration::from_secs(20);
+/// When nothing has arrived for so long, nothing more will.
+const QUIET_AFTER: Duration = Duration::from_secs(2);
 /// Different faults that are told.
 const FAULTS_MAX: usize = 5;
 
@@ -42,6 +48,16 @@ pub(crate) enum Topics {
     Shared {
         /// Clients that do not subscribe.
         publishers: u32,
+    },
+    /// All from this number on: a topic of its own each.
+    OwnFrom {
+        /// The first that subscribes.
+        first: u32,
+    },
+    /// The topic of their room, and a topic of their own each.
+    Rooms {
+        /// Clients in a room.
+        size: u32,
     },
 }
 
@@ -59,6 +75,12 @@ pub(crate) struct Settings {
     pub(crate) topics: Topics,
     /// Bytes of a payload, at least 16.
     pub(crate) payload_bytes: usize,
+    /// User name in each CONNECT.
+    pub(crate) user: Option<&'static str>,
+    /// How long durable sessions outlive their connection.
+    pub(crate) session_expiry_s: u32,
+    /// Sessions of clients from this number on are durable; those of the others end with their connection.
+    pub(crate) durable_from: u32,
     pub(crate) seed: u64,
 }
 
@@ -70,10 +92,14 @@ enum Command {
         numbers: std::ops::Range<u32>,
         per_second: f64,
     },
+    /// The clients with these numbers that are its own disconnect.
+    Leave { numbers: std::ops::Range<u32> },
+    /// From now on the end of a connection is a disconnect (true), or what was to be expected (false).
+    Watch(bool),
     /// Each of its clients sends so many PINGREQs, one by one.
     Ping { rounds: u32 },
-    /// Ping all the time from now on, each client once in the keep-alive.
-    KeepAlive,
+    /// Ping all the time from now on: so many in a second on this thread, or each client once in the keep-alive.
+    KeepAlive { per_second: Option<f64> },
     /// Publish.
     Load(Load),
     /// Publish no more.
@@ -99,6 +125,11 @@ impl Latencies {
         let messages =
             Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are in order");
         Self { messages }
+    }
+
+    /// The longest, in milliseconds.
+    pub(crate) fn longest_ms(&self) -> f64 {
+        self.messages.max() as f64 / 1_000.0
     }
 
     /// A quantile in milliseconds.
@@ -135,8 +166,12 @@ counters! {
     live,
     /// Connections that ended before their session was live.
     failed,
+    /// Sessions that became live and that the server had kept.
+    resumed,
     /// Live sessions that ended although nobody asked for it.
     disconnects,
+    /// Live sessions that ended as they were to.
+    left,
     /// PUBLISH sent.
     published,
     /// Publishes that were due and left out, because too many of the publisher's were not acknowledged.
@@ -191,7 +226,7 @@ pub(crate) struct Generator {
 }
 
 impl Generator {
-    /// Starts the threads; `clients` is how many will be opened in all.
+    /// Starts the threads, on the CPUs that are theirs; `clients` is how many will be opened in all.
     pub(crate) fn start(settings: Settings, plan: &Plan, clients: u32) -> Result<Self> {
         let shared = Arc::new(Shared {
             settings,
@@ -205,10 +240,11 @@ impl Generator {
         for index in 0..plan.threads {
             let (commands, receiver) = mpsc::channel();
             let (sender, waker) = mpsc::channel();
-            let (kit, backend) = (Arc::clone(&shared), plan.backend);
+            let kit = Arc::clone(&shared);
+            let place = thread::Place::new(index, plan);
             let handle = std::thread::Builder::new()
                 .name(format!("clients-{index}"))
-                .spawn(move || thread::run(index, backend, share, kit, receiver, &sender))?;
+                .spawn(move || thread::run(place, share, kit, receiver, &sender))?;
             let waker = waker
                 .recv()
                 .context("a thread of the generator ended at its start")??;
@@ -224,6 +260,30 @@ impl Generator {
     /// True exactly when it uses io_uring.
     pub(crate) fn is_uring(plan: &Plan) -> bool {
         plan.backend == Backend::IoUring
+    }
+
+    /// Clients disconnect; waits until all of them have.
+    pub(crate) fn leave(&self, server: &Server, numbers: std::ops::Range<u32>) -> Result<()> {
+        let before = self.totals();
+        let count = numbers.len() as u64;
+        self.tell(&Command::Leave { numbers });
+        self.wait(server, "disconnects", |totals| {
+            let now = totals.since(&before);
+            (now.left + now.disconnects, count)
+        })
+    }
+
+    /// Stops the server and starts it again, which ends all sessions' connections. Returns how long it took to listen.
+    pub(crate) fn outlive(&self, server: &mut Server) -> Result<Duration> {
+        let before = self.totals();
+        self.tell(&Command::Watch(false));
+        let took = server.restart()?;
+        let live = before.live - before.left - before.disconnects;
+        self.wait(server, "connections to end", |totals| {
+            (totals.since(&before).left, live)
+        })?;
+        self.tell(&Command::Watch(true));
+        Ok(took)
     }
 
     fn tell(&self, command: &Command) {
@@ -291,9 +351,10 @@ impl Generator {
     }
 
     /// From now on as many clients ping in each second as do when sessions have been open for long. Before, a client pings
-    /// only when its keep-alive asks for it, which right after the ramp it does not.
-    pub(crate) fn keep_alive(&self) {
-        self.tell(&Command::KeepAlive);
+    /// only when its keep-alive asks for it, which right after the ramp it does not. `per_second` overrides how many.
+    pub(crate) fn keep_alive(&self, per_second: Option<f64>) {
+        let per_second = per_second.map(|per_second| per_second / self.threads.len() as f64);
+        self.tell(&Command::KeepAlive { per_second });
     }
 
     /// Begins to publish.
@@ -355,6 +416,26 @@ impl Generator {
                     "  {done} of {of} {what}, {} failed, {} disconnects",
                     totals.failed, totals.disconnects
                 );
+            }
+            server.check()?;
+            pause(Duration::from_millis(10))?;
+        }
+    }
+
+    /// Waits until every message that was published since `before` has arrived `copies` times, or nothing arrives any more.
+    /// Returns how many are missing: QoS 0 may be dropped.
+    pub(crate) fn drain(&self, server: &Server, before: &Totals, copies: u64) -> Result<u64> {
+        let (mut last, mut moved) = (0, clock::now());
+        loop {
+            let now = self.totals().since(before);
+            let missing = (now.published * copies).saturating_sub(now.delivered);
+            if missing == 0 {
+                return Ok(0);
+            }
+            if now.delivered != last {
+                (last, moved) = (now.delivered, clock::now());
+            } else if clock::now() - moved > QUIET_AFTER {
+                return Ok(missing);
             }
             server.check()?;
             pause(Duration::from_millis(10))?;

@@ -1,38 +1,82 @@
-//! Sessions opened as fast as the server takes them, a bounded number on their way at once.
+//! Sessions opened as fast as the server takes them, a bounded number on their way at once: new ones, or, after a restart of
+//! the server, ones that it has to resume.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use edge_proto::packet::QoS;
 use serde_json::json;
 
-use super::{Bench, Clients, settings};
+use super::bench::{Bench, Clients};
+use super::compare::{Comparison, RUNS};
 use crate::arguments::Connect;
+use crate::figures::Figures;
 use crate::generator::Topics;
-use crate::report::Report;
+use crate::machine::Cores;
+use crate::rival::Store;
+
+/// From so many sessions on a run is long.
+const LONG_FROM: u32 = 50_000;
 
 pub(super) fn run(arguments: &Connect) -> Result<()> {
-    let common = &arguments.common;
-    let clients = Clients {
-        count: arguments.sessions,
-        topics: Topics::None,
-        qos: QoS::AtMostOnce,
-        keep_alive_s: 60,
-        payload_bytes: 16,
+    let mut clients = Clients::new(arguments.sessions, Topics::None, QoS::AtMostOnce, 16);
+    if arguments.resume {
+        clients.topics = Topics::Own;
+        clients.qos = QoS::AtLeastOnce;
+        clients.durable_from = 0;
+        clients.store = Store::Disk;
+    }
+    let comparison = Comparison {
+        name: if arguments.resume {
+            "connect-resume"
+        } else {
+            "connect"
+        },
+        common: &arguments.common,
+        clients,
+        cores: Cores::One,
+        limit: false,
+        runs: if arguments.sessions < LONG_FROM {
+            RUNS
+        } else {
+            1
+        },
+        settings: json!({
+            "sessions": arguments.sessions, "rate": arguments.rate, "resume": arguments.resume,
+        }),
     };
-    let bench = Bench::start(common, &clients)?;
+    comparison.run(|bench, figures| {
+        if arguments.resume {
+            storm(arguments, bench, figures)
+        } else {
+            connect(arguments, bench, figures)
+        }
+    })
+}
+
+fn connect(arguments: &Connect, bench: &Bench, figures: &mut Figures) -> Result<()> {
     let before = bench.reading();
     let took = bench
         .generator
         .open(&bench.server, 0..arguments.sessions, arguments.rate)?;
-    let (counted, server_us, generator_us) = bench.reading().since(&before);
+    let between = bench.reading().since(&before);
     let sessions = f64::from(arguments.sessions);
-    let mut report = Report::new("connect");
-    report.count("sessions", counted.live);
-    report.measure("connects_per_s", sessions / took.as_secs_f64());
-    if let Some(server_us) = server_us {
-        report.measure("cpu_us_per_connect", server_us / sessions);
+    figures.count("sessions", between.counted.live);
+    figures.measure("connects_per_s", sessions / took.as_secs_f64());
+    figures.measure("requests_per_s", sessions / took.as_secs_f64());
+    between.cpu("connect", between.counted.live, "", figures);
+    Ok(())
+}
+
+fn storm(arguments: &Connect, bench: &mut Bench, figures: &mut Figures) -> Result<()> {
+    let sessions = arguments.sessions;
+    eprintln!("  {sessions} durable sessions, then a restart");
+    bench.generator.open(&bench.server, 0..sessions, 0)?;
+    let restart = bench.generator.outlive(&mut bench.server)?;
+    figures.measure("restart_ms", restart.as_secs_f64() * 1e3);
+    connect(arguments, bench, figures)?;
+    let resumed = bench.generator.totals().resumed;
+    figures.count("resumed", resumed);
+    if resumed < u64::from(sessions) {
+        bail!("of {sessions} durable sessions {resumed} were resumed after the restart");
     }
-    report.measure("generator_cpu_us_per_connect", generator_us / sessions);
-    report.count("disconnects", counted.disconnects);
-    let own = json!({ "sessions": arguments.sessions, "rate": arguments.rate });
-    report.finish(common, &bench.server, &settings(common, &bench.plan, own))
+    Ok(())
 }

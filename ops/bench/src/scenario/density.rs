@@ -3,12 +3,15 @@
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::{Bench, Clients, Reading, faults, settings};
+use super::bench::{Bench, Clients, Reading};
+use super::compare::{Comparison, RUNS};
 use crate::arguments::{Density, qos};
+use crate::figures::Figures;
 use crate::generator::{Generator, Latencies, Load, Target, Topics};
+use crate::machine::{self, Cores};
 use crate::memory::{self, Division, Growth, Kernel, Resident};
-use crate::report::Report;
 use crate::server::pause;
+use crate::subject::Subject;
 
 /// Sessions for each core that are open from before the first measurement to the end: with them the server has touched what
 /// it keeps for any number of sessions (receive buffers, queues between cores, stacks).
@@ -16,7 +19,9 @@ const WARM_UP_PER_CORE: u32 = 64;
 /// PINGREQs of each of them: together more than a core has receive buffers, which it uses in turn.
 const WARM_UP_PINGS: u32 = 48;
 /// Bytes of a message that shows that a session is reached.
-const PAYLOAD_BYTES: usize = 64;
+const PAYLOAD_BYTES: u32 = 64;
+/// From so many sessions on a run is long.
+const LONG_FROM: u32 = 50_000;
 
 /// What is measured before and after the sessions.
 struct Footprint {
@@ -26,64 +31,71 @@ struct Footprint {
 
 pub(super) fn run(arguments: &Density) -> Result<()> {
     let common = &arguments.common;
-    let keep_alive_s = u16::try_from(arguments.keep_alive.as_secs()).unwrap_or(u16::MAX);
-    let mut clients = Clients {
-        count: arguments.sessions,
-        topics: Topics::Own,
-        qos: qos(arguments.qos),
-        keep_alive_s,
-        payload_bytes: PAYLOAD_BYTES,
-    };
-    let plan = crate::machine::plan(common, arguments.sessions)?;
+    let plan = machine::plan(common, &Subject::Roadstead, arguments.sessions, Cores::All)?;
     let warm_up = WARM_UP_PER_CORE * u32::from(plan.cores);
-    clients.count += warm_up;
-    let bench = Bench::start(common, &clients)?;
+    let mut clients = Clients::new(
+        arguments.sessions + warm_up,
+        Topics::Own,
+        qos(arguments.qos),
+        PAYLOAD_BYTES,
+    );
+    clients.keep_alive_s = u16::try_from(arguments.keep_alive.as_secs()).unwrap_or(u16::MAX);
+    let comparison = Comparison {
+        name: "density",
+        common,
+        clients,
+        cores: Cores::All,
+        limit: false,
+        runs: if arguments.sessions < LONG_FROM {
+            RUNS
+        } else {
+            1
+        },
+        settings: json!({
+            "sessions": arguments.sessions, "warm_up_sessions": warm_up, "rate": arguments.rate, "qos": arguments.qos,
+            "hold_s": arguments.hold.as_secs_f64(), "keep_alive_s": clients.keep_alive_s, "messages": arguments.messages,
+        }),
+    };
+    comparison.run(|bench, figures| once(arguments, warm_up, bench, figures))
+}
+
+fn once(arguments: &Density, warm_up: u32, bench: &Bench, figures: &mut Figures) -> Result<()> {
     let Bench {
         generator, server, ..
-    } = &bench;
-    eprintln!("warming up with {warm_up} sessions, which stay");
+    } = bench;
+    let all = arguments.sessions + warm_up;
+    eprintln!("  warming up with {warm_up} sessions, which stay");
     generator.open(server, 0..warm_up, 0)?;
     generator.ping(server, WARM_UP_PINGS)?;
 
-    let before = footprint(&bench)?;
+    let before = footprint(bench)?;
     let at_start = bench.reading();
-    eprintln!("opening {} sessions", arguments.sessions);
-    let took = generator.open(server, warm_up..clients.count, arguments.rate)?;
+    eprintln!("  opening {} sessions", arguments.sessions);
+    let took = generator.open(server, warm_up..all, arguments.rate)?;
     let opened = bench.reading();
-    eprintln!("holding them for {:?}", arguments.hold);
-    generator.keep_alive();
+    eprintln!("  holding them for {:?}", arguments.hold);
+    generator.keep_alive(None);
     pause(arguments.hold)?;
     let held = bench.reading();
-    let after = footprint(&bench)?;
-    let latencies = reach(&bench, arguments, warm_up..clients.count)?;
+    let after = footprint(bench)?;
+    let latencies = reach(bench, arguments, warm_up..all)?;
 
-    let mut report = Report::new("density");
-    let totals = generator.totals();
-    let held_sessions =
-        u64::from(clients.count - warm_up) - totals.disconnects.min(u64::from(arguments.sessions));
-    report.count("sessions", held_sessions);
-    memory_of(&bench, arguments, &before, &after, &mut report);
-    report.count("disconnects", totals.disconnects);
-    report.measure(
-        "connects_per_s",
-        f64::from(arguments.sessions) / took.as_secs_f64(),
-    );
+    let lost = generator.totals().disconnects;
+    let sessions = u64::from(arguments.sessions);
+    figures.count("sessions", sessions - lost.min(sessions));
+    memory_of(bench, arguments, &before, &after, figures);
+    figures.measure("connects_per_s", sessions as f64 / took.as_secs_f64());
     cpu_of(
         arguments,
         [&at_start, &opened, &held, &bench.reading()],
-        &mut report,
+        figures,
     );
     if let Some(latencies) = latencies {
-        report.measure("latency_ms_p50", latencies.message_ms(0.5));
-        report.measure("latency_ms_p99", latencies.message_ms(0.99));
-        report.measure("latency_ms_p999", latencies.message_ms(0.999));
+        figures.measure("latency_ms_p50", latencies.message_ms(0.5));
+        figures.measure("latency_ms_p99", latencies.message_ms(0.99));
+        figures.measure("latency_ms_p999", latencies.message_ms(0.999));
     }
-    faults(generator, &mut report);
-    let own = json!({
-        "sessions": arguments.sessions, "warm_up_sessions": warm_up, "rate": arguments.rate, "qos": arguments.qos,
-        "hold_s": arguments.hold.as_secs_f64(), "keep_alive_s": keep_alive_s, "messages": arguments.messages,
-    });
-    report.finish(common, server, &settings(common, &bench.plan, own))
+    Ok(())
 }
 
 fn footprint(bench: &Bench) -> Result<Footprint> {
@@ -105,12 +117,15 @@ fn reach(
     let Bench {
         generator, server, ..
     } = bench;
-    eprintln!("sending {} messages to random sessions", arguments.messages);
+    eprintln!(
+        "  sending {} messages to random sessions",
+        arguments.messages
+    );
     generator.forget();
     let before = generator.totals();
     let messages = u64::from(arguments.messages);
     generator.load(Load {
-        publishers: sessions.end,
+        publishers: 0..sessions.end,
         target: Target::Random(sessions),
         per_second: f64::from(arguments.message_rate),
         messages,
@@ -139,46 +154,46 @@ fn memory_of(
     arguments: &Density,
     before: &Footprint,
     after: &Footprint,
-    report: &mut Report,
+    figures: &mut Figures,
 ) {
     let sessions = f64::from(arguments.sessions);
     if let Some((before, after)) = before.resident.zip(after.resident) {
         let grown = |after: u64, before: u64| after.saturating_sub(before) as f64 / sessions;
         let user = grown(after.anonymous, before.anonymous);
-        report.count("user_bytes_per_session", user.round() as u64);
-        report.measure(
+        figures.count("user_bytes_per_session", user.round() as u64);
+        figures.measure(
             "rss_growth_per_session",
             grown(after.rss, before.rss).round(),
         );
-        report.count("rss_bytes", after.rss);
-        report.count("rss_bytes_before", before.rss);
+        figures.count("rss_bytes", after.rss);
+        figures.count("rss_bytes_before", before.rss);
     }
     let division = Division {
         sessions: u64::from(arguments.sessions),
-        server_uring: bench.server.io == Some(crate::arguments::Io::IoUring),
+        server_uring: bench.server.uring,
         generator_uring: Generator::is_uring(&bench.plan),
         both_here: bench.server.address.ip().is_loopback(),
     };
     let growth = memory::divide(&before.kernel, &after.kernel, division);
     if after.kernel.caches.is_empty() {
-        report.note(
+        figures.note(
             "kernel_bytes_per_session",
             "unknown: /proc/slabinfo is for root".to_owned(),
         );
         return;
     }
-    report.count(
+    figures.count(
         "kernel_bytes_per_session",
         memory::kernel_bytes(&growth).round() as u64,
     );
     let whole = after.kernel.slab_bytes as f64 - before.kernel.slab_bytes as f64;
-    report.measure(
+    figures.measure(
         "kernel_object_bytes_per_session",
         memory::object_bytes(&growth).round(),
     );
     let sockets = memory::sockets_per_session(&before.kernel, &after.kernel, arguments.sessions);
-    report.measure("machine_sockets_per_session", sockets);
-    report.measure(
+    figures.measure("machine_sockets_per_session", sockets);
+    figures.measure(
         "machine_slab_growth_per_session",
         (whole / sessions).round(),
     );
@@ -195,7 +210,7 @@ fn memory_of(
             per_session * share_bytes,
             *objects as f64 / sessions
         );
-        report.note(&format!("  {cache}"), text);
+        figures.note(&format!("  {cache}"), text);
     }
     let caches: serde_json::Map<_, _> = growth
         .iter()
@@ -204,26 +219,28 @@ fn memory_of(
             (growth.cache.clone(), each)
         })
         .collect();
-    report.detail("kernel_caches", caches.into());
+    figures.detail("kernel_caches", caches.into());
 }
 
 /// CPU time of opening, holding and reaching the sessions.
-fn cpu_of(arguments: &Density, readings: [&Reading; 4], report: &mut Report) {
+fn cpu_of(arguments: &Density, readings: [&Reading; 4], figures: &mut Figures) {
     let [at_start, opened, held, end] = readings;
     let sessions = f64::from(arguments.sessions);
-    let (_, server_us, generator_us) = opened.since(at_start);
-    if let Some(server_us) = server_us {
-        report.measure("cpu_us_per_connect", server_us / sessions);
+    let ramp = opened.since(at_start);
+    if let Some(server_us) = ramp.server_us {
+        figures.measure("cpu_us_per_connect", server_us / sessions);
     }
-    report.measure("generator_cpu_us_per_connect", generator_us / sessions);
-    let (counted, server_us, _) = held.since(opened);
-    report.count("pings", counted.pongs);
-    if let Some(server_us) = server_us.filter(|_| counted.pongs > 0) {
-        report.measure("cpu_us_per_ping", server_us / counted.pongs as f64);
+    figures.measure("generator_cpu_us_per_connect", ramp.generator_us / sessions);
+    let hold = held.since(opened);
+    let pongs = hold.counted.pongs;
+    figures.count("pings", pongs);
+    if let Some(server_us) = hold.server_us.filter(|_| pongs > 0) {
+        figures.measure("cpu_us_per_ping", server_us / pongs as f64);
     }
-    let (counted, server_us, _) = end.since(held);
-    if let Some(server_us) = server_us.filter(|_| counted.delivered > 0) {
-        report.measure("cpu_us_per_message", server_us / counted.delivered as f64);
+    let reached = end.since(held);
+    let delivered = reached.counted.delivered;
+    if let Some(server_us) = reached.server_us.filter(|_| delivered > 0) {
+        figures.measure("cpu_us_per_message", server_us / delivered as f64);
     }
-    report.count("messages", counted.delivered);
+    figures.count("messages", delivered);
 }

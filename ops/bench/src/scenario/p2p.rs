@@ -1,38 +1,76 @@
-//! Pairs of clients, a fixed number of messages of each on their way: throughput and CPU of a 1:1 message at saturation.
+//! Pairs of clients. First as many messages as the server takes, a fixed number of each pair on their way: throughput and
+//! CPU of a 1:1 message. Then an open loop at half and at nine tenths of that: latency.
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Bench, Clients, measure_load, settings};
+use super::bench::{Bench, Clients};
+use super::compare::{Comparison, RUNS};
 use crate::arguments::{P2p, qos};
+use crate::figures::Figures;
 use crate::generator::{Load, Target, Topics};
-use crate::report::Report;
+use crate::machine::Cores;
 
 pub(super) fn run(arguments: &P2p) -> Result<()> {
-    let (common, load) = (&arguments.common, &arguments.load);
-    let clients = Clients {
-        count: 2 * arguments.pairs,
-        topics: Topics::Own,
-        qos: qos(load.qos),
-        keep_alive_s: 0,
-        payload_bytes: load.payload as usize,
+    let load = &arguments.load;
+    let comparison = Comparison {
+        name: "p2p",
+        common: &arguments.common,
+        clients: Clients::new(
+            2 * arguments.pairs,
+            Topics::Own,
+            qos(load.qos),
+            load.payload,
+        ),
+        cores: Cores::One,
+        limit: arguments.limit,
+        runs: RUNS,
+        settings: json!({
+            "pairs": arguments.pairs, "window": arguments.window, "qos": load.qos, "payload_bytes": load.payload,
+            "rate": arguments.rate, "warm_up_s": load.warm_up.as_secs_f64(), "seconds": load.duration.as_secs_f64(),
+        }),
     };
-    let bench = Bench::start(common, &clients)?;
-    bench.generator.open(&bench.server, 0..clients.count, 0)?;
-    bench.generator.load(Load {
-        target: Target::Partner {
-            window: arguments.window,
-        },
-        per_second: 0.0,
-        publishers: clients.count,
-        messages: u64::MAX,
-    });
-    let mut report = Report::new("p2p");
-    report.count("pairs", u64::from(arguments.pairs));
-    measure_load(&bench, load, &mut report)?;
-    let own = json!({
-        "pairs": arguments.pairs, "window": arguments.window, "qos": load.qos, "payload_bytes": load.payload,
-        "seconds": load.duration.as_secs_f64(),
-    });
-    report.finish(common, &bench.server, &settings(common, &bench.plan, own))
+    comparison.run(|bench, figures| once(arguments, bench, figures))
+}
+
+fn once(arguments: &P2p, bench: &Bench, figures: &mut Figures) -> Result<()> {
+    let clients = 2 * arguments.pairs;
+    bench.generator.open(&bench.server, 0..clients, 0)?;
+    figures.count("sessions", u64::from(clients));
+    if let Some(rate) = arguments.rate {
+        begin(arguments, bench, f64::from(rate));
+        bench
+            .measure_all(&arguments.load, 1, figures)?
+            .messages(figures);
+        return Ok(());
+    }
+    begin(arguments, bench, 0.0);
+    let saturated = bench.measure_all(&arguments.load, 1, figures)?;
+    let between = &saturated.measured;
+    let rate = between.counted.delivered as f64 / between.seconds;
+    figures.measure("messages_per_s", rate);
+    between.cpu("message", between.counted.delivered, "", figures);
+    for (share, suffix) in [(0.5, ""), (0.9, "_at_90")] {
+        begin(arguments, bench, share * rate);
+        let measured = bench.measure_all(&arguments.load, 1, figures)?;
+        measured.latency(suffix, figures);
+        let load = if suffix.is_empty() { "_at_50" } else { suffix };
+        let delivered = measured.measured.counted.delivered;
+        measured.measured.cpu("message", delivered, load, figures);
+        if suffix.is_empty() {
+            measured.left_out(figures);
+        }
+    }
+    saturated.latency("_saturated", figures);
+    Ok(())
+}
+
+fn begin(arguments: &P2p, bench: &Bench, per_second: f64) {
+    let target = Target::Partner {
+        window: arguments.window,
+    };
+    let publishers = 0..2 * arguments.pairs;
+    bench
+        .generator
+        .load(Load::endless(target, publishers, per_second));
 }

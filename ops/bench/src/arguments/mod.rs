@@ -1,4 +1,6 @@
-//! What may be typed, with its help.
+//! What may be typed, with its help: what all scenarios have in common here, each scenario's own in `scenarios`.
+
+mod scenarios;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,9 +9,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use edge_proto::packet::{QoS, Version};
 
+pub(crate) use scenarios::{
+    Connect, Density, Durable, Fanin, Fanout, LoadArguments, P2p, Phoenix, Ping, Reactor, Relay,
+    Soak, Wargaming, Whatsapp,
+};
+
 /// Loads an MQTT server and says what it costs.
 ///
-/// Builds and starts this repository's server unless --server or --address names another. Progress goes to standard error,
+/// Each scenario starts a server afresh in each of its runs. Builds this repository's server unless --server or --address names another. Progress goes to standard error,
 /// the table to standard output, and with --json one JSON object is the last line of it.
 #[derive(Debug, Parser)]
 #[command(name = "bench", version, max_term_width = 100)]
@@ -25,10 +32,29 @@ pub(crate) enum Scenario {
     Density(Density),
     /// Open sessions as fast as the server takes them: CONNECT/s and CPU of each.
     Connect(Connect),
-    /// Pairs of clients: one publishes to the other, a fixed number of messages on their way.
+    /// Pairs of clients: throughput at saturation, then latency at half and at nine tenths of it.
     P2p(P2p),
     /// Few publishers, and every message goes to all subscribers.
     Fanout(Fanout),
+    /// Many publishers, and every message goes to few subscribers.
+    Fanin(Fanin),
+    /// QoS 1 messages to sessions that are offline, and their later delivery.
+    Durable(Durable),
+    /// What a PINGREQ costs.
+    Ping(Ping),
+    /// A game's chat: 300,000 sessions in rooms, 12,000 requests a second.
+    Wargaming(Wargaming),
+    /// One messenger server's share: a million sessions, 10,000 messages a second, half of the recipients asleep.
+    Whatsapp(Whatsapp),
+    /// One room with 200,000 WebSocket subscribers: time until the last has a message.
+    Phoenix(Phoenix),
+    /// Churn for hours: does anything grow, is anything lost without a reason.
+    Soak(Soak),
+    /// The echo of our reactor against monoio's and tokio-uring's: CPU per message, bytes per idle connection.
+    Reactor(Reactor),
+    /// The physical limit: moves bytes between the two clients of a pair and routes nothing.
+    #[command(hide = true)]
+    Relay(Relay),
 }
 
 /// What every scenario has.
@@ -46,21 +72,34 @@ pub(crate) struct Common {
     /// Process id of the server at --address: without it nothing is said of its memory and CPU time.
     #[arg(long, value_name = "PID", requires = "address")]
     pub(crate) pid: Option<u32>,
-    /// How clients connect.
-    #[arg(long, default_value = "tcp")]
-    pub(crate) transport: Transport,
+    /// How clients connect [default: tcp].
+    #[arg(long = "transport", value_name = "TRANSPORT")]
+    pub(crate) transport_asked: Option<Transport>,
     /// I/O backend of the server.
     #[arg(long, default_value = "io_uring")]
     pub(crate) io: Io,
     /// Protocol version of the clients.
     #[arg(long, default_value = "5")]
     pub(crate) mqtt: Mqtt,
-    /// Cores of the server [default: as many as the sessions need].
-    #[arg(long)]
+    /// Cores of the server [default: one where CPU is compared (p2p, fanout, fanin, durable, ping, connect), if the
+    /// sessions fit on it; else as many as the sessions need].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_024))]
     pub(crate) cores: Option<u16>,
-    /// Pin each core of the server to a CPU.
-    #[arg(long)]
-    pub(crate) pin: bool,
+    /// Whether the server has the first CPUs to itself, as many as it has cores, and the generator the others.
+    #[arg(long, default_value = "auto", num_args = 0..=1, default_missing_value = "always")]
+    pub(crate) pin: Pin,
+    /// Times that everything is measured; figures are medians, with their range beside them [default: 5; 1 where a run is
+    /// long: density and connect from 50,000 sessions on, wargaming, whatsapp, phoenix, soak].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) runs: Option<u32>,
+    /// Servers to measure beside ours, in turns with it; `cargo xtask tools` installs them.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        conflicts_with = "address"
+    )]
+    pub(crate) rivals: Vec<RivalName>,
     /// Threads of the generator [default: as many as the sessions need].
     #[arg(long)]
     pub(crate) threads: Option<usize>,
@@ -75,87 +114,11 @@ pub(crate) struct Common {
     pub(crate) seed: u64,
 }
 
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Density {
-    #[command(flatten)]
-    pub(crate) common: Common,
-    /// Sessions to hold.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
-    pub(crate) sessions: u32,
-    /// Connections opened in a second; 0 = as fast as the server takes them.
-    #[arg(long, default_value_t = 4_000)]
-    pub(crate) rate: u32,
-    /// How long to hold them before memory is measured.
-    #[arg(long, default_value = "10s", value_parser = parse_duration)]
-    pub(crate) hold: Duration,
-    /// Keep-alive of the sessions; each sends a PINGREQ so often.
-    #[arg(long, default_value = "60s", value_parser = parse_duration)]
-    pub(crate) keep_alive: Duration,
-    /// Messages to random sessions after the hold.
-    #[arg(long, default_value_t = 2_000)]
-    pub(crate) messages: u32,
-    /// Messages in a second.
-    #[arg(long, default_value_t = 500)]
-    pub(crate) message_rate: u32,
-    /// QoS of the messages and the subscriptions.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
-    pub(crate) qos: u8,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Connect {
-    #[command(flatten)]
-    pub(crate) common: Common,
-    /// Sessions to open.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
-    pub(crate) sessions: u32,
-    /// Connections opened in a second; 0 = as fast as the server takes them.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) rate: u32,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct P2p {
-    #[command(flatten)]
-    pub(crate) common: Common,
-    /// Pairs of a publisher and a subscriber.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(crate) pairs: u32,
-    /// Messages of a pair on their way.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
-    pub(crate) window: u16,
-    #[command(flatten)]
-    pub(crate) load: LoadArguments,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Fanout {
-    #[command(flatten)]
-    pub(crate) common: Common,
-    /// Subscribers of the one topic.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(crate) subscribers: u32,
-    /// Messages in a second.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) rate: u32,
-    #[command(flatten)]
-    pub(crate) load: LoadArguments,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct LoadArguments {
-    /// QoS of publishes and subscriptions.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
-    pub(crate) qos: u8,
-    /// Bytes of a payload.
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(16..=65_536))]
-    pub(crate) payload: u32,
-    /// How long to load the server before it is measured.
-    #[arg(long, default_value = "1s", value_parser = parse_duration)]
-    pub(crate) warm_up: Duration,
-    /// How long to measure.
-    #[arg(long, default_value = "5s", value_parser = parse_duration)]
-    pub(crate) duration: Duration,
+impl Common {
+    /// How clients connect.
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport_asked.unwrap_or(Transport::Tcp)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -177,6 +140,36 @@ pub(crate) enum Mqtt {
     V311,
     #[value(name = "5")]
     V5,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pin {
+    /// When the server has fewer cores than there are CPUs.
+    Auto,
+    Always,
+    Never,
+}
+
+/// A server that is measured beside ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RivalName {
+    Mosquitto,
+    Nats,
+    Rumqttd,
+    Ejabberd,
+    Rabbitmq,
+}
+
+impl RivalName {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Mosquitto => "mosquitto",
+            Self::Nats => "nats",
+            Self::Rumqttd => "rumqttd",
+            Self::Ejabberd => "ejabberd",
+            Self::Rabbitmq => "rabbitmq",
+        }
+    }
 }
 
 impl Transport {
@@ -221,7 +214,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "ms" => Ok(Duration::from_millis(number)),
         "s" | "" => Ok(Duration::from_secs(number)),
         "m" => Ok(Duration::from_secs(number * 60)),
-        unit => Err(format!("`{unit}` is no unit: write ms, s or m")),
+        "h" => Ok(Duration::from_secs(number * 3_600)),
+        unit => Err(format!("`{unit}` is no unit: write ms, s, m or h")),
     }
 }
 
@@ -239,6 +233,6 @@ mod tests {
     fn durations_have_units() {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        assert!(parse_duration("2h").is_err() && parse_duration("s").is_err());
+        assert!(parse_duration("2d").is_err() && parse_duration("s").is_err());
     }
 }

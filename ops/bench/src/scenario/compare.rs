@@ -1,0 +1,129 @@
+//! A scenario, run several times with everybody who is to be measured: in turns, so that whatever else the machine does
+//! meets all of them.
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use super::bench::{Bench, Clients};
+use crate::arguments::Common;
+use crate::cleanup;
+use crate::figures::Figures;
+use crate::machine::{self, Cores, Plan};
+use crate::report::{Column, Report};
+use crate::rival::Needs;
+use crate::subject::Subject;
+
+/// A scenario, apart from what is done in it.
+pub(super) struct Comparison<'a> {
+    pub(super) name: &'static str,
+    pub(super) common: &'a Common,
+    pub(super) clients: Clients,
+    pub(super) cores: Cores,
+    /// True exactly when the bare relay is measured too.
+    pub(super) limit: bool,
+    /// Runs when nobody says how many.
+    pub(super) runs: u32,
+    /// The scenario's own settings.
+    pub(super) settings: Value,
+}
+
+/// Runs where one takes seconds.
+pub(super) const RUNS: u32 = 5;
+
+impl Comparison<'_> {
+    /// Runs `once` with each subject in each run, prints and keeps what came of it.
+    ///
+    /// # Errors
+    /// What the machine lacks, an interruption, or what went wrong with our own server. A rival's failure is told in its
+    /// column.
+    pub(super) fn run(&self, once: impl Fn(&mut Bench, &mut Figures) -> Result<()>) -> Result<()> {
+        let runs = self.common.runs.unwrap_or(self.runs);
+        let subjects = Subject::all(self.common, self.limit);
+        let plan = self.plan(&subjects[0])?;
+        let needs = Needs {
+            sessions: self.clients.connected,
+            qos: self.clients.qos,
+            store: self.clients.store,
+        };
+        let files = machine::open_files()?;
+        let column = |subject: Subject| Column {
+            subject,
+            version: String::new(),
+            runs: Vec::new(),
+            obstacle: subject.obstacle(self.common, needs, files),
+        };
+        let mut report = Report {
+            scenario: self.name,
+            settings: self.all_settings(&plan, runs),
+            columns: subjects.into_iter().map(column).collect(),
+        };
+        let able: Vec<usize> = (0..report.columns.len())
+            .filter(|place| report.columns[*place].obstacle.is_none())
+            .collect();
+        for run in 1..=runs {
+            for place in &able {
+                let subject = report.columns[*place].subject;
+                eprintln!("{}, run {run} of {runs}: {}", self.name, subject.name());
+                match self.one(&subject, &once) {
+                    Ok((version, figures)) => {
+                        let column = &mut report.columns[*place];
+                        column.version = version;
+                        column.runs.push(figures);
+                        report.keep(self.common, &report.columns[*place])?;
+                    }
+                    Err(error) if cleanup::interrupted() => return Err(error),
+                    Err(error) if matches!(subject, Subject::Rival(_)) => {
+                        eprintln!("  {}: {error:#}", subject.name());
+                        report.columns[*place].obstacle = Some(format!("run {run}: {error:#}"));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        report.finish(self.common.json)
+    }
+
+    fn one(
+        &self,
+        subject: &Subject,
+        once: impl Fn(&mut Bench, &mut Figures) -> Result<()>,
+    ) -> Result<(String, Figures)> {
+        let plan = self.plan(subject)?;
+        let mut bench = Bench::start(self.common, subject, plan, &self.clients)?;
+        let mut figures = Figures::default();
+        once(&mut bench, &mut figures)?;
+        bench.ending(&mut figures)?;
+        Ok((bench.server.version.clone(), figures))
+    }
+
+    fn plan(&self, subject: &Subject) -> Result<Plan> {
+        if self.common.address.is_some() && !self.common.rivals.is_empty() {
+            bail!(
+                "rivals are started here, and the server at --address is not: leave one of them out"
+            );
+        }
+        machine::plan(self.common, subject, self.clients.connected, self.cores)
+    }
+
+    /// What a row of results says about how the run was made.
+    fn all_settings(&self, plan: &Plan, runs: u32) -> Value {
+        let common = self.common;
+        let mut settings = json!({
+            "transport": common.transport().name(),
+            "io": common.io.name(),
+            "mqtt": format!("{:?}", common.mqtt),
+            "cores": plan.cores,
+            "pinned": plan.division.is_some(),
+            "threads": plan.threads,
+            "set": common.set,
+            "seed": common.seed,
+            "runs": runs,
+        });
+        if let (Some(settings), Value::Object(own)) =
+            (settings.as_object_mut(), self.settings.clone())
+        {
+            settings.extend(own);
+        }
+        settings
+    }
+}

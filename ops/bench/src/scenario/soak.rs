@@ -1,0 +1,211 @@
+//! Churn for hours: sessions end and come back, messages go between those that are there. Whatever grows, grows visibly: the
+//! slope of memory, descriptors and latency over time, with its error; and what the server says it has lost without a reason.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use edge_proto::packet::QoS;
+use serde_json::json;
+
+use super::bench::{Bench, Clients};
+use super::compare::Comparison;
+use crate::arguments::Soak;
+use crate::clock;
+use crate::figures::Figures;
+use crate::generator::{Load, Target, Topics};
+use crate::machine::Cores;
+use crate::memory;
+use crate::server::pause;
+
+/// Parts of the duration that are not counted in slopes: tables and buffers grow to their size.
+const WARM_UP: f64 = 0.2;
+
+pub(super) fn run(arguments: &Soak) -> Result<()> {
+    let comparison = Comparison {
+        name: "soak",
+        common: &arguments.common,
+        clients: Clients::new(arguments.sessions, Topics::Own, QoS::AtLeastOnce, 128),
+        cores: Cores::All,
+        limit: false,
+        runs: 1,
+        settings: json!({
+            "sessions": arguments.sessions, "churn_per_s": arguments.churn, "rate": arguments.rate, "qos": 1,
+            "seconds": arguments.duration.as_secs_f64(), "sample_s": arguments.sample.as_secs_f64(),
+        }),
+    };
+    comparison.run(|bench, figures| once(arguments, bench, figures))
+}
+
+/// One look.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at_s: f64,
+    rss_bytes: f64,
+    descriptors: f64,
+    p999_ms: f64,
+}
+
+fn once(arguments: &Soak, bench: &Bench, figures: &mut Figures) -> Result<()> {
+    let Bench {
+        generator, server, ..
+    } = bench;
+    let sessions = arguments.sessions;
+    generator.open(server, 0..sessions, 0)?;
+    figures.count("sessions", u64::from(sessions));
+    let (started, before) = (clock::now(), bench.reading());
+    let rate = f64::from(arguments.rate);
+    let target = Target::Random(0..sessions);
+    generator.load(Load::endless(target, 0..sessions, rate));
+    let mut samples = Vec::new();
+    let mut random = fastrand::Rng::with_seed(arguments.common.seed);
+    let mut sample_at = started + arguments.sample;
+    let turn = Duration::from_millis(200);
+    let churned = (arguments.churn / 5).clamp(1, sessions);
+    generator.forget();
+    while clock::now() < started + arguments.duration {
+        let next = clock::now() + turn;
+        let first = random.u32(0..=sessions - churned);
+        generator.leave(server, first..first + churned)?;
+        generator.open(server, first..first + churned, 0)?;
+        if clock::now() >= sample_at {
+            sample_at += arguments.sample;
+            let at_s = (clock::now() - started).as_secs_f64();
+            samples.extend(sample(bench, at_s)?);
+            generator.forget();
+            if let Some(last) = samples.last() {
+                eprintln!(
+                    "  {at_s:.0} s: {:.1} MB, {:.0} descriptors, p99.9 {:.1} ms",
+                    last.rss_bytes / 1e6,
+                    last.descriptors,
+                    last.p999_ms
+                );
+            }
+        }
+        pause(next.saturating_duration_since(clock::now()))?;
+    }
+    generator.quiet();
+    let between = bench.reading().since(&before);
+    pause(Duration::from_secs(3))?;
+    let counted = between.counted;
+    figures.measure("messages_per_s", counted.delivered as f64 / between.seconds);
+    figures.measure("churned_per_s", counted.left as f64 / between.seconds);
+    between.cpu("message", counted.delivered, "", figures);
+    slopes(&samples, arguments.duration.as_secs_f64(), figures);
+    if let Some(admin) = server.admin {
+        account(admin, figures)?;
+    }
+    Ok(())
+}
+
+fn sample(bench: &Bench, at_s: f64) -> Result<Option<Sample>> {
+    let Some(pid) = bench.server.pid else {
+        return Ok(None);
+    };
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).context("the server has ended")?;
+    Ok(Some(Sample {
+        at_s,
+        rss_bytes: memory::resident(pid)?.rss as f64,
+        descriptors: files.count() as f64,
+        p999_ms: bench.generator.latencies().message_ms(0.999),
+    }))
+}
+
+/// Slopes for an hour, each with twice its standard error: 0 within that is no growth that was seen.
+fn slopes(samples: &[Sample], seconds: f64, figures: &mut Figures) {
+    let counted = samples
+        .iter()
+        .filter(|sample| sample.at_s >= WARM_UP * seconds);
+    let counted: Vec<Sample> = counted.copied().collect();
+    type Figure = fn(&Sample) -> f64;
+    let wanted: [(&str, Figure); 3] = [
+        ("rss_bytes_per_hour", |sample| sample.rss_bytes),
+        ("descriptors_per_hour", |sample| sample.descriptors),
+        ("latency_ms_p999_per_hour", |sample| sample.p999_ms),
+    ];
+    for (name, figure) in wanted {
+        let points: Vec<(f64, f64)> = counted
+            .iter()
+            .map(|sample| (sample.at_s / 3_600.0, figure(sample)))
+            .collect();
+        if let Some((slope, error)) = slope(&points) {
+            figures.measure(name, slope);
+            figures.measure(&format!("{name}_error"), 2.0 * error);
+        }
+    }
+    if let Some(last) = counted.last() {
+        figures.measure("latency_ms_p999", last.p999_ms);
+        figures.measure("descriptors", last.descriptors);
+    }
+}
+
+/// The slope of a line through the points by least squares, and its standard error.
+fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let count = points.len() as f64;
+    if points.len() < 3 {
+        return None;
+    }
+    let mean = |part: fn(&(f64, f64)) -> f64| points.iter().map(part).sum::<f64>() / count;
+    let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
+    let sum = |part: &dyn Fn(f64, f64) -> f64| -> f64 {
+        points
+            .iter()
+            .map(|(x, y)| part(x - mean_x, y - mean_y))
+            .sum()
+    };
+    let (xx, xy) = (sum(&|x, _| x * x), sum(&|x, y| x * y));
+    let slope = xy / xx;
+    let rest = sum(&|x, y| (y - slope * x).powi(2));
+    Some((slope, (rest / (count - 2.0) / xx).sqrt()))
+}
+
+/// What our server says of its deliveries: each is accounted for, or it is lost without a reason.
+fn account(admin: SocketAddr, figures: &mut Figures) -> Result<()> {
+    let text = metrics(admin)?;
+    let sum = |name: &str| -> f64 {
+        let lines = text.lines().filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with([' ', '{']))
+        });
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    };
+    for (name, metric) in [
+        ("accepted", "roadstead_deliveries_accepted_total"),
+        ("dropped_with_reason", "roadstead_deliveries_dropped_total"),
+        ("unaccounted", "roadstead_deliveries_unaccounted"),
+    ] {
+        figures.measure(name, sum(metric));
+    }
+    Ok(())
+}
+
+fn metrics(admin: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect(admin).context("the server's admin port")?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slope_has_an_error() {
+        let line: Vec<(f64, f64)> = (0..10)
+            .map(|x| (f64::from(x), 3.0 * f64::from(x)))
+            .collect();
+        let (rise, error) = slope(&line).expect("there are enough points");
+        assert!((rise - 3.0).abs() < 1e-9 && error < 1e-6);
+        let noise = [(0.0, 1.0), (1.0, -1.0), (2.0, 1.0), (3.0, -1.0), (4.0, 1.0)];
+        let (rise, error) = slope(&noise).expect("there are enough points");
+        assert!(rise.abs() < 2.0 * error);
+        assert_eq!(slope(&line[..2]), None);
+    }
+}

@@ -1,0 +1,71 @@
+//! Who is measured.
+
+use edge_proto::packet::Version;
+
+use crate::arguments::{Common, Transport};
+use crate::rival::{Needs, Rival};
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Subject {
+    /// The server at `--address`.
+    Given,
+    /// This repository's server, or the one of `--server`.
+    Roadstead,
+    /// Another server.
+    Rival(Rival),
+    /// The bare relay.
+    Limit,
+}
+
+impl Subject {
+    /// Everybody that these arguments name, ours first.
+    pub(crate) fn all(common: &Common, limit: bool) -> Vec<Self> {
+        if common.address.is_some() {
+            return vec![Self::Given];
+        }
+        let mut all = vec![Self::Roadstead];
+        all.extend(limit.then_some(Self::Limit));
+        let mut names = common.rivals.clone();
+        names.dedup();
+        all.extend(names.into_iter().map(|name| Self::Rival(Rival::of(name))));
+        all
+    }
+
+    /// The key in the JSON object: of the whole, or of `rivals`.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Given => "server",
+            Self::Roadstead => "roadstead",
+            Self::Rival(rival) => rival.name.name(),
+            Self::Limit => "limit",
+        }
+    }
+
+    /// Version of MQTT that clients speak to it.
+    pub(crate) fn version(&self, common: &Common) -> Version {
+        match self {
+            Self::Rival(rival) => rival.version(common.mqtt).into(),
+            _ => common.mqtt.into(),
+        }
+    }
+
+    /// User name that clients give.
+    pub(crate) const fn user(&self) -> Option<&'static str> {
+        match self {
+            Self::Rival(rival) => rival.user,
+            _ => None,
+        }
+    }
+
+    /// Why it cannot be measured; `None` when it can.
+    pub(crate) fn obstacle(&self, common: &Common, needs: Needs, files: u64) -> Option<String> {
+        match self {
+            Self::Rival(rival) => rival.obstacle(needs, common.transport(), files),
+            Self::Limit if common.transport() == Transport::Websocket => {
+                Some("the relay has no WebSocket".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
