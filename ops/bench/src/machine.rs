@@ -47,6 +47,11 @@ pub(crate) struct CpuDivision {
 }
 
 impl CpuDivision {
+    /// A server of one thread; `None` when there is only one CPU.
+    pub(crate) fn of_one(cpus: &[usize]) -> Option<Self> {
+        Self::of(cpus, 1, Pin::Auto)
+    }
+
     /// The server has the first CPUs, as many as it has cores; there has to be one left.
     fn of(cpus: &[usize], cores: u64, pin: Pin) -> Option<Self> {
         let server = usize::try_from(cores).unwrap_or(usize::MAX);

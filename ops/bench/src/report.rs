@@ -8,7 +8,6 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
-use crate::arguments::Common;
 use crate::chart;
 use crate::clock;
 use crate::figures::{Figures, Spread, number};
@@ -29,6 +28,122 @@ const FIELDS: [&str; 12] = [
     "latency_ms_p999",
     "rss_bytes",
     "left_out",
+];
+
+/// One subject's figure divided by another's.
+struct Ratio {
+    name: &'static str,
+    scenario: &'static str,
+    /// True exactly when it is of QoS 1 only.
+    qos1: bool,
+    figure: &'static str,
+    above: &'static str,
+    below: &'static str,
+}
+
+const fn ratio(
+    name: &'static str,
+    scenario: &'static str,
+    figure: &'static str,
+    above: &'static str,
+    below: &'static str,
+) -> Ratio {
+    Ratio {
+        name,
+        scenario,
+        qos1: false,
+        figure,
+        above,
+        below,
+    }
+}
+
+/// CPU of a thing, as most ratios compare it.
+const CPU: &str = "cpu_us_per_message";
+
+/// A line each. Messages per core are what a second of CPU is enough for, the inverse of the CPU of each.
+const RATIOS: [Ratio; 12] = [
+    ratio("cpu_per_message_vs_limit", "p2p", CPU, "roadstead", "limit"),
+    Ratio {
+        qos1: true,
+        ..ratio(
+            "qos1_messages_per_core_vs_mosquitto",
+            "p2p",
+            CPU,
+            "mosquitto",
+            "roadstead",
+        )
+    },
+    ratio(
+        "latency_p99_vs_mosquitto",
+        "p2p",
+        "latency_ms_p99",
+        "roadstead",
+        "mosquitto",
+    ),
+    ratio(
+        "cpu_per_message_ejabberd_vs_roadstead",
+        "p2p",
+        CPU,
+        "ejabberd",
+        "roadstead",
+    ),
+    ratio(
+        "deliveries_per_core_vs_mosquitto",
+        "fanout",
+        CPU,
+        "mosquitto",
+        "roadstead",
+    ),
+    ratio(
+        "stored_per_s_vs_mosquitto",
+        "durable",
+        "messages_per_s",
+        "roadstead",
+        "mosquitto",
+    ),
+    ratio(
+        "bytes_per_user_ejabberd_vs_roadstead",
+        "density",
+        "user_bytes_per_session",
+        "ejabberd",
+        "roadstead",
+    ),
+    ratio(
+        "cpu_per_message_vs_monoio",
+        "reactor",
+        CPU,
+        "roadstead",
+        "monoio",
+    ),
+    ratio(
+        "cpu_per_message_vs_tokio_uring",
+        "reactor",
+        CPU,
+        "roadstead",
+        "tokio_uring",
+    ),
+    ratio(
+        "cpu_per_message_epoll_vs_io_uring",
+        "reactor",
+        CPU,
+        "reactor_epoll",
+        "roadstead",
+    ),
+    ratio(
+        "idle_bytes_vs_monoio",
+        "reactor",
+        "idle_bytes_per_connection",
+        "roadstead",
+        "monoio",
+    ),
+    ratio(
+        "idle_bytes_vs_tokio_uring",
+        "reactor",
+        "idle_bytes_per_connection",
+        "roadstead",
+        "tokio_uring",
+    ),
 ];
 
 /// One server's runs.
@@ -106,7 +221,7 @@ impl Report {
         object.insert("scenario".to_owned(), json!(self.scenario));
         for column in &self.columns {
             match column.subject {
-                Subject::Rival(_) => {
+                Subject::Rival(_) | Subject::Baseline(_) => {
                     rivals.insert(column.subject.name().to_owned(), column.object())
                 }
                 _ => object.insert(column.subject.name().to_owned(), column.object()),
@@ -121,62 +236,21 @@ impl Report {
 
     /// Ratios of what was measured in the same run, one after the other: the median, and the range over the runs.
     fn ratios(&self) -> Map<String, Value> {
-        let qos = self.settings.get("qos").and_then(Value::as_u64);
-        let cpu = "cpu_us_per_message";
-        // Name, scenario, what is divided: (figure of whom) by (figure of whom).
-        let mut wanted = Vec::new();
-        if self.scenario == "p2p" {
-            wanted.push(("cpu_per_message_vs_limit", cpu, "roadstead", "limit"));
-            wanted.push((
-                "cpu_per_message_ejabberd_vs_roadstead",
-                cpu,
-                "ejabberd",
-                "roadstead",
-            ));
-            wanted.push((
-                "latency_p99_vs_mosquitto",
-                "latency_ms_p99",
-                "roadstead",
-                "mosquitto",
-            ));
-            // Messages per core are what a second of CPU is enough for: the inverse of the CPU of each.
-            if qos == Some(1) {
-                wanted.push((
-                    "qos1_messages_per_core_vs_mosquitto",
-                    cpu,
-                    "mosquitto",
-                    "roadstead",
-                ));
-            }
-        }
-        if self.scenario == "fanout" {
-            wanted.push((
-                "deliveries_per_core_vs_mosquitto",
-                cpu,
-                "mosquitto",
-                "roadstead",
-            ));
-        }
-        if self.scenario == "durable" {
-            wanted.push((
-                "stored_per_s_vs_mosquitto",
-                "messages_per_s",
-                "roadstead",
-                "mosquitto",
-            ));
-        }
-        if self.scenario == "density" {
-            wanted.push((
-                "bytes_per_user_ejabberd_vs_roadstead",
-                "user_bytes_per_session",
-                "ejabberd",
-                "roadstead",
-            ));
-        }
+        let qos1 = self.settings.get("qos").and_then(Value::as_u64) == Some(1);
         let mut ratios = Map::new();
-        for (name, figure, above, below) in wanted {
+        let wanted = RATIOS
+            .iter()
+            .filter(|ratio| ratio.scenario == self.scenario && (qos1 || !ratio.qos1));
+        for Ratio {
+            name,
+            figure,
+            above,
+            below,
+            ..
+        } in wanted
+        {
             if let Some(spread) = self.ratio(figure, above, below) {
-                ratios.insert(name.to_owned(), number(spread.median));
+                ratios.insert((*name).to_owned(), number(spread.median));
                 ratios.insert(format!("{name}_range"), spread.range());
             }
         }
@@ -193,7 +267,7 @@ impl Report {
     }
 
     /// Keeps the row of one run.
-    pub(crate) fn keep(&self, common: &Common, column: &Column) -> Result<()> {
+    pub(crate) fn keep(&self, record: bool, column: &Column) -> Result<()> {
         let Some(figures) = column.runs.last() else {
             return Ok(());
         };
@@ -209,7 +283,7 @@ impl Report {
         });
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
         append(&folder, "local", &row)?;
-        if common.record {
+        if record {
             append(&folder, self.scenario, &row)?;
         }
         Ok(())

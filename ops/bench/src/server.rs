@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::arguments::{Common, Io, Transport};
 use crate::cleanup::{self, Guard};
 use crate::clock;
-use crate::machine::Plan;
+use crate::machine::{CpuDivision, Plan};
 use crate::rival::{Rival, Store};
 use crate::subject::Subject;
 
@@ -87,33 +87,50 @@ impl Server {
                 _folder: None,
             });
         }
+        let ports = free_ports()?;
+        let recipe = match subject {
+            Subject::Rival(rival) => rival_launch(rival, plan, ports, store)?,
+            Subject::Limit => relay_launch(plan, ports)?,
+            Subject::Baseline(name) => baseline_launch(name, ports)?,
+            Subject::Roadstead | Subject::Given => roadstead_launch(common, plan, ports)?,
+        };
+        let address = match common.transport() {
+            Transport::Tcp => ports.tcp,
+            Transport::Websocket => ports.websocket,
+        };
+        let mut server = Self::launch(recipe, plan.division.as_ref(), address)?;
+        if matches!(subject, Subject::Roadstead) {
+            server.uring = common.io == Io::IoUring;
+            server.admin = Some(ports.admin);
+        }
+        Ok(server)
+    }
+
+    /// Starts the echo of one engine.
+    pub(crate) fn baseline(name: &'static str, division: Option<&CpuDivision>) -> Result<Self> {
+        let ports = free_ports()?;
+        Self::launch(baseline_launch(name, ports)?, division, ports.tcp)
+    }
+
+    fn launch(
+        (version, words, variables): Recipe,
+        division: Option<&CpuDivision>,
+        address: SocketAddr,
+    ) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("roadstead-bench-{}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let remove = cleanup::remove_at_end(folder.clone());
-        let ports = free_ports()?;
-        let (version, words, variables) = match subject {
-            Subject::Rival(rival) => rival_launch(rival, plan, ports, store)?,
-            Subject::Limit => relay_launch(plan, ports)?,
-            Subject::Roadstead | Subject::Given => roadstead_launch(common, plan, ports)?,
-        };
         let launch = Launch {
-            words: bound(plan, words),
+            words: bound(division, words),
             variables,
             folder: folder.clone(),
         };
         let mut server = Self {
-            address: match common.transport() {
-                Transport::Tcp => ports.tcp,
-                Transport::Websocket => ports.websocket,
-            },
+            address,
             pid: None,
             version,
-            uring: match subject {
-                Subject::Roadstead => common.io == Io::IoUring,
-                Subject::Limit => true,
-                Subject::Rival(_) | Subject::Given => false,
-            },
-            admin: matches!(subject, Subject::Roadstead).then_some(ports.admin),
+            uring: false,
+            admin: None,
             process: None,
             launch: Some(launch),
             log: folder.join("bench.log"),
@@ -223,9 +240,9 @@ pub(crate) fn pause(span: Duration) -> Result<()> {
 
 /// The command on its CPUs, killed by the kernel with us even when we are killed; both where util-linux has the program
 /// for it. Both programs become what they start.
-fn bound(plan: &Plan, words: Vec<OsString>) -> Vec<OsString> {
+fn bound(division: Option<&CpuDivision>, words: Vec<OsString>) -> Vec<OsString> {
     let mut all: Vec<OsString> = Vec::new();
-    if let Some(division) = &plan.division {
+    if let Some(division) = division {
         let cpus: Vec<String> = division.server.iter().map(usize::to_string).collect();
         all.extend(["taskset".into(), "-c".into(), cpus.join(",").into()]);
     }
@@ -283,6 +300,32 @@ fn relay_launch(plan: &Plan, ports: Ports) -> Result<Recipe> {
     Ok((version, words.to_vec(), Vec::new()))
 }
 
+fn baseline_launch(name: &'static str, ports: Ports) -> Result<Recipe> {
+    static BUILT: Built = Built::new();
+    let program = BUILT.get_or_init(|| {
+        let program = build(
+            &["--manifest-path", "ops/bench/baselines/Cargo.toml"],
+            "baselines",
+            // A workspace of its own has a build folder of its own.
+            Path::new("ops/bench/baselines/target"),
+        );
+        program.map_err(|error| format!("{error:#}"))
+    });
+    let program = program.clone().map_err(anyhow::Error::msg)?;
+    let engine = name.replace('_', "-");
+    let engine = if name == "roadstead" {
+        "reactor".to_owned()
+    } else {
+        engine
+    };
+    let words = vec![
+        program.into(),
+        engine.clone().into(),
+        ports.tcp.to_string().into(),
+    ];
+    Ok((engine, words, Vec::new()))
+}
+
 fn roadstead_launch(common: &Common, plan: &Plan, ports: Ports) -> Result<Recipe> {
     let program = match &common.server {
         Some(program) => program
@@ -322,32 +365,37 @@ fn roadstead_launch(common: &Common, plan: &Plan, ports: Ports) -> Result<Recipe
     Ok((version, words, Vec::new()))
 }
 
+type Built = std::sync::OnceLock<Result<PathBuf, String>>;
+
 /// This repository's server, built once.
 fn built() -> Result<PathBuf> {
-    static BUILT: std::sync::OnceLock<Result<PathBuf, String>> = std::sync::OnceLock::new();
-    BUILT
-        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
-        .clone()
-        .map_err(anyhow::Error::msg)
+    static BUILT: Built = Built::new();
+    let program = BUILT.get_or_init(|| {
+        let program = build(&["--package", "gateway"], "roadstead", Path::new("target"));
+        program.map_err(|error| format!("{error:#}"))
+    });
+    program.clone().map_err(anyhow::Error::msg)
 }
 
-fn build() -> Result<PathBuf> {
+/// Builds a program in release mode. `folder` is where cargo builds it unless a variable says otherwise.
+fn build(arguments: &[&str], program: &str, folder: &Path) -> Result<PathBuf> {
     let root = root().canonicalize()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    eprintln!("building the server");
+    eprintln!("building {program}");
     let status = Command::new(cargo)
-        .args(["build", "--release", "--quiet", "--package", "gateway"])
+        .args(["build", "--release", "--quiet"])
+        .args(arguments)
         .current_dir(&root)
         .status()
         .context("cannot start cargo to build the server; name a program with --server PATH")?;
     if !status.success() {
-        bail!("the server does not build");
+        bail!("{program} does not build");
     }
     let target = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => root.join(folder),
-        None => root.join("target"),
+        None => root.join(folder),
     };
-    Ok(target.join("release/roadstead"))
+    Ok(target.join("release").join(program))
 }
 
 /// Free ports of the loopback address.

@@ -16,6 +16,8 @@ pub(crate) enum Subject {
     Rival(Rival),
     /// The bare relay.
     Limit,
+    /// The echo of one engine.
+    Baseline(&'static str),
 }
 
 impl Subject {
@@ -39,6 +41,7 @@ impl Subject {
             Self::Roadstead => "roadstead",
             Self::Rival(rival) => rival.name.name(),
             Self::Limit => "limit",
+            Self::Baseline(name) => name,
         }
     }
 

@@ -133,7 +133,16 @@ fn density(backend: &'static str) -> Step {
                 "--",
             ]);
             command
-                .args(["density", "--sessions", "1000", "--io", backend, "--server"])
+                .args([
+                    "density",
+                    "--runs",
+                    "1",
+                    "--sessions",
+                    "1000",
+                    "--hold",
+                    "2s",
+                ])
+                .args(["--io", backend, "--server"])
                 .arg(project.release_binary("roadstead"));
             run(project, &mut command, LIMIT)
         },

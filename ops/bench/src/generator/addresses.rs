@@ -6,7 +6,7 @@ use crate::machine::SESSIONS_PER_ADDRESS;
 
 /// The local address of a client. The whole of 127.0.0.0/8 is this machine, so a server on an address of it is reached from
 /// as many addresses as it takes; to any other server the system chooses.
-pub(super) fn local_of(remote: SocketAddr, number: u32) -> Option<SocketAddr> {
+pub(crate) fn local_of(remote: SocketAddr, number: u32) -> Option<SocketAddr> {
     let IpAddr::V4(remote) = remote.ip() else {
         return None;
     };

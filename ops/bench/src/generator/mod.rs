@@ -27,6 +27,7 @@ use crate::machine::Plan;
 use crate::memory;
 use crate::server::{Server, pause};
 
+pub(crate) use addresses::local_of;
 pub(crate) use client::number_of;
 pub(crate) use load::{Load, Target};
 

@@ -309,7 +309,9 @@ impl<D: Driver> Thread<D> {
         }
         self.send(place, out);
         if let Err(fault) = outcome {
-            self.shared.fault(fault);
+            if self.watching {
+                self.shared.fault(fault);
+            }
             self.driver
                 .close(self.clients[place].connection, Close::Abort);
         }

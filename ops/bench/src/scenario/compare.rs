@@ -69,7 +69,7 @@ impl Comparison<'_> {
                         let column = &mut report.columns[*place];
                         column.version = version;
                         column.runs.push(figures);
-                        report.keep(self.common, &report.columns[*place])?;
+                        report.keep(self.common.record, &report.columns[*place])?;
                     }
                     Err(error) if cleanup::interrupted() => return Err(error),
                     Err(error) if matches!(subject, Subject::Rival(_)) => {

@@ -9,6 +9,7 @@ mod fan;
 mod p2p;
 mod phoenix;
 mod ping;
+mod reactor;
 mod soak;
 mod wargaming;
 mod whatsapp;
@@ -32,7 +33,7 @@ pub(crate) fn run(scenario: &Scenario) -> Result<()> {
         Scenario::Whatsapp(arguments) => whatsapp::run(arguments),
         Scenario::Phoenix(arguments) => phoenix::run(arguments),
         Scenario::Soak(arguments) => soak::run(arguments),
-        Scenario::Reactor(_) => anyhow::bail!("not there yet"),
+        Scenario::Reactor(arguments) => reactor::run(arguments),
         Scenario::Relay(arguments) => relay::run(arguments),
     }
 }
