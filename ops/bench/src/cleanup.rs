@@ -25,7 +25,8 @@ impl Undo {
         let outcome = match self {
             Self::Kill(child) => kill_group(child),
             Self::Restore { path, value } => fs::write(&path, value),
-            Self::Remove(folder) => fs::remove_dir_all(folder),
+            Self::Remove(path) if path.is_dir() => fs::remove_dir_all(path),
+            Self::Remove(path) => fs::remove_file(path),
         };
         if let Err(error) = outcome {
             eprintln!("bench: not undone: {error}");
@@ -187,6 +188,19 @@ mod tests {
             assert!(crate::clock::now() < until, "the grandchild still runs");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_changed_setting_is_set_back() {
+        let path = std::env::temp_dir().join(format!("bench-setting-{}", std::process::id()));
+        fs::write(&path, "changed").expect("it can be written");
+        drop(register(Undo::Restore {
+            path: path.display().to_string(),
+            value: "before".to_owned(),
+        }));
+        let found = fs::read_to_string(&path).expect("it is there");
+        drop(register(Undo::Remove(path)));
+        assert_eq!(found, "before");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use edge_proto::packet::QoS;
 use serde_json::json;
 
@@ -186,9 +186,16 @@ fn account(admin: SocketAddr, figures: &mut Figures) -> Result<()> {
 fn metrics(admin: SocketAddr) -> Result<String> {
     let mut stream = TcpStream::connect(admin).context("the server's admin port")?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
+    if !text.starts_with("HTTP/1.1 200") {
+        bail!(
+            "the server does not tell its metrics: {:?}",
+            text.lines().next()
+        );
+    }
     Ok(text)
 }
 
