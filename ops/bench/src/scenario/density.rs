@@ -184,12 +184,12 @@ fn memory_of(
     }
     figures.count(
         "kernel_bytes_per_session",
-        memory::kernel_bytes(&growth).round() as u64,
+        memory::object_bytes(&growth).round() as u64,
     );
     let whole = after.kernel.slab_bytes as f64 - before.kernel.slab_bytes as f64;
     figures.measure(
-        "kernel_object_bytes_per_session",
-        memory::object_bytes(&growth).round(),
+        "kernel_slab_bytes_per_session",
+        memory::kernel_bytes(&growth).round(),
     );
     let sockets = memory::sockets_per_session(&before.kernel, &after.kernel, arguments.sessions);
     figures.measure("machine_sockets_per_session", sockets);
