@@ -211,7 +211,8 @@ impl Edge {
         }
         if session.keep_alive_s > 0 {
             let due = turn.now.mono_ms + session.keep_alive_limit_ms();
-            link.timer = Some(turn.timers.arm(due, Timer::KeepAlive(id)));
+            let look_at = session.keep_alive_look_ms(due);
+            link.timer = Some(turn.timers.arm(look_at, Timer::KeepAlive(id)));
         }
         let response_information = attaching
             .response_information

@@ -379,7 +379,8 @@ impl Edge {
         let due = link.last_seen_ms + session.keep_alive_limit_ms();
         if due > turn.now.mono_ms {
             session.relax();
-            link.timer = Some(turn.timers.arm(due, Timer::KeepAlive(id)));
+            let look_at = session.keep_alive_look_ms(due);
+            link.timer = Some(turn.timers.arm(look_at, Timer::KeepAlive(id)));
         } else {
             turn.stats.counters.keep_alive_timeouts += 1;
             self.leave(turn, id, Leave::because(ReasonCode::KeepAliveTimeout));

@@ -80,6 +80,14 @@ impl Session {
         }
     }
 
+    /// When to look whether the client was silent until `due_ms`: a little later, together with others, so that a core with
+    /// many idle sessions wakes once for many of them.
+    pub(super) fn keep_alive_look_ms(&self, due_ms: u64) -> u64 {
+        const STEP_MS_MAX: u64 = 1_024;
+        let step_ms = (self.keep_alive_limit_ms() / 32).clamp(1, STEP_MS_MAX);
+        due_ms.next_multiple_of(step_ms)
+    }
+
     /// True when so much of its asking is unanswered, or so many retained messages are still to be sent, that it has to wait.
     pub(super) fn is_subscribing_too_much(&self, limits: &Limits) -> bool {
         let scans = self
