@@ -8,6 +8,10 @@ const RECLAIM_MAX: usize = 256;
 /// A larger vector is not kept, so that one large message does not stay in memory.
 const RECLAIM_BYTES_MAX: usize = 64 * 1024;
 
+/// Sending states kept for other connections.
+const SPARE_MAX: usize = 256;
+/// One that has room for more vectors is not kept.
+const SPARE_VECTORS_MAX: usize = 16;
 /// How long the sends of a core pause that the kernel had no memory for.
 pub(crate) const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 /// Times in a row that the kernel may have no memory for a connection's send, until the connection ends with that error.
@@ -35,6 +39,25 @@ impl Reclaimed {
 
     pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
         self.0.pop()
+    }
+}
+
+/// Sending states of connections that have sent everything, kept for the next to send: a message costs no allocation.
+#[derive(Debug, Default)]
+pub(crate) struct Spare<T>(Vec<Box<T>>);
+
+impl<T: Default> Spare<T> {
+    pub(crate) fn take(&mut self) -> Box<T> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    /// `queue` is the one in `state`, which is as good as new but for the room in it.
+    pub(crate) fn put(&mut self, state: Box<T>, queue: impl FnOnce(&T) -> &SendQueue) {
+        let queue = queue(&state);
+        debug_assert!(queue.bytes == 0 && queue.vectors.is_empty() && queue.offset == 0);
+        if self.0.len() < SPARE_MAX && queue.vectors.capacity() <= SPARE_VECTORS_MAX {
+            self.0.push(state);
+        }
     }
 }
 
@@ -105,5 +128,29 @@ impl SendQueue {
         }
         self.bytes -= first.len() - offset;
         Some((first, offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sending_state_is_used_again_unless_it_grew_large() {
+        let mut spare = Spare::<SendQueue>::default();
+        let mut reclaimed = Reclaimed::default();
+        let mut queue = spare.take();
+        queue.push(vec![1; 10]);
+        queue.advance(10, &mut reclaimed);
+        let kept: *const SendQueue = &raw const *queue;
+        spare.put(queue, |queue| queue);
+        let mut queue = spare.take();
+        assert_eq!(&raw const *queue, kept);
+        for _ in 0..=SPARE_VECTORS_MAX {
+            queue.push(vec![1; 10]);
+        }
+        queue.advance(10 * (SPARE_VECTORS_MAX + 1), &mut reclaimed);
+        spare.put(queue, |queue| queue);
+        assert!(spare.0.is_empty());
     }
 }

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::buffers::Buffers;
 use crate::driver::{ConnectionId, DriverCounters, Event};
-use crate::send_queue::{Reclaimed, SHORTAGES_MAX, SendQueue, is_shortage};
+use crate::send_queue::{Reclaimed, SHORTAGES_MAX, SendQueue, Spare, is_shortage};
 use crate::socket;
 
 /// Vectors given to one sendmsg.
@@ -67,6 +67,7 @@ pub(super) struct Step<'a> {
     pub(super) id: ConnectionId,
     pub(super) buffers: &'a mut Buffers,
     pub(super) reclaimed: &'a mut Reclaimed,
+    pub(super) spare: &'a mut Spare<SendQueue>,
     pub(super) counters: &'a mut DriverCounters,
     pub(super) events: &'a mut Vec<Event>,
     /// Where a connection goes whose send the kernel had no memory for.
@@ -109,8 +110,8 @@ impl Connection {
         self.broken |= broken;
     }
 
-    pub(super) fn push(&mut self, bytes: Vec<u8>) {
-        self.queue.get_or_insert_default().push(bytes);
+    pub(super) fn push(&mut self, bytes: Vec<u8>, spare: &mut Spare<SendQueue>) {
+        self.queue.get_or_insert_with(|| spare.take()).push(bytes);
     }
 
     pub(super) fn unsent(&self) -> usize {
@@ -199,7 +200,9 @@ impl Connection {
                 Err(error) => return self.send_failed(error, step),
             }
         }
-        self.queue = None;
+        if let Some(queue) = self.queue.take() {
+            step.spare.put(queue, |queue| queue);
+        }
         Ok(())
     }
 
@@ -290,7 +293,7 @@ mod tests {
     fn a_send_without_kernel_memory_is_put_off_so_many_times() {
         let (socket, _) = std::os::unix::net::UnixStream::pair().expect("descriptors");
         let mut connection = Connection::new(socket.into(), State::Open);
-        connection.push(b"hello".to_vec());
+        connection.push(b"hello".to_vec(), &mut Spare::default());
         let id = ConnectionId {
             slot: 0,
             generation: 0,
@@ -299,6 +302,7 @@ mod tests {
             id,
             buffers: &mut Buffers::new(&DriverConfig::small()),
             reclaimed: &mut Reclaimed::default(),
+            spare: &mut Spare::default(),
             counters: &mut DriverCounters::default(),
             events: &mut Vec::new(),
             short: &mut Vec::new(),

@@ -22,7 +22,7 @@ use crate::driver::{
     Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
     ListenOptions, ListenerId, Waker,
 };
-use crate::send_queue::{Reclaimed, SHORTAGE_PAUSE};
+use crate::send_queue::{Reclaimed, SHORTAGE_PAUSE, SendQueue, Spare};
 use crate::slab::{Key, Slab};
 use crate::socket;
 
@@ -57,6 +57,7 @@ pub struct EpollDriver {
     lingering: BinaryHeap<Reverse<(Instant, ConnectionId)>>,
     buffers: Buffers,
     reclaimed: Reclaimed,
+    spare: Spare<SendQueue>,
     waker: Waker,
     counters: DriverCounters,
 }
@@ -81,6 +82,7 @@ impl EpollDriver {
             lingering: BinaryHeap::new(),
             buffers: Buffers::new(&config),
             reclaimed: Reclaimed::default(),
+            spare: Spare::default(),
             waker,
             counters: DriverCounters::default(),
         })
@@ -280,6 +282,7 @@ impl EpollDriver {
                 id,
                 buffers: &mut self.buffers,
                 reclaimed: &mut self.reclaimed,
+                spare: &mut self.spare,
                 counters: &mut self.counters,
                 events,
                 short: &mut self.short,
@@ -406,7 +409,7 @@ impl Driver for EpollDriver {
             return;
         }
         self.counters.bytes_unsent += bytes.len() as u64;
-        entry.push(bytes);
+        entry.push(bytes, &mut self.spare);
         if matches!(entry.state, State::Open) {
             self.make_ready(connection);
         } else {

@@ -248,7 +248,9 @@ impl UringDriver {
         if connection.unsent() > 0 {
             return;
         }
-        connection.sending = None;
+        if let Some(sending) = connection.sending.take() {
+            self.spare.put(sending, |sending| &sending.queue);
+        }
         if std::mem::take(&mut connection.owes_drained) && connection.state == State::Open {
             events.push(Event::Drained {
                 connection: id(key),

@@ -29,14 +29,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use buffer_ring::BufferRing;
-use connection::{Connection, Pending, State};
+use connection::{Connection, Pending, Sending, State};
 use ring::{Completion, Ring, Wait};
 
 use crate::driver::{
     Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
     ListenOptions, ListenerId, Waker,
 };
-use crate::send_queue::Reclaimed;
+use crate::send_queue::{Reclaimed, Spare};
 use crate::slab::{Key, Slab, Table};
 use crate::socket::{self, RawAddress};
 
@@ -123,6 +123,7 @@ pub struct UringDriver {
     /// `None` only after they were leaked.
     buffers: Option<BufferRing>,
     reclaimed: Reclaimed,
+    spare: Spare<Sending>,
     waker: Waker,
     counters: DriverCounters,
     completions: Vec<Completion>,
@@ -162,6 +163,7 @@ impl UringDriver {
             lingering: BinaryHeap::new(),
             buffers: Some(buffers),
             reclaimed: Reclaimed::default(),
+            spare: Spare::default(),
             waker: Waker::with_eventfd()?,
             counters: DriverCounters::default(),
             completions: Vec::new(),
@@ -413,7 +415,9 @@ impl Driver for UringDriver {
         }
         self.counters.bytes_unsent += bytes.len() as u64;
         entry.owes_drained |= entry.state == State::Connecting;
-        entry.sending.get_or_insert_default().queue.push(bytes);
+        let spare = &mut self.spare;
+        let sending = entry.sending.get_or_insert_with(|| spare.take());
+        sending.queue.push(bytes);
         self.mark_dirty(key(connection));
     }
 
