@@ -28,9 +28,11 @@ impl Subject {
         }
         let mut all = vec![Self::Roadstead];
         all.extend(limit.then_some(Self::Limit));
-        let mut names = common.rivals.clone();
-        names.dedup();
-        all.extend(names.into_iter().map(|name| Self::Rival(Rival::of(name))));
+        for (place, name) in common.rivals.iter().enumerate() {
+            if !common.rivals[..place].contains(name) {
+                all.push(Self::Rival(Rival::of(*name)));
+            }
+        }
         all
     }
 

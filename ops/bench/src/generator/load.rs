@@ -209,3 +209,58 @@ impl Active {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use std::time::Duration;
+
+    #[test]
+    fn a_late_message_counts_from_when_it_was_due() {
+        let started = clock::now();
+        let target = Target::Random(0..4);
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut active = Active::new(Load::endless(target, 0..4, 10.0), started, 0..4, (0, 0));
+        let late = started + Duration::from_secs(5);
+        assert_eq!(active.due(late), 50);
+        let (_, first) = active.take_due(&mut random).expect("it is due");
+        let (_, second) = active.take_due(&mut random).expect("it is due");
+        assert_eq!(first, started + Duration::from_millis(100));
+        assert_eq!(second, started + Duration::from_millis(200));
+        assert_eq!(active.due(late), 48);
+    }
+
+    #[test]
+    fn only_the_first_of_a_pair_publishes_and_to_the_second() {
+        let target = Target::Partner { window: 1 };
+        let mut random = fastrand::Rng::with_seed(1);
+        let load = Load::endless(target, 0..8, 1.0);
+        let mut active = Active::new(load, clock::now(), 0..8, (0, 0));
+        for _ in 0..100 {
+            assert!(active.publisher(&mut random).is_multiple_of(2));
+        }
+        assert_eq!(active.topic(6, &mut random), own_topic(7));
+        assert_eq!(
+            (active.own_window(), active.shared_window()),
+            (0, None),
+            "a pace is no closed loop"
+        );
+    }
+
+    #[test]
+    fn a_load_has_an_end() {
+        let load = Load {
+            target: Target::Shared {
+                audience: 10,
+                window: 2,
+            },
+            per_second: 0.0,
+            publishers: 0..2,
+            messages: 3,
+        };
+        let mut active = Active::new(load, clock::now(), 0..2, (0, 0));
+        assert_eq!(active.shared_window(), Some((10, 2)));
+        assert!(active.take() && active.take() && active.take() && !active.take());
+    }
+}

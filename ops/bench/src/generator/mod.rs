@@ -443,6 +443,21 @@ impl Generator {
         }
     }
 
+    /// Waits until nothing arrives any more. Returns how long it took until the last message had arrived.
+    pub(crate) fn settle(&self, server: &Server) -> Result<Duration> {
+        let started = clock::now();
+        let (mut last, mut moved) = (self.totals().delivered, started);
+        while clock::now() - moved < QUIET_AFTER {
+            let delivered = self.totals().delivered;
+            if delivered != last {
+                (last, moved) = (delivered, clock::now());
+            }
+            server.check()?;
+            pause(Duration::from_millis(10))?;
+        }
+        Ok(moved - started)
+    }
+
     /// CPU time of this process in nanoseconds.
     pub(crate) fn cpu_ns(&self) -> u64 {
         memory::cpu_ns(std::process::id())
