@@ -62,8 +62,22 @@ const fn ratio(
 const CPU: &str = "cpu_us_per_message";
 
 /// A line each. Messages per core are what a second of CPU is enough for, the inverse of the CPU of each.
-const RATIOS: [Ratio; 12] = [
+const RATIOS: [Ratio; 14] = [
     ratio("cpu_per_message_vs_limit", "p2p", CPU, "roadstead", "limit"),
+    ratio(
+        "cpu_per_message_vs_limit_at_90",
+        "p2p",
+        "cpu_us_per_message_at_90",
+        "roadstead",
+        "limit",
+    ),
+    ratio(
+        "cpu_per_message_vs_limit_at_50",
+        "p2p",
+        "cpu_us_per_message_at_50",
+        "roadstead",
+        "limit",
+    ),
     Ratio {
         qos1: true,
         ..ratio(
