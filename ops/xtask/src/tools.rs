@@ -354,3 +354,27 @@ fn keep_only_the_library(folder: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_a_benchmark_names_is_installed_for_it() {
+        let both = [Tool::Mosquitto, Tool::Nats];
+        assert_eq!(rivals(&words("p2p --rivals mosquitto,nats --json")), both);
+        assert_eq!(rivals(&words("p2p --rivals=nats")), [Tool::Nats]);
+        assert_eq!(rivals(&words("p2p --rivals")), []);
+        assert_eq!(rivals(&words("p2p --limit")), []);
+    }
+
+    #[test]
+    fn a_tool_that_there_is_not_is_told_with_those_that_there_are() {
+        let error = named(&words("mosquito")).expect_err("there is no such tool");
+        assert!(error.to_string().contains("mosquitto, nats"), "{error}");
+    }
+}
