@@ -8,8 +8,9 @@ use std::io;
 use std::sync::Arc;
 
 use crate::engine::{
-    Append, Command, Completion, Delivery, Engine, EngineError, MailboxEntry, MailboxLimits,
-    MailboxSummary, Restored, RetainChange, SessionRecord, SubscriptionRecord, Token, WhenFull,
+    Append, Command, Completion, Delivery, Engine, EngineError, Evicted, MailboxEntry,
+    MailboxLimits, MailboxSummary, Restored, RetainChange, SessionRecord, SubscriptionRecord,
+    Token, WhenFull,
 };
 use crate::message::{Message, SessionId};
 
@@ -340,7 +341,7 @@ impl Session {
     }
 
     /// Removes what has to go for `message` to fit, oldest first; `None`, and nothing removed, when it cannot fit.
-    fn make_room(&mut self, message: &Message, limits: MailboxLimits) -> Option<Vec<u64>> {
+    fn make_room(&mut self, message: &Message, limits: MailboxLimits) -> Option<Vec<Evicted>> {
         let mut messages = self.mailbox.len() as u64 + 1;
         let mut bytes = self.bytes() + message.queued_bytes() as u64;
         let mut evicted = Vec::new();
@@ -351,13 +352,17 @@ impl Session {
             }
             let (&sequence, content) = candidates.next()?;
             if let Some((message, _)) = content {
+                let message_bytes = message.queued_bytes() as u32;
                 messages -= 1;
-                bytes -= message.queued_bytes() as u64;
-                evicted.push(sequence);
+                bytes -= u64::from(message_bytes);
+                evicted.push(Evicted {
+                    sequence,
+                    bytes: message_bytes,
+                });
             }
         }
-        for sequence in &evicted {
-            self.mailbox.remove(sequence);
+        for old in &evicted {
+            self.mailbox.remove(&old.sequence);
         }
         Some(evicted)
     }

@@ -204,6 +204,15 @@ pub struct MailboxEntry {
     pub content: Option<(Arc<Message>, Delivery)>,
 }
 
+/// A message that made room for a newer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    /// Its place in the mailbox.
+    pub sequence: u64,
+    /// Its bytes, by [`Message::queued_bytes`].
+    pub bytes: u32,
+}
+
 /// An answer of the engine to one core.
 #[derive(Clone, Debug)]
 pub enum Completion {
@@ -229,10 +238,10 @@ pub enum Completion {
         message: Arc<Message>,
         /// How to deliver it.
         delivery: Delivery,
-        /// The oldest messages, which were dropped to make room (policy `drop_oldest`), oldest first: their sequences. Entries
-        /// after their PUBREC are never among them. The engine does not know what was sent: if one of these is in flight,
-        /// its home goes on as if it had been acknowledged already.
-        evicted: Vec<u64>,
+        /// The oldest messages, which were dropped to make room (policy `drop_oldest`), oldest first. Entries after their
+        /// PUBREC are never among them. The engine does not know what was sent: if one of these is in flight, its home goes
+        /// on as if it had been acknowledged already.
+        evicted: Vec<Evicted>,
     },
     /// To the home of a mailbox: a message was not appended because the mailbox is full (policy `reject`).
     Rejected {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use crate::engine::{MailboxLimits, MailboxSummary, WhenFull};
+use crate::engine::{Evicted, MailboxLimits, MailboxSummary, WhenFull};
 use crate::message::SessionId;
 
 /// Keys are numbers that this store or its node made: nobody outside chooses them, so the hash needs no secret.
@@ -65,7 +65,7 @@ impl Mailbox {
     }
 
     /// The entries that have to go for a message of `bytes` to fit, oldest first; `None` when it cannot fit.
-    pub(super) fn room_for(&self, bytes: u32, limits: MailboxLimits) -> Option<Vec<u64>> {
+    pub(super) fn room_for(&self, bytes: u32, limits: MailboxLimits) -> Option<Vec<Evicted>> {
         let mut messages_after = self.slots.len() as u64 + 1;
         let mut bytes_after = self.bytes + u64::from(bytes);
         let mut evicted = Vec::new();
@@ -77,7 +77,10 @@ impl Mailbox {
             let slot = candidates.next()?;
             messages_after -= 1;
             bytes_after -= u64::from(slot.bytes);
-            evicted.push(slot.sequence);
+            evicted.push(Evicted {
+                sequence: slot.sequence,
+                bytes: slot.bytes,
+            });
         }
         Some(evicted)
     }

@@ -199,7 +199,7 @@ impl Planner<'_> {
         // Before the eviction, which may empty the mailbox: the numbers go on.
         let sequence = self.index.next_sequence(*session);
         for old in &evicted {
-            self.remove(*session, *old);
+            self.remove(*session, old.sequence);
         }
         let position = self.index.claim_position();
         let (record, body_distance) = match body {
