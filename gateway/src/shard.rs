@@ -328,7 +328,8 @@ fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion
         Completion::Done { token }
         | Completion::Published { token, .. }
         | Completion::MailboxPage { token, .. }
-        | Completion::SessionDeleted { token, .. } => *token,
+        | Completion::SessionDeleted { token, .. }
+        | Completion::Moved { token, .. } => *token,
         Completion::Appended { .. } | Completion::Rejected { .. } => {
             return home.appended(turn, completion);
         }

@@ -225,6 +225,25 @@ impl Memory {
                 let page = self.read(*token, *session, *from, *messages_max, *bytes_max);
                 out.push((core, page));
             }
+            Command::Move {
+                token,
+                from,
+                to,
+                home,
+                record,
+                messages_max,
+                bytes_max,
+            } => {
+                let bounds = (*messages_max, *bytes_max);
+                let messages = self.move_all(*from, (*to, *home), *record, bounds, out);
+                let (token, from) = (*token, *from);
+                let moved = Completion::Moved {
+                    token,
+                    from,
+                    messages,
+                };
+                out.push((core, moved));
+            }
         }
     }
 
@@ -278,6 +297,45 @@ impl Memory {
         {
             self.sequence_floor = self.sequence_floor.max(stored.next);
         }
+    }
+
+    /// Returns how many messages moved.
+    fn move_all(
+        &mut self,
+        from: SessionId,
+        (to, home): (SessionId, u16),
+        record: SubscriptionRecord,
+        (messages_max, bytes_max): (u32, u32),
+        out: &mut Vec<(u16, Completion)>,
+    ) -> u32 {
+        let (mut moved, mut bytes) = (0, 0);
+        while from != to && moved < messages_max {
+            let oldest = self
+                .sessions
+                .get(&from)
+                .and_then(|stored| stored.mailbox.first_key_value());
+            let Some((&sequence, Some((message, _)))) = oldest else {
+                break;
+            };
+            let message = Arc::clone(message);
+            bytes += message.queued_bytes();
+            let fits = self
+                .sessions
+                .get(&to)
+                .is_some_and(|stored| stored.has_room(&message, self.limits));
+            if !fits || (moved > 0 && bytes > bytes_max as usize) {
+                break;
+            }
+            let append = Append {
+                session: to,
+                home,
+                delivery: record.delivery(&message),
+            };
+            self.append(&message, &append, out);
+            self.ack(from, sequence);
+            moved += 1;
+        }
+        moved
     }
 
     fn read(
@@ -338,6 +396,12 @@ impl Session {
             .flatten()
             .map(|(message, _)| message.queued_bytes() as u64)
             .sum()
+    }
+
+    /// True when `message` fits and nothing has to go for it.
+    fn has_room(&self, message: &Message, limits: MailboxLimits) -> bool {
+        (self.mailbox.len() as u64) < limits.messages_max
+            && self.bytes() + message.queued_bytes() as u64 <= limits.bytes_max
     }
 
     /// Removes what has to go for `message` to fit, oldest first; `None`, and nothing removed, when it cannot fit.

@@ -64,6 +64,21 @@ pub struct SubscriptionRecord {
     pub subscription_id: u32,
 }
 
+impl SubscriptionRecord {
+    /// How a message that is not a retained one reaches a subscriber.
+    pub fn delivery(&self, message: &Message) -> Delivery {
+        Delivery {
+            qos: message.qos.min(self.options.maximum_qos),
+            retain: message.retain && self.options.retain_as_published,
+            subscription_ids: if self.subscription_id == 0 {
+                Box::default()
+            } else {
+                Box::new([self.subscription_id])
+            },
+        }
+    }
+}
+
 /// One message for one mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
@@ -192,6 +207,26 @@ pub enum Command {
         /// At most so many bytes, by [`Message::queued_bytes`]; the first message is read whatever its size.
         bytes_max: u32,
     },
+    /// In one atomic step: takes the oldest messages out of one mailbox and appends them to another, as many as it has room
+    /// for: nothing is evicted for them, what does not fit stays. Expired ones move like any other: whether a message has
+    /// expired is not known without reading it. Stops at one that has had its PUBREC. Answered by an `Appended` for each to
+    /// the home of the other mailbox, and then by `Moved`.
+    Move {
+        /// Handed back.
+        token: Token,
+        /// Whose mailbox gives.
+        from: SessionId,
+        /// Whose mailbox takes; nothing moves when it does not exist, or is the one that gives.
+        to: SessionId,
+        /// The core of the home of `to`.
+        home: u16,
+        /// The subscription that they are delivered for.
+        record: SubscriptionRecord,
+        /// At most so many messages.
+        messages_max: u32,
+        /// At most so many bytes, by [`Message::queued_bytes`]; the first message moves whatever its size.
+        bytes_max: u32,
+    },
 }
 
 /// One message read from a mailbox.
@@ -269,6 +304,15 @@ pub enum Completion {
         filters: Vec<Box<str>>,
         /// Messages that were in its mailbox.
         dropped: u64,
+    },
+    /// Answer to `Move`.
+    Moved {
+        /// Of the command.
+        token: Token,
+        /// The mailbox that gave.
+        from: SessionId,
+        /// How many messages left it.
+        messages: u32,
     },
 }
 

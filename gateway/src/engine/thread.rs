@@ -448,6 +448,7 @@ fn message_bytes(command: &Command) -> usize {
             .will
             .as_ref()
             .map_or(0, |will| will.message.queued_bytes()),
+        Command::Move { bytes_max, .. } => *bytes_max as usize,
         _ => 0,
     }
 }

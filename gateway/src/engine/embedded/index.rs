@@ -100,6 +100,21 @@ impl Index {
         self.sessions.get(&session)?.as_deref()
     }
 
+    /// True when the mailbox of a session that exists takes a message of `bytes` and nothing has to go for it.
+    pub(super) fn has_room(&self, session: SessionId, bytes: u32, limits: MailboxLimits) -> bool {
+        let (messages, held) = match self.sessions.get(&session) {
+            Some(Some(mailbox)) => (mailbox.slots.len() as u64, mailbox.bytes),
+            Some(None) => (0, 0),
+            None => return false,
+        };
+        messages < limits.messages_max && held + u64::from(bytes) <= limits.bytes_max
+    }
+
+    /// The oldest entry of a mailbox.
+    pub(super) fn oldest(&self, session: SessionId) -> Option<Slot> {
+        self.mailbox(session)?.slots.front().copied()
+    }
+
     /// Takes the next position in the log.
     pub(super) fn claim_position(&mut self) -> u64 {
         self.next_position += 1;
