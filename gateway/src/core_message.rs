@@ -50,14 +50,30 @@ pub enum CoreMessage {
         /// Whether the subscription existed before.
         existed: bool,
     },
-    /// Home → owner: a durable member of a shared subscription came or went.
+    /// Home or edge → owner: a member of a shared subscription came or went, or has more or less to do.
     SharedPresence {
         /// The whole filter.
         filter: Box<str>,
         /// The member.
         session: SessionId,
-        /// Whether it is connected now.
-        connected: bool,
+        /// What it is like now.
+        presence: Presence,
+    },
+    /// Owner → edge: messages of a group's queue for a member. `HandDone` answers.
+    Hand(Box<Hand>),
+    /// Owner → home: the same, for a durable member that takes QoS 0 alone.
+    HandHome {
+        /// The member.
+        session: SessionId,
+        /// What it is to get; its connection is not known yet.
+        hand: Box<Hand>,
+    },
+    /// Edge or home → owner: so many of the messages, from the first on, were taken.
+    HandDone {
+        /// From `Hand::answer`.
+        transfer: u64,
+        /// How many.
+        taken: u32,
     },
     /// Edge or home → owner: some retained messages, please.
     RetainedScan(Box<RetainedScan>),
@@ -197,6 +213,44 @@ pub struct PublishRequest {
     pub received: Option<(SessionId, u16)>,
 }
 
+/// What a member of a shared subscription is like at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// Whether it is connected. Always true for a live-only session, which leaves when it disconnects.
+    pub connected: bool,
+    /// How much waits for it, see [`load_level`].
+    pub load: u8,
+}
+
+/// How busy a session is for which so many messages wait: 0 for none, and one more each time they double. So its owners hear
+/// of a burst a few times and not with every message.
+pub fn load_level(waiting: u64) -> u8 {
+    if waiting == 0 {
+        0
+    } else {
+        1 + waiting.ilog2() as u8
+    }
+}
+
+/// Messages out of the queue of a shared subscription.
+#[derive(Debug)]
+pub struct Hand {
+    /// The connection of the member; a stale one takes nothing.
+    pub connection: ConnectionId,
+    /// The messages in order; they are taken up to the first for which there is no room.
+    pub messages: Vec<(Arc<Message>, Delivery)>,
+    /// Owner core and transfer that wait for `HandDone`.
+    pub answer: (u16, u64),
+}
+
+impl Hand {
+    /// The connection of a member whose home is to fill it in: no connection is this one.
+    pub const NOBODY: ConnectionId = ConnectionId {
+        slot: u32::MAX,
+        generation: u32::MAX,
+    };
+}
+
 /// A message for sessions of one edge core.
 #[derive(Debug)]
 pub struct Deliver {
@@ -278,8 +332,8 @@ pub struct SubscribeRequest {
     pub filter: Box<str>,
     /// Who.
     pub subscriber: Subscriber,
-    /// For a shared subscription of a durable session: whether it is connected.
-    pub connected: bool,
+    /// For a shared subscription: what the member is like.
+    pub presence: Presence,
     /// Whom to answer.
     pub reply: Option<ReplyTo>,
 }

@@ -10,12 +10,12 @@ use reactor::slab::Key;
 
 use super::{Edge, Flow};
 use crate::core_message::{
-    CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest,
-    Subscriber, Target, UnsubscribeRequest,
+    CoreMessage, Deliver, HomeSubscribe, Presence, Recipient, ReplyTo, RetainedPage,
+    SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
 };
 use crate::engine::SubscriptionRecord;
 use crate::retained_scan::{self, Scan};
-use crate::turn::{Turn, without_share};
+use crate::turn::{Turn, is_shared};
 
 /// A SUBSCRIBE or UNSUBSCRIBE that waits for its owners.
 #[derive(Debug)]
@@ -156,7 +156,10 @@ impl Edge {
         if is_new {
             session.filters.reserve_exact(1);
             session.filters.push(filter.clone());
+            session.shared |= is_shared(&filter);
         }
+        session.tell_load(turn); // To the owners that it has already; the new one hears of it with the request.
+        let load = session.traffic.as_ref().map_or(0, |traffic| traffic.load);
         let target = Target::Live {
             core: turn.facts.core,
             connection: id,
@@ -173,7 +176,10 @@ impl Edge {
             let request = SubscribeRequest {
                 filter: filter.clone(),
                 subscriber,
-                connected: true,
+                presence: Presence {
+                    connected: true,
+                    load,
+                },
                 reply: Some(reply),
             };
             turn.outbox
@@ -232,6 +238,7 @@ impl Edge {
                 return Ok(Flow::Closed);
             };
             session.filters.retain(|known| **known != *filter);
+            session.shared = session.filters.iter().any(|filter| is_shared(filter));
             let session = session.session;
             for core in turn.facts.owners_of_filter(&filter) {
                 outstanding += 1;
@@ -352,7 +359,7 @@ impl Edge {
             RetainHandling::SendIfNew => !existed,
             RetainHandling::DoNotSend => false,
         };
-        if !wanted || without_share(&filter).len() != filter.len() {
+        if !wanted || is_shared(&filter) {
             return; // Shared subscriptions get no retained messages (MQTT 5.0 §4.8.2).
         }
         let owners = turn.facts.owners_of_filter(&filter);

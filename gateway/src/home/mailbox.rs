@@ -9,7 +9,9 @@ use edge_proto::packet::QoS;
 use reactor::slab::Key;
 
 use super::{Edge, Home, Phase, Request};
-use crate::core_message::{CoreMessage, Deliver, DeliverHome, MailboxPush, Outcome, Recipient};
+use crate::core_message::{
+    CoreMessage, Deliver, DeliverHome, Hand, MailboxPush, Outcome, Recipient,
+};
 use crate::engine::{Command, Completion, Evicted, MailboxEntry, MailboxSummary};
 use crate::message::SessionId;
 use crate::metrics::DropReason;
@@ -209,6 +211,8 @@ impl Home {
         let Phase::Attached(edge) = session.phase else {
             return;
         };
+        durable.tell_load(turn, id);
+        let mailbox = &mut durable.mailbox;
         if straight_on && has_room(mailbox, turn) {
             let before = mailbox.push(sequence, message.queued_bytes() as u64);
             tell_push(turn, edge, sequence, Some((message, delivery)), before);
@@ -313,6 +317,7 @@ impl Home {
             turn.stats.drop_accepted(DropReason::Stale, mailbox.waiting);
             mailbox.waiting = 0;
         }
+        durable.tell_load(turn, session.session);
         self.pump(turn, key);
     }
 
@@ -345,6 +350,7 @@ impl Home {
             session: session.session,
             sequence,
         });
+        durable.tell_load(turn, session.session);
         self.pump(turn, key);
     }
 
@@ -401,6 +407,21 @@ impl Home {
             turn.outbox
                 .tell(edge.core, CoreMessage::Deliver(Box::new(deliver)));
         }
+    }
+
+    /// Messages of a group's queue for a member that takes QoS 0 alone: its connection gets them, if it has one.
+    pub fn hand(&self, turn: &mut Turn<'_>, id: SessionId, mut hand: Box<Hand>) {
+        let session = self
+            .durable
+            .get(&id)
+            .and_then(|key| self.sessions.get(*key));
+        if let Some(Phase::Attached(edge)) = session.map(|session| session.phase) {
+            hand.connection = edge.connection;
+            return turn.outbox.tell(edge.core, CoreMessage::Hand(hand));
+        }
+        let (core, transfer) = hand.answer;
+        turn.outbox
+            .tell(core, CoreMessage::HandDone { transfer, taken: 0 });
     }
 
     fn edge_of(&self, key: Key) -> Option<(Edge, SessionId)> {

@@ -8,14 +8,14 @@ use reactor::slab::Key;
 
 use super::{Home, HomeSession, Phase, Request};
 use crate::core_message::{
-    CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest,
-    Subscriber, Target, UnsubscribeRequest,
+    CoreMessage, Deliver, HomeSubscribe, Presence, Recipient, ReplyTo, RetainedPage,
+    SubscribeRequest, Subscriber, Target, UnsubscribeRequest, load_level,
 };
 use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
 use crate::shard::{TokenRole, token};
-use crate::turn::Turn;
+use crate::turn::{Turn, is_shared};
 
 /// A SUBSCRIBE or UNSUBSCRIBE of one filter that waits for the engine and the owners.
 #[derive(Debug)]
@@ -48,7 +48,11 @@ impl Home {
             return;
         };
         let (id, connected) = (session.session, matches!(session.phase, Phase::Attached(_)));
-        if filter.starts_with("$share/") && !durable.shared.contains(&filter) {
+        if durable.shared.is_empty() {
+            durable.load = load_level(durable.mailbox.len()); // Nobody wanted to know so far.
+        }
+        let load = durable.load;
+        if is_shared(&filter) && !durable.shared.contains(&filter) {
             durable.shared.push(filter.clone());
         }
         self.end_scans((home, id), &filter);
@@ -85,7 +89,7 @@ impl Home {
             let request = SubscribeRequest {
                 filter: filter.clone(),
                 subscriber,
-                connected,
+                presence: Presence { connected, load },
                 reply,
             };
             turn.outbox
@@ -182,7 +186,7 @@ impl Home {
                     RetainHandling::SendIfNew => !existed,
                     RetainHandling::DoNotSend => false,
                 };
-                if wanted && !done.filter.starts_with("$share/") {
+                if wanted && !is_shared(&done.filter) {
                     let owners = turn.facts.owners_of_filter(&done.filter);
                     let scan = Scan::new((done.home, done.session), done.filter, record, owners);
                     let key = self.scans.insert(scan);

@@ -4,7 +4,9 @@
 //! durable session (with the publisher's QoS 2 packet identifier and the retained message, in one atomic step), and every
 //! edge has taken it into the bounded queues of the matching live sessions.
 
+mod groups;
 pub mod hot;
+mod queue;
 pub mod retained;
 mod subscribers;
 pub mod subscriptions;
@@ -16,6 +18,7 @@ use edge_proto::packet::QoS;
 use edge_proto::reason::ReasonCode;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use reactor::slab::Key;
 
 use crate::core_message::{
     CoreMessage, Deliver, DeliverHome, Origin, PublishRequest, Recipient, RetainedPage,
@@ -27,6 +30,7 @@ use crate::shard::{TokenRole, token};
 use crate::turn::{Turn, without_share};
 
 use hot::HotRoots;
+use queue::QueueMailbox;
 use retained::Retained;
 use subscriptions::{Match, Subscriptions};
 
@@ -45,8 +49,16 @@ pub struct Owner {
     scans: VecDeque<RetainedScan>,
     /// Pages that may still be read in this turn.
     pages_left: u32,
+    /// Names publishes and requests about queues.
     next_publish: u64,
     scratch: Vec<Match>,
+    scratch_groups: Vec<Key>,
+    /// The mailboxes of shared subscriptions in the engine.
+    mailboxes: HashMap<SessionId, QueueMailbox, FixedState>,
+    /// What is asked about them.
+    requests: HashMap<u64, queue::Request, FixedState>,
+    /// Restored queues whose groups are not known yet.
+    orphans: Vec<(SessionId, Box<str>)>,
 }
 
 /// A publish that waits for stores and queues.
@@ -74,6 +86,10 @@ impl Owner {
             pages_left: PAGES_PER_TURN,
             next_publish: 0,
             scratch: Vec::new(),
+            scratch_groups: Vec::new(),
+            mailboxes: HashMap::default(),
+            requests: HashMap::default(),
+            orphans: Vec::new(),
         }
     }
 
@@ -95,15 +111,10 @@ impl Owner {
                 RetainChange::None
             }
         };
-        let mut matches = std::mem::take(&mut self.scratch);
-        self.subscriptions.matches(root, &message, &mut matches);
-        if matches.is_empty() {
+        let (recipients, routes) = self.route(turn, root, &message);
+        if recipients == 0 {
             turn.stats.counters.publishes_unmatched += 1;
         }
-        let recipients = matches.len() as u32;
-        let mut routes = Routes::default();
-        routes.sort(matches.drain(..));
-        self.scratch = matches;
         let id = self.next_publish;
         self.next_publish += 1;
         let mut outstanding = 0;
@@ -144,6 +155,26 @@ impl Owner {
         }
     }
 
+    /// Everyone who gets a message, and how many they are.
+    fn route(&mut self, turn: &mut Turn<'_>, root: &str, message: &Arc<Message>) -> (u32, Routes) {
+        let mut matches = std::mem::take(&mut self.scratch);
+        let mut groups = std::mem::take(&mut self.scratch_groups);
+        self.subscriptions
+            .matches(root, message, &mut matches, &mut groups);
+        let recipients = (matches.len() + groups.len()) as u32;
+        let mut routes = Routes::default();
+        for key in groups.drain(..) {
+            match self.route_to_group(turn, key, message) {
+                Ok(member) => matches.push(member),
+                Err(append) => routes.appends.push(append),
+            }
+        }
+        routes.sort(matches.drain(..));
+        self.scratch = matches;
+        self.scratch_groups = groups;
+        (recipients, routes)
+    }
+
     /// One of the answers to a publish has come: from the engine, which may have found full mailboxes, or from an edge.
     pub fn answered(&mut self, turn: &mut Turn<'_>, publish: u64, rejected: bool) {
         let Some(pending) = self.pending.get_mut(&publish) else {
@@ -179,8 +210,11 @@ impl Owner {
             root,
             &request.filter,
             request.subscriber,
-            request.connected,
+            request.presence,
         );
+        if let Some(key) = self.subscriptions.group(root, &request.filter) {
+            self.drain(turn, key);
+        }
         if let Some(reply) = request.reply {
             turn.outbox
                 .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
@@ -193,26 +227,17 @@ impl Owner {
             .facts
             .root_depths
             .root_of_filter(without_share(&request.filter));
-        let existed = self
+        let ended = self
             .subscriptions
             .unsubscribe(root, &request.filter, request.session);
+        if let Some(group) = ended.group {
+            self.end_group(turn, group);
+        }
+        let existed = ended.existed;
         if let Some(reply) = request.reply {
             turn.outbox
                 .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
         }
-    }
-
-    /// Notes that a durable member of a shared subscription came or went.
-    pub fn set_connected(
-        &mut self,
-        turn: &Turn<'_>,
-        filter: &str,
-        session: SessionId,
-        connected: bool,
-    ) {
-        let root = turn.facts.root_depths.root_of_filter(without_share(filter));
-        self.subscriptions
-            .set_connected(root, filter, session, connected);
     }
 
     /// Somebody wants a page of retained messages. The first page of a scan is read at once, so that the new subscription gets

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use edge_proto::packet::{PacketType, QoS, SubscriptionOptions, Version};
 
+use crate::oracle::{is_shared, matches};
 use crate::random::Random;
 
 /// A client identifier and whoever speaks for it.
@@ -181,6 +182,17 @@ impl Client {
                 return packet_id;
             }
         }
+    }
+
+    /// True when it has had a shared subscription that matches a topic, and another subscription that does.
+    pub(crate) fn has_ways_beside_a_queue(&self, topic: &str) -> bool {
+        let matching: BTreeSet<&str> = self
+            .subscriptions
+            .iter()
+            .map(|subscription| &*subscription.filter)
+            .filter(|filter| matches(filter, topic))
+            .collect();
+        matching.len() > 1 && matching.into_iter().any(is_shared)
     }
 
     /// True when the model knows the state of each subscription.

@@ -121,6 +121,7 @@ impl Oracle {
             matching.map_err(|text| Failure::of(at, format!("message {number} {text}")))?;
         let times = client.delivered.entry(number).or_default();
         *times += 1;
+        let is_first = *times == 1;
         let counted = client
             .counted
             .entry((number, arrival.qos as u8))
@@ -143,7 +144,9 @@ impl Oracle {
             ));
         }
         let repeated = message.resent && (message.qos == QoS::AtLeastOnce || self.rejections);
-        if *times == 1 && !message.retain && !message.will && !repeated {
+        // What waited in the queue of one subscription may come after what another one brought at once.
+        let one_way = !client.has_ways_beside_a_queue(&message.topic);
+        if is_first && !message.retain && !message.will && !repeated && one_way {
             self.in_order(at, client, message, arrival, crashes)?;
         }
         Ok(())
@@ -350,7 +353,10 @@ fn admitted(
             && known
                 .until_maybe
                 .is_none_or(|until| until >= message.sent_at)
-            && (message.retain || !message.acknowledged_at.is_some_and(acknowledged_before))
+            // What waits in the queue of a shared subscription may be older than the member that takes it.
+            && (message.retain
+                || is_shared(&known.filter)
+                || !message.acknowledged_at.is_some_and(acknowledged_before))
             && !(own && known.options.no_local && !message.retain)
     };
     let (mut plain, mut shared, mut highest) = (0, 0, QoS::AtMostOnce);
