@@ -186,13 +186,17 @@ impl Client {
 
     /// True when it has had a shared subscription that matches a topic, and another subscription that does.
     pub(crate) fn has_ways_beside_a_queue(&self, topic: &str) -> bool {
-        let matching: BTreeSet<&str> = self
-            .subscriptions
+        let matching = self.matching(topic);
+        matching.len() > 1 && matching.into_iter().any(is_shared)
+    }
+
+    /// The filters that match a topic, of all that it has had in this session.
+    pub(crate) fn matching(&self, topic: &str) -> BTreeSet<&str> {
+        self.subscriptions
             .iter()
             .map(|subscription| &*subscription.filter)
             .filter(|filter| matches(filter, topic))
-            .collect();
-        matching.len() > 1 && matching.into_iter().any(is_shared)
+            .collect()
     }
 
     /// True when the model knows the state of each subscription.

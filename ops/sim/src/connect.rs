@@ -31,6 +31,9 @@ impl Run {
         if v5 {
             client.draw_limits(&mut self.random);
         }
+        if plan.is_work_queue {
+            client.maximum_packet_size = None;
+        }
         let keep_alive_s = if self.random.percent(plan.keep_alive_percent) {
             self.random.between(4, 20) as u16
         } else {
@@ -149,7 +152,8 @@ impl Run {
             .as_ref()
             .map_or(0, |connection| connection.expiry_s);
         if v5 && expiry_s > 0 && self.random.percent(20) {
-            packet.session_expiry_s = Some(*self.random.pick(&[0, LONG_S]));
+            let ends = *self.random.pick(&[0, LONG_S]);
+            packet.session_expiry_s = (!self.world.plan.is_work_queue).then_some(ends);
         }
         self.note(at, || {
             format!(

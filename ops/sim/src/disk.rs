@@ -172,6 +172,10 @@ impl Disk {
             Some(Planted::RestoreForgetsRetained) => forget(random, &mut found, |item| {
                 matches!(item, Restored::Retained { .. })
             }),
+            Some(Planted::RestoreForgetsGroupQueue) => forget(random, &mut found, |item| {
+                matches!(item, Restored::Session { session, mailbox, .. }
+                    if session.is_group_queue() && mailbox.messages > 0)
+            }),
             Some(Planted::RestoreForgetsReceived) => {
                 for item in &mut found {
                     if let Restored::Session { received, .. } = item {

@@ -31,13 +31,15 @@ pub enum Planted {
     RestoreForgetsReceived,
     /// A start forgets a retained message.
     RestoreForgetsRetained,
+    /// A start forgets the queue of a shared subscription.
+    RestoreForgetsGroupQueue,
     /// A DISCONNECT to a client gets lost before the close.
     LosesDisconnect,
 }
 
 impl Planted {
     /// All of them, by name.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::LosesAppend, "loses-append"),
         (Self::DuplicatesAppend, "duplicates-append"),
         (Self::ReordersCompletions, "reorders-completions"),
@@ -52,6 +54,10 @@ impl Planted {
         ),
         (Self::RestoreForgetsReceived, "restore-forgets-received"),
         (Self::RestoreForgetsRetained, "restore-forgets-retained"),
+        (
+            Self::RestoreForgetsGroupQueue,
+            "restore-forgets-group-queue",
+        ),
         (Self::LosesDisconnect, "loses-disconnect"),
     ];
 }
@@ -156,6 +162,8 @@ pub struct Plan {
     pub(crate) unordered_acks: bool,
     pub(crate) topics: usize,
     pub(crate) tolerates_connack: bool,
+    /// True when nothing that clients do may void what is owed to a shared subscription.
+    pub(crate) is_work_queue: bool,
 }
 
 impl Plan {
@@ -181,7 +189,7 @@ impl Plan {
         } else {
             *random.pick(&[0, 50, 100])
         };
-        Self {
+        let plan = Self {
             cores: options.cores.unwrap_or_else(|| random.between(1, 5) as u16),
             clients: random.between(2, 8) as usize,
             limits,
@@ -222,6 +230,35 @@ impl Plan {
             unordered_acks: random.percent(40),
             topics: random.between(1, 10) as usize,
             tolerates_connack: without.connack,
+            is_work_queue: false,
+        };
+        // Of its own, so that the other seeds stay what they are.
+        let is_work_queue = Random::new(options.seed, "work queue").percent(15) && !without.shared;
+        if is_work_queue {
+            plan.work_queue()
+        } else {
+            plan
+        }
+    }
+
+    /// Durable workers that share their subscriptions, stay in their groups, and are often away: what they are owed waits in
+    /// the queues of the groups.
+    fn work_queue(self) -> Self {
+        Self {
+            shared_percent: 90,
+            durable_percent: 100,
+            clean_percent: 0,
+            short_session_percent: 0,
+            refuse_percent: 0,
+            is_work_queue: true,
+            deeds: Deeds {
+                unsubscribe: 0,
+                takeover: 0,
+                cut: 4,
+                disconnect: 4,
+                ..self.deeds
+            },
+            ..self
         }
     }
 }

@@ -240,6 +240,9 @@ impl Run {
             QoS::ExactlyOnce,
             QoS::ExactlyOnce,
         ]));
+        if self.world.plan.is_work_queue {
+            options.maximum_qos = options.maximum_qos.max(QoS::AtLeastOnce);
+        }
         let mut id = None;
         if v5 {
             options.no_local = self.random.percent(15) && !is_shared(filter);
