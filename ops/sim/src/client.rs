@@ -151,11 +151,11 @@ impl Client {
         self.last_order.clear();
     }
 
-    /// Draws what it will take on its next connection.
-    pub(crate) fn draw_limits(&mut self, random: &mut Random) {
+    /// Draws what it will take on its next connection; `any_size` when no message may be too large for it.
+    pub(crate) fn draw_limits(&mut self, random: &mut Random, any_size: bool) {
         self.receive_maximum = *random.pick(&[1, 2, 10, u16::MAX]);
         self.alias_maximum = *random.pick(&[0, 1, 10]);
-        self.maximum_packet_size = random.percent(10).then_some(200);
+        self.maximum_packet_size = (random.percent(10) && !any_size).then_some(200);
     }
 
     pub(crate) fn is_live(&self) -> bool {

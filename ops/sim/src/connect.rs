@@ -29,10 +29,7 @@ impl Run {
         let clean_start = client.needs_clean || wants_clean || (!v5 && !durable && drawn);
         let expiry_s = drawn_expiry(&mut self.random, &plan, v5, durable, clean_start, drawn);
         if v5 {
-            client.draw_limits(&mut self.random);
-        }
-        if plan.is_work_queue {
-            client.maximum_packet_size = None;
+            client.draw_limits(&mut self.random, plan.is_work_queue);
         }
         let keep_alive_s = if self.random.percent(plan.keep_alive_percent) {
             self.random.between(4, 20) as u16
