@@ -43,7 +43,9 @@ pub enum CoreMessage {
     Subscribe(Box<SubscribeRequest>),
     /// Edge or home → owner: remove a subscription.
     Unsubscribe(Box<UnsubscribeRequest>),
-    /// Owner → edge or home: the subscription is made or removed.
+    /// Home → owner: is there this subscription? `SubscriptionDone` answers.
+    FindSubscription(Box<FindSubscription>),
+    /// Owner → edge or home: the subscription is made, removed or looked for.
     SubscriptionDone {
         /// Whose request it was.
         reply: ReplyTo,
@@ -51,14 +53,7 @@ pub enum CoreMessage {
         existed: bool,
     },
     /// Home or edge → owner: a member of a shared subscription came or went, or has more or less to do.
-    SharedPresence {
-        /// The whole filter.
-        filter: Box<str>,
-        /// The member.
-        session: SessionId,
-        /// What it is like now.
-        presence: Presence,
-    },
+    SharedPresence(Box<SharedPresence>),
     /// Owner → edge: messages of a group's queue for a member. `HandDone` answers.
     Hand(Box<Hand>),
     /// Owner → home: the same, for a durable member that takes QoS 0 alone.
@@ -213,6 +208,17 @@ pub struct PublishRequest {
     pub received: Option<(SessionId, u16)>,
 }
 
+/// What an owner hears of a member of a shared subscription.
+#[derive(Debug)]
+pub struct SharedPresence {
+    /// The whole filter.
+    pub filter: Box<str>,
+    /// The member.
+    pub session: SessionId,
+    /// What it is like now.
+    pub presence: Presence,
+}
+
 /// What a member of a shared subscription is like at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Presence {
@@ -349,6 +355,17 @@ pub struct UnsubscribeRequest {
     pub reply: Option<ReplyTo>,
 }
 
+/// Ask an owner whether there is a subscription.
+#[derive(Debug)]
+pub struct FindSubscription {
+    /// The whole filter.
+    pub filter: Box<str>,
+    /// Whose.
+    pub session: SessionId,
+    /// Whom to answer.
+    pub reply: ReplyTo,
+}
+
 /// Ask an owner for retained messages, a page at a time in topic order.
 #[derive(Debug)]
 pub struct RetainedScan {
@@ -452,6 +469,8 @@ pub struct HomeSubscribe {
     pub options: SubscriptionOptions,
     /// Subscription Identifier, 0 = none.
     pub subscription_id: u32,
+    /// True when the session has as many subscriptions as it may: one that it has can be replaced, a new one is not made.
+    pub only_replaces: bool,
 }
 
 /// A message of a mailbox.

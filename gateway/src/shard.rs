@@ -408,17 +408,14 @@ fn dispatch(
         CoreMessage::DeliverHome(deliver) => home.deliver_live(turn, *deliver),
         CoreMessage::Subscribe(request) => owner.subscribe(turn, *request),
         CoreMessage::Unsubscribe(request) => owner.unsubscribe(turn, &request),
+        CoreMessage::FindSubscription(find) => owner.find_subscription(turn, &find),
         CoreMessage::SubscriptionDone { reply, existed } if reply.home => {
             home.operation_step(turn, reply.request, Some(existed));
         }
         CoreMessage::SubscriptionDone { reply, existed } => {
             edge.subscription_done(turn, reply, existed);
         }
-        CoreMessage::SharedPresence {
-            filter,
-            session,
-            presence,
-        } => owner.set_presence(turn, &filter, session, presence),
+        CoreMessage::SharedPresence(member) => owner.set_presence(turn, &member),
         CoreMessage::Hand(hand) => edge.hand(turn, *hand),
         CoreMessage::HandHome { session, hand } => home.hand(turn, session, hand),
         CoreMessage::HandDone { transfer, taken } => owner.handed(turn, transfer, taken),

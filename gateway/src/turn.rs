@@ -8,7 +8,7 @@ use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 use reactor::wheel::Wheel;
 
-use crate::core_message::{CoreMessage, Origin, Presence, PublishRequest};
+use crate::core_message::{CoreMessage, Origin, Presence, PublishRequest, SharedPresence};
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::metrics::{Counters, DropReason};
@@ -202,14 +202,13 @@ impl Turn<'_> {
     ) {
         for filter in filters {
             for core in self.facts.owners_of_filter(filter) {
-                self.outbox.tell(
-                    core,
-                    CoreMessage::SharedPresence {
-                        filter: filter.clone(),
-                        session,
-                        presence,
-                    },
-                );
+                let member = SharedPresence {
+                    filter: filter.clone(),
+                    session,
+                    presence,
+                };
+                self.outbox
+                    .tell(core, CoreMessage::SharedPresence(Box::new(member)));
             }
         }
     }

@@ -34,7 +34,7 @@ use crate::engine::{Command, Completion, SessionRecord, WillRecord};
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
 use crate::shard::{TokenRole, token};
-use crate::turn::Turn;
+use crate::turn::{Turn, is_shared};
 
 pub use directory::Directory;
 use mailbox::Mailbox;
@@ -453,6 +453,17 @@ impl Durable {
 
     fn is_expired(&self, unix_ms: u64) -> bool {
         self.ends_at_unix_ms().is_some_and(|end| end <= unix_ms)
+    }
+
+    /// Notes a new shared subscription, and nothing for any other. Returns what the owners hear of how busy it is.
+    fn note_shared(&mut self, filter: &str) -> u8 {
+        if self.shared.is_empty() {
+            self.load = load_level(self.mailbox.len()); // Nobody wanted to know so far.
+        }
+        if is_shared(filter) && self.shared.iter().all(|known| **known != *filter) {
+            self.shared.push(filter.into());
+        }
+        self.load
     }
 
     /// Tells the owners of its shared subscriptions that it came or went.

@@ -8,8 +8,8 @@ use reactor::slab::Key;
 
 use super::{Home, HomeSession, Phase, Request};
 use crate::core_message::{
-    CoreMessage, Deliver, HomeSubscribe, Presence, Recipient, ReplyTo, RetainedPage,
-    SubscribeRequest, Subscriber, Target, UnsubscribeRequest, load_level,
+    CoreMessage, Deliver, FindSubscription, HomeSubscribe, Presence, Recipient, ReplyTo,
+    RetainedPage, SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
 };
 use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
 use crate::message::{Message, SessionId};
@@ -29,17 +29,23 @@ pub(super) struct SubscriptionOp {
     filter: Box<str>,
     /// `None` for an UNSUBSCRIBE.
     subscribe: Option<SubscriptionRecord>,
+    /// True while it is only asked whether the subscription exists, since a new one would be one too many.
+    looks: bool,
 }
 
 impl Home {
     /// Makes a durable subscription.
     pub fn subscribe(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe) {
+        if request.only_replaces {
+            return self.look(turn, request);
+        }
         let HomeSubscribe {
             home,
             reply,
             filter,
             options,
             subscription_id,
+            ..
         } = request;
         let Some(session) = self.sessions.get_mut(home) else {
             return;
@@ -48,13 +54,7 @@ impl Home {
             return;
         };
         let (id, connected) = (session.session, matches!(session.phase, Phase::Attached(_)));
-        if durable.shared.is_empty() {
-            durable.load = load_level(durable.mailbox.len()); // Nobody wanted to know so far.
-        }
-        let load = durable.load;
-        if is_shared(&filter) && !durable.shared.contains(&filter) {
-            durable.shared.push(filter.clone());
-        }
+        let load = durable.note_shared(&filter);
         self.end_scans((home, id), &filter);
         let record = SubscriptionRecord {
             options,
@@ -69,6 +69,7 @@ impl Home {
             existed: false,
             filter: filter.clone(),
             subscribe: Some(record),
+            looks: false,
         };
         let operation = self.operations.insert(operation);
         let subscriber = Subscriber {
@@ -104,6 +105,41 @@ impl Home {
         });
     }
 
+    /// Asks an owner whether a subscription exists, before it is replaced.
+    fn look(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe) {
+        let Some(session) = self.sessions.get(request.home) else {
+            return;
+        };
+        let session = session.session;
+        let operation = self.operations.insert(SubscriptionOp {
+            reply: request.reply,
+            home: request.home,
+            session,
+            outstanding: 1,
+            existed: false,
+            filter: request.filter.clone(),
+            subscribe: Some(SubscriptionRecord {
+                options: request.options,
+                subscription_id: request.subscription_id,
+            }),
+            looks: true,
+        });
+        let reply = ReplyTo {
+            core: turn.facts.core,
+            home: true,
+            request: operation,
+            index: 0,
+        };
+        let owner = turn.facts.owners_of_filter(&request.filter).start;
+        let find = FindSubscription {
+            filter: request.filter,
+            session,
+            reply,
+        };
+        turn.outbox
+            .tell(owner, CoreMessage::FindSubscription(Box::new(find)));
+    }
+
     /// Removes a durable subscription.
     pub fn unsubscribe(
         &mut self,
@@ -130,6 +166,7 @@ impl Home {
             existed: false,
             filter: filter.clone(),
             subscribe: None,
+            looks: false,
         };
         let operation = self.operations.insert(operation);
         let reply = Some(ReplyTo {
@@ -169,9 +206,25 @@ impl Home {
             return;
         };
         let (reply, existed) = (done.reply, done.existed);
+        let same = |session: &&mut HomeSession| session.session == done.session;
+        if let (true, true, Some(record)) = (done.looks, existed, done.subscribe)
+            && self.sessions.get_mut(done.home).filter(same).is_some()
+        {
+            let request = HomeSubscribe {
+                home: done.home,
+                reply,
+                filter: done.filter,
+                options: record.options,
+                subscription_id: record.subscription_id,
+                only_replaces: false,
+            };
+            return self.subscribe(turn, request);
+        }
         turn.outbox
             .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
-        let same = |session: &&mut HomeSession| session.session == done.session;
+        if done.looks {
+            return;
+        }
         let session = self.sessions.get_mut(done.home).filter(same);
         let durable = session.and_then(|session| session.durable.as_mut());
         let Some(durable) = durable else { return };

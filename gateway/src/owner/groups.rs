@@ -116,6 +116,10 @@ impl Group {
         self.members.is_empty()
     }
 
+    pub(super) fn contains(&self, session: SessionId) -> bool {
+        self.members.contains_key(&session)
+    }
+
     /// Makes or replaces a member. True when it was there.
     pub(super) fn join(&mut self, subscriber: Subscriber, presence: Presence) -> bool {
         let known = self.take(subscriber.session);

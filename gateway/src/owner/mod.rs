@@ -21,8 +21,8 @@ use hashbrown::HashMap;
 use reactor::slab::Key;
 
 use crate::core_message::{
-    CoreMessage, Deliver, DeliverHome, Origin, PublishRequest, Recipient, RetainedPage,
-    RetainedScan, SubscribeRequest, Target, UnsubscribeRequest,
+    CoreMessage, Deliver, DeliverHome, FindSubscription, Origin, PublishRequest, Recipient,
+    RetainedPage, RetainedScan, SubscribeRequest, Target, UnsubscribeRequest,
 };
 use crate::engine::{Append, Command, Delivery, RetainChange};
 use crate::message::{Message, SessionId};
@@ -238,6 +238,18 @@ impl Owner {
             turn.outbox
                 .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
         }
+    }
+
+    /// Says whether a session has a subscription.
+    pub fn find_subscription(&self, turn: &mut Turn<'_>, find: &FindSubscription) {
+        let inner = without_share(&find.filter);
+        let root = turn.facts.root_depths.root_of_filter(inner);
+        let existed = self
+            .subscriptions
+            .contains(root, &find.filter, find.session);
+        let reply = find.reply;
+        turn.outbox
+            .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
     }
 
     /// Somebody wants a page of retained messages. The first page of a scan is read at once, so that the new subscription gets

@@ -21,7 +21,7 @@ use reactor::slab::Key;
 use super::Owner;
 use super::groups::{BATCH_MIN, Group};
 use super::subscriptions::{Match, record};
-use crate::core_message::{CoreMessage, Hand, Presence, Subscriber, Target};
+use crate::core_message::{CoreMessage, Hand, SharedPresence, Subscriber, Target};
 use crate::engine::{
     Append, Command, Completion, Delivery, Evicted, MailboxEntry, SessionRecord, Token,
 };
@@ -122,19 +122,14 @@ impl Owner {
     }
 
     /// A member of a shared subscription came or went, or has more or less to do.
-    pub fn set_presence(
-        &mut self,
-        turn: &mut Turn<'_>,
-        filter: &str,
-        session: SessionId,
-        presence: Presence,
-    ) {
-        let root = turn.facts.root_depths.root_of_filter(without_share(filter));
-        let Some(key) = self.subscriptions.group(root, filter) else {
+    pub fn set_presence(&mut self, turn: &mut Turn<'_>, member: &SharedPresence) {
+        let inner = without_share(&member.filter);
+        let root = turn.facts.root_depths.root_of_filter(inner);
+        let Some(key) = self.subscriptions.group(root, &member.filter) else {
             return;
         };
         if let Some(group) = self.subscriptions.groups.get_mut(key) {
-            group.set_presence(session, presence);
+            group.set_presence(member.session, member.presence);
         }
         self.drain(turn, key);
     }

@@ -11,7 +11,7 @@ use reactor::wheel::Wheel;
 
 use super::*;
 use crate::core_message::{
-    Origin, PublishRequest, SubscribeRequest, UnsubscribeRequest, load_level,
+    Origin, Presence, PublishRequest, SubscribeRequest, UnsubscribeRequest, load_level,
 };
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, MailboxLimits, Restored, WhenFull};
@@ -120,8 +120,12 @@ impl Tested {
     }
 
     fn presence(&mut self, session: u64, connected: bool, load: u8) {
-        let presence = Presence { connected, load };
-        self.turn(|owner, turn| owner.set_presence(turn, FILTER, SessionId(session), presence));
+        let member = SharedPresence {
+            filter: FILTER.into(),
+            session: SessionId(session),
+            presence: Presence { connected, load },
+        };
+        self.turn(|owner, turn| owner.set_presence(turn, &member));
     }
 
     fn publish(&mut self, texts: impl IntoIterator<Item = u32>, qos: QoS) {

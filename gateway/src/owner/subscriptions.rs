@@ -144,13 +144,28 @@ impl Subscriptions {
     }
 
     /// The group of a shared subscription.
-    pub fn group(&mut self, root: Option<&str>, filter: &str) -> Option<Key> {
+    pub fn group(&self, root: Option<&str>, filter: &str) -> Option<Key> {
         let name = share_name(filter)?;
+        self.entry(root, filter)?.groups.find(name)
+    }
+
+    /// True when a session has this subscription.
+    pub fn contains(&self, root: Option<&str>, filter: &str, session: SessionId) -> bool {
+        let group = || self.groups.get(self.group(root, filter)?);
+        match share_name(filter) {
+            Some(_) => group().is_some_and(|group| group.contains(session)),
+            None => self
+                .entry(root, filter)
+                .is_some_and(|entry| entry.subscribers.contains(session)),
+        }
+    }
+
+    fn entry(&self, root: Option<&str>, filter: &str) -> Option<&Entry> {
         let set = match root {
-            Some(root) => self.rooted.get_mut(root)?,
-            None => &mut self.broad,
+            Some(root) => self.rooted.get(root)?,
+            None => &self.broad,
         };
-        set.get_mut(without_share(filter))?.groups.find(name)
+        set.get(without_share(filter))
     }
 
     /// Appends everyone who gets this message, each session once for all its ordinary subscriptions together, and the shared
@@ -297,6 +312,16 @@ impl FilterSet {
         match self {
             Self::Few(list) => list.is_empty(),
             Self::Many(trie) => trie.is_empty(),
+        }
+    }
+
+    fn get(&self, filter: &str) -> Option<&Entry> {
+        match self {
+            Self::Few(list) => list
+                .iter()
+                .find(|(known, _)| **known == *filter)
+                .map(|(_, entry)| entry),
+            Self::Many(trie) => trie.get(filter),
         }
     }
 

@@ -1,9 +1,8 @@
-//! A shared subscription as a work queue, over real sockets: what is published while no worker is connected goes to the first
-//! that comes, in order, also after the process was killed.
+//! A whole node over real sockets: shared subscriptions as work queues, also when the process is killed, and limits of a session.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ struct Node {
     process: Child,
     address: SocketAddr,
     folder: PathBuf,
+    settings: Vec<String>,
 }
 
 impl Drop for Node {
@@ -36,17 +36,18 @@ impl Drop for Node {
 }
 
 impl Node {
-    fn start() -> Self {
+    fn start(name: &str, settings: &[&str]) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("bound");
         drop(listener);
-        let name = format!("roadstead-work-queue-{}", std::process::id());
+        let name = format!("roadstead-{name}-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
-        let process = spawn(address, &folder);
+        let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
         Self {
-            process,
+            process: spawn(address, &folder, &settings),
             address,
             folder,
+            settings,
         }
     }
 
@@ -54,7 +55,7 @@ impl Node {
     fn kill(&mut self) {
         self.process.kill().expect("it ran");
         self.process.wait().expect("it ended");
-        self.process = spawn(self.address, &self.folder);
+        self.process = spawn(self.address, &self.folder, &self.settings);
     }
 
     /// A connection; waits for the node to listen.
@@ -70,7 +71,7 @@ impl Node {
     }
 }
 
-fn spawn(address: SocketAddr, folder: &std::path::Path) -> Child {
+fn spawn(address: SocketAddr, folder: &Path, more: &Vec<String>) -> Child {
     let settings = [
         format!("listeners.tcp=[\"{address}\"]"),
         "listeners.websocket=[]".to_owned(),
@@ -78,7 +79,7 @@ fn spawn(address: SocketAddr, folder: &std::path::Path) -> Child {
         format!("engine.path={}", folder.display()),
     ];
     let mut command = Command::new(env!("CARGO_BIN_EXE_roadstead"));
-    for setting in &settings {
+    for setting in settings.iter().chain(more) {
         command.args(["--set", setting]);
     }
     command
@@ -98,6 +99,11 @@ struct Client {
 
 impl Client {
     fn connect(node: &Node, name: &str) -> Self {
+        Self::connect_for(node, name, 3600)
+    }
+
+    /// With a session that lives so long after its connection.
+    fn connect_for(node: &Node, name: &str, expiry_s: u32) -> Self {
         let stream = node.connect();
         stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
@@ -107,7 +113,7 @@ impl Client {
         };
         let mut connect = Connect::new(Version::V5, name);
         connect.clean_start = false;
-        connect.session_expiry_s = Some(3600);
+        connect.session_expiry_s = Some(expiry_s);
         client.send(|out| encode::connect(out, &connect));
         client.hear(|packet| matches!(packet, Packet::ConnAck(_)).then_some(()));
         client
@@ -138,10 +144,14 @@ impl Client {
         }
     }
 
-    fn subscribe(&mut self, filter: &str) {
+    /// Subscribes with QoS 1; returns the reason code.
+    fn subscribe(&mut self, filter: &str) -> u8 {
         let options = SubscriptionOptions::from_qos(QoS::AtLeastOnce);
         self.send(|out| encode::subscribe(out, Version::V5, 1, None, &[(filter, options)]));
-        self.hear(|packet| matches!(packet, Packet::SubAck(_)).then_some(()));
+        self.hear(|packet| match packet {
+            Packet::SubAck(suback) => Some(suback.reasons[0]),
+            _ => None,
+        })
     }
 
     /// Publishes with QoS 1 and waits until it is acknowledged.
@@ -190,10 +200,10 @@ impl Client {
 
 #[test]
 fn jobs_wait_for_any_worker_and_the_first_that_comes_gets_them_in_order() {
-    let mut node = Node::start();
+    let mut node = Node::start("work-queue", &[]);
     for name in ["one", "two"] {
         let mut worker = Client::connect(&node, name);
-        worker.subscribe(FILTER);
+        assert_eq!(worker.subscribe(FILTER), 1);
         worker.leave();
     }
     let mut publisher = Client::connect(&node, "publisher");
@@ -214,4 +224,24 @@ fn jobs_wait_for_any_worker_and_the_first_that_comes_gets_them_in_order() {
     let mut got = [one.message(), two.message()];
     got.sort();
     assert_eq!(got, ["a", "b"]);
+}
+
+#[test]
+fn a_session_with_as_many_subscriptions_as_it_may_have_can_replace_one() {
+    const GRANTED: u8 = 1;
+    const QUOTA_EXCEEDED: u8 = ReasonCode::QuotaExceeded as u8;
+    let node = Node::start("replace", &["mqtt.subscriptions_per_session_max=3"]);
+    for expiry_s in [0, 3600] {
+        let mut client = Client::connect_for(&node, "client", expiry_s);
+        for filter in ["a/b", "+/b", "$share/group/a/b"] {
+            assert_eq!(client.subscribe(filter), GRANTED);
+        }
+        assert_eq!(client.subscribe("c"), QUOTA_EXCEEDED);
+        assert_eq!(client.subscribe("$share/other/a/b"), QUOTA_EXCEEDED);
+        for filter in ["$share/group/a/b", "+/b", "a/b"] {
+            assert_eq!(client.subscribe(filter), GRANTED, "{filter} is not new");
+        }
+        assert_eq!(client.subscribe("c"), QUOTA_EXCEEDED);
+        client.leave();
+    }
 }
