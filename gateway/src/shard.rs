@@ -170,6 +170,7 @@ impl Shard {
                 self.edge.resume_stalled(&mut turn);
                 self.owner.settle_orphans(&mut turn);
                 self.owner.serve_scans(&mut turn);
+                self.owner.sweep_retained(&mut turn);
                 self.home.resume_scans(&mut turn);
             }
             Event::Stop => self.edge.shut_down(&mut turn),

@@ -37,6 +37,9 @@ use subscriptions::{Match, Subscriptions};
 /// Pages of retained messages that one turn reads at most.
 const PAGES_PER_TURN: u32 = 16;
 
+/// Expired retained messages that one turn removes at most.
+const SWEPT_PER_TURN: usize = 16;
+
 /// State of the owner role on one core.
 #[derive(Debug)]
 pub struct Owner {
@@ -306,17 +309,16 @@ impl Owner {
     /// Clears the retained messages that a filter matches; the store follows. Returns how many.
     pub fn clear_retained(&mut self, turn: &mut Turn<'_>, filter: &str) -> u64 {
         let cleared = self.retained.clear_matching(filter);
-        for message in &cleared {
-            let clear = Command::Publish {
-                token: token(TokenRole::Nobody, 0),
-                message: message.clone(),
-                appends: Vec::new(),
-                received: None,
-                retain: RetainChange::Clear,
-            };
-            turn.outbox.engine.push_back(clear);
-        }
+        clear_stored(turn, &cleared);
         cleared.len() as u64
+    }
+
+    /// Lets go of some retained messages that have expired; the store follows.
+    pub fn sweep_retained(&mut self, turn: &mut Turn<'_>) {
+        if !turn.congested {
+            let expired = self.retained.take_expired(turn.now.unix_ms, SWEPT_PER_TURN);
+            clear_stored(turn, &expired);
+        }
     }
 
     /// The roots with the most messages.
@@ -388,6 +390,20 @@ impl Routes {
                 }),
             }
         }
+    }
+}
+
+/// Removes retained messages from the store.
+fn clear_stored(turn: &mut Turn<'_>, messages: &[Arc<Message>]) {
+    for message in messages {
+        let clear = Command::Publish {
+            token: token(TokenRole::Nobody, 0),
+            message: message.clone(),
+            appends: Vec::new(),
+            received: None,
+            retain: RetainChange::Clear,
+        };
+        turn.outbox.engine.push_back(clear);
     }
 }
 
