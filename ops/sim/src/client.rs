@@ -6,6 +6,7 @@ use edge_proto::packet::{PacketType, QoS, SubscriptionOptions, Version};
 
 use crate::oracle::{is_shared, matches};
 use crate::random::Random;
+use crate::speak::TOPICS;
 
 /// A client identifier and whoever speaks for it.
 #[derive(Debug)]
@@ -184,9 +185,11 @@ impl Client {
         }
     }
 
-    /// True when it has had a shared subscription that matches a topic, and another subscription that does.
+    /// True when it has had a shared subscription for topics of this topic's root, and another subscription too.
     pub(crate) fn has_ways_beside_a_queue(&self, topic: &str) -> bool {
-        let matching = self.matching(topic);
+        let root = |topic| edge_proto::topic::root(topic, 2);
+        let of_root = TOPICS.iter().filter(|other| root(other) == root(topic));
+        let matching: BTreeSet<&str> = of_root.flat_map(|topic| self.matching(topic)).collect();
         matching.len() > 1 && matching.into_iter().any(is_shared)
     }
 
