@@ -127,6 +127,9 @@ pub struct SubscriptionInfo {
     pub subscribers: u64,
     /// True when it is replicated to every core.
     pub broad: bool,
+    /// Messages that wait for any member of a shared subscription.
+    #[serde(default)]
+    pub queued: u64,
 }
 
 /// A retained message as an operator sees it.
@@ -231,15 +234,18 @@ fn publish(
 
 fn subscriptions(owner: &Owner, prefix: &str, limit: usize) -> Vec<SubscriptionInfo> {
     let mut found = Vec::new();
-    owner.subscriptions.for_each(|filter, broad, subscribers| {
-        if filter.starts_with(prefix) {
-            found.push(SubscriptionInfo {
-                filter: filter.to_owned(),
-                subscribers,
-                broad,
-            });
-        }
-    });
+    owner
+        .subscriptions
+        .for_each(|filter, broad, subscribers, queued| {
+            if filter.starts_with(prefix) {
+                found.push(SubscriptionInfo {
+                    filter: filter.to_owned(),
+                    subscribers,
+                    broad,
+                    queued,
+                });
+            }
+        });
     found.sort_unstable_by(|left, right| left.filter.cmp(&right.filter));
     found.truncate(limit);
     found

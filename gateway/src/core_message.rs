@@ -43,21 +43,32 @@ pub enum CoreMessage {
     Subscribe(Box<SubscribeRequest>),
     /// Edge or home → owner: remove a subscription.
     Unsubscribe(Box<UnsubscribeRequest>),
-    /// Owner → edge or home: the subscription is made or removed.
+    /// Home → owner: is there this subscription? `SubscriptionDone` answers.
+    FindSubscription(Box<FindSubscription>),
+    /// Owner → edge or home: the subscription is made, removed or looked for.
     SubscriptionDone {
         /// Whose request it was.
         reply: ReplyTo,
         /// Whether the subscription existed before.
         existed: bool,
     },
-    /// Home → owner: a durable member of a shared subscription came or went.
-    SharedPresence {
-        /// The whole filter.
-        filter: Box<str>,
+    /// Home or edge → owner: a member of a shared subscription came or went, or has more or less to do.
+    SharedPresence(Box<SharedPresence>),
+    /// Owner → edge: messages of a group's queue for a member. `HandDone` answers.
+    Hand(Box<Hand>),
+    /// Owner → home: the same, for a durable member that takes QoS 0 alone.
+    HandHome {
         /// The member.
         session: SessionId,
-        /// Whether it is connected now.
-        connected: bool,
+        /// What it is to get; its connection is not known yet.
+        hand: Box<Hand>,
+    },
+    /// Edge or home → owner: so many of the messages, from the first on, were taken.
+    HandDone {
+        /// From `Hand::answer`.
+        transfer: u64,
+        /// How many.
+        taken: u32,
     },
     /// Edge or home → owner: some retained messages, please.
     RetainedScan(Box<RetainedScan>),
@@ -197,6 +208,55 @@ pub struct PublishRequest {
     pub received: Option<(SessionId, u16)>,
 }
 
+/// What an owner hears of a member of a shared subscription.
+#[derive(Debug)]
+pub struct SharedPresence {
+    /// The whole filter.
+    pub filter: Box<str>,
+    /// The member.
+    pub session: SessionId,
+    /// What it is like now.
+    pub presence: Presence,
+}
+
+/// What a member of a shared subscription is like at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// Whether it is connected. Always true for a live-only session, which leaves when it disconnects.
+    pub connected: bool,
+    /// How much waits for it, see [`load_level`].
+    pub load: u8,
+}
+
+/// How busy a session is for which so many messages wait: 0 for none, and one more each time they double. So its owners hear
+/// of a burst a few times and not with every message.
+pub fn load_level(waiting: u64) -> u8 {
+    if waiting == 0 {
+        0
+    } else {
+        1 + waiting.ilog2() as u8
+    }
+}
+
+/// Messages out of the queue of a shared subscription.
+#[derive(Debug)]
+pub struct Hand {
+    /// The connection of the member; a stale one takes nothing.
+    pub connection: ConnectionId,
+    /// The messages in order; they are taken up to the first for which there is no room.
+    pub messages: Vec<(Arc<Message>, Delivery)>,
+    /// Owner core and transfer that wait for `HandDone`.
+    pub answer: (u16, u64),
+}
+
+impl Hand {
+    /// The connection of a member whose home is to fill it in: no connection is this one.
+    pub const NOBODY: ConnectionId = ConnectionId {
+        slot: u32::MAX,
+        generation: u32::MAX,
+    };
+}
+
 /// A message for sessions of one edge core.
 #[derive(Debug)]
 pub struct Deliver {
@@ -278,8 +338,8 @@ pub struct SubscribeRequest {
     pub filter: Box<str>,
     /// Who.
     pub subscriber: Subscriber,
-    /// For a shared subscription of a durable session: whether it is connected.
-    pub connected: bool,
+    /// For a shared subscription: what the member is like.
+    pub presence: Presence,
     /// Whom to answer.
     pub reply: Option<ReplyTo>,
 }
@@ -293,6 +353,17 @@ pub struct UnsubscribeRequest {
     pub session: SessionId,
     /// Whom to answer.
     pub reply: Option<ReplyTo>,
+}
+
+/// Ask an owner whether there is a subscription.
+#[derive(Debug)]
+pub struct FindSubscription {
+    /// The whole filter.
+    pub filter: Box<str>,
+    /// Whose.
+    pub session: SessionId,
+    /// Whom to answer.
+    pub reply: ReplyTo,
 }
 
 /// Ask an owner for retained messages, a page at a time in topic order.
@@ -401,6 +472,8 @@ pub struct HomeSubscribe {
     pub options: SubscriptionOptions,
     /// Subscription Identifier, 0 = none.
     pub subscription_id: u32,
+    /// True when the session has as many subscriptions as it may: one that it has can be replaced, a new one is not made.
+    pub only_replaces: bool,
 }
 
 /// A message of a mailbox.

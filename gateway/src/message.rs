@@ -2,9 +2,29 @@
 
 use edge_proto::packet::QoS;
 
-/// The session of a client, unique in the life of the store: boot count (16 bits), core (8 bits), counter (40 bits).
+/// The session of a client, or the queue of a shared subscription, unique in the life of the store: one bit that tells which,
+/// boot count (15 bits), core (8 bits), counter (40 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
+
+impl SessionId {
+    const GROUP_QUEUE: u64 = 1 << 63;
+
+    /// The same number as the id of the queue of a shared subscription.
+    pub fn as_group_queue(self) -> Self {
+        Self(self.0 | Self::GROUP_QUEUE)
+    }
+
+    /// True for the queue of a shared subscription: its mailbox belongs to an owner, and no client has it.
+    pub fn is_group_queue(self) -> bool {
+        self.0 & Self::GROUP_QUEUE != 0
+    }
+
+    /// The core that gave it.
+    pub fn core(self) -> u16 {
+        (self.0 >> 40) as u16 & 0xFF
+    }
+}
 
 /// One application message, immutable.
 #[derive(Debug, PartialEq, Eq)]

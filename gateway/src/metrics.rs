@@ -161,6 +161,8 @@ pub struct CoreSnapshot {
     pub retained_messages: u64,
     /// Bytes of them.
     pub retained_bytes: u64,
+    /// Messages in the queues of the shared subscriptions owned here.
+    pub group_queue_messages: u64,
     /// The roots with the most publishes since the last decay, hottest first, with their share of this core's publishes.
     pub hottest_roots: Vec<(String, u64)>,
     /// Counters of the driver.

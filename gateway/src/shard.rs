@@ -10,7 +10,7 @@ use reactor::driver::ConnectionId;
 use reactor::wheel::Wheel;
 
 use crate::admin::AdminRequest;
-use crate::core_message::{CoreMessage, Origin, SubscribeRequest, Subscriber, Target};
+use crate::core_message::{CoreMessage, Origin, Presence, SubscribeRequest, Subscriber, Target};
 use crate::edge::Edge;
 use crate::engine::{Completion, Restored, Token};
 use crate::home::Home;
@@ -166,9 +166,11 @@ impl Shard {
             }
             Event::Admin(id, request) => return self.answer(now, outbox, id, request),
             Event::Tick { .. } => {
-                fire(&mut self.edge, &mut self.home, &mut turn);
+                fire(&mut self.edge, &mut self.owner, &mut self.home, &mut turn);
                 self.edge.resume_stalled(&mut turn);
+                self.owner.settle_orphans(&mut turn);
                 self.owner.serve_scans(&mut turn);
+                self.owner.sweep_retained(&mut turn);
                 self.home.resume_scans(&mut turn);
             }
             Event::Stop => self.edge.shut_down(&mut turn),
@@ -216,6 +218,18 @@ impl Shard {
                 session,
                 record,
                 mailbox,
+                ..
+            } if session.is_group_queue() => {
+                let filter = &record.client_id;
+                if turn.facts.core_of_queue(*session, filter) == turn.facts.core {
+                    self.owner
+                        .restore_queue(&mut turn, *session, filter, mailbox.messages);
+                }
+            }
+            Restored::Session {
+                session,
+                record,
+                mailbox,
                 received,
             } => {
                 if home == turn.facts.core {
@@ -248,7 +262,10 @@ impl Shard {
                     let request = SubscribeRequest {
                         filter: filter.clone(),
                         subscriber,
-                        connected: false,
+                        presence: Presence {
+                            connected: false,
+                            load: 0,
+                        },
                         reply: None,
                     };
                     self.owner.subscribe(&mut turn, request);
@@ -317,6 +334,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         subscriptions: owner.subscriptions.count(),
         retained_messages: owner.retained().count() as u64,
         retained_bytes: owner.retained().bytes() as u64,
+        group_queue_messages: owner.queued_in_groups(),
         hottest_roots: owner.hottest_roots(),
         driver: reactor::driver::DriverCounters::default(),
     }
@@ -328,23 +346,29 @@ fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion
         Completion::Done { token }
         | Completion::Published { token, .. }
         | Completion::MailboxPage { token, .. }
-        | Completion::SessionDeleted { token, .. } => *token,
+        | Completion::SessionDeleted { token, .. }
+        | Completion::Moved { token, .. } => *token,
+        Completion::Appended { session, .. } | Completion::Rejected { session }
+            if session.is_group_queue() =>
+        {
+            return owner.queue_answered(turn, completion);
+        }
         Completion::Appended { .. } | Completion::Rejected { .. } => {
             return home.appended(turn, completion);
         }
     };
     match role_of(token) {
         (TokenRole::Nobody, _) => {}
-        (TokenRole::Owner, publish) => {
-            let rejected = matches!(completion, Completion::Published { rejected: 1.., .. });
-            owner.answered(turn, publish, rejected);
-        }
+        (TokenRole::Owner, id) => match completion {
+            Completion::Published { rejected, .. } => owner.answered(turn, id, rejected > 0),
+            completion => owner.completed(turn, id, completion),
+        },
         (TokenRole::Home, request) => home.completed(turn, request, completion),
     }
 }
 
 /// Fires the timers that are due.
-fn fire(edge: &mut Edge, home: &mut Home, turn: &mut Turn<'_>) {
+fn fire(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>) {
     let mut due = Vec::new();
     turn.timers
         .expire(turn.now.mono_ms, Shard::TIMERS_PER_TICK, |timer| {
@@ -355,6 +379,7 @@ fn fire(edge: &mut Edge, home: &mut Home, turn: &mut Turn<'_>) {
             Timer::Connect(connection) => edge.connect_timeout(turn, connection),
             Timer::KeepAlive(connection) => edge.keep_alive(turn, connection),
             Timer::Session(key) => home.timer(turn, key),
+            Timer::Group(key) => owner.retry(turn, key),
         }
     }
 }
@@ -384,19 +409,17 @@ fn dispatch(
         CoreMessage::DeliverHome(deliver) => home.deliver_live(turn, *deliver),
         CoreMessage::Subscribe(request) => owner.subscribe(turn, *request),
         CoreMessage::Unsubscribe(request) => owner.unsubscribe(turn, &request),
+        CoreMessage::FindSubscription(find) => owner.find_subscription(turn, &find),
         CoreMessage::SubscriptionDone { reply, existed } if reply.home => {
             home.operation_step(turn, reply.request, Some(existed));
         }
         CoreMessage::SubscriptionDone { reply, existed } => {
             edge.subscription_done(turn, reply, existed);
         }
-        CoreMessage::SharedPresence {
-            filter,
-            session,
-            connected,
-        } => {
-            owner.set_connected(turn, &filter, session, connected);
-        }
+        CoreMessage::SharedPresence(member) => owner.set_presence(turn, &member),
+        CoreMessage::Hand(hand) => edge.hand(turn, *hand),
+        CoreMessage::HandHome { session, hand } => home.hand(turn, session, hand),
+        CoreMessage::HandDone { transfer, taken } => owner.handed(turn, transfer, taken),
         CoreMessage::RetainedScan(scan) => owner.scan_retained(turn, *scan),
         CoreMessage::RetainedPage(page) if page.reply.home => home.retained_page(turn, *page),
         CoreMessage::RetainedPage(page) => edge.retained_page(turn, *page),

@@ -8,7 +8,7 @@ use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 use reactor::wheel::Wheel;
 
-use crate::core_message::{CoreMessage, Origin, PublishRequest};
+use crate::core_message::{CoreMessage, Origin, Presence, PublishRequest, SharedPresence};
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::metrics::{Counters, DropReason};
@@ -32,6 +32,8 @@ pub enum Timer {
     KeepAlive(ConnectionId),
     /// The session at this home expires, or its will is due.
     Session(Key),
+    /// Time to offer the queue of this shared subscription once more to members that took nothing.
+    Group(Key),
 }
 
 /// Facts that never change while the node runs; all but `core` are equal on all cores.
@@ -65,19 +67,54 @@ impl Facts {
 
     /// The cores that must know a filter: the owner of its root, or all of them for a broad one.
     pub fn owners_of_filter(&self, filter: &str) -> std::ops::Range<u16> {
-        match self.root_depths.root_of_filter(without_share(filter)) {
-            Some(root) => {
-                let core = self.placement.core_of_root(root);
-                core..core + 1
-            }
-            None => 0..self.placement.cores(),
+        owners_of_filter(&self.placement, &self.root_depths, filter)
+    }
+
+    /// The core that keeps the queue of a shared subscription.
+    pub fn core_of_queue(&self, queue: SessionId, filter: &str) -> u16 {
+        queue_core(&self.placement, &self.root_depths, queue, filter)
+    }
+}
+
+/// The cores that must know a filter: the owner of its root, or all of them for a broad one.
+pub fn owners_of_filter(
+    placement: &Placement,
+    root_depths: &RootDepths,
+    filter: &str,
+) -> std::ops::Range<u16> {
+    match root_depths.root_of_filter(without_share(filter)) {
+        Some(root) => {
+            let core = placement.core_of_root(root);
+            core..core + 1
         }
+        None => 0..placement.cores(),
+    }
+}
+
+/// The core that keeps the queue of a shared subscription: the owner of its filter. For a broad one every core has a queue of
+/// its own, so it is the core that made it, or one in its place when there are fewer now.
+pub fn queue_core(
+    placement: &Placement,
+    root_depths: &RootDepths,
+    queue: SessionId,
+    filter: &str,
+) -> u16 {
+    let owners = owners_of_filter(placement, root_depths, filter);
+    if owners.len() == 1 {
+        owners.start
+    } else {
+        queue.core() % placement.cores()
     }
 }
 
 /// The home core of a client identifier.
 pub fn home_core(placement: &Placement, client_id: &str) -> u16 {
     placement.core_of_root(&format!("u/{client_id}"))
+}
+
+/// True for a shared subscription.
+pub fn is_shared(filter: &str) -> bool {
+    filter.starts_with("$share/")
 }
 
 /// The topic filter inside a shared subscription, or the filter itself.
@@ -156,6 +193,26 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
+    /// Tells the owners of shared subscriptions what a member of theirs is like now.
+    pub fn tell_presence<'a>(
+        &mut self,
+        session: SessionId,
+        filters: impl IntoIterator<Item = &'a Box<str>>,
+        presence: Presence,
+    ) {
+        for filter in filters {
+            for core in self.facts.owners_of_filter(filter) {
+                let member = SharedPresence {
+                    filter: filter.clone(),
+                    session,
+                    presence,
+                };
+                self.outbox
+                    .tell(core, CoreMessage::SharedPresence(Box::new(member)));
+            }
+        }
+    }
+
     /// Routes a message of the node itself: a will, or what an operator publishes.
     pub fn publish(&mut self, message: Arc<Message>, origin: Origin) {
         self.stats.counters.publishes_internal += 1;
@@ -171,7 +228,7 @@ impl Turn<'_> {
     }
 }
 
-/// Makes the ids of new sessions: boot count (16 bits), core (8 bits), counter (40 bits).
+/// Makes the ids of new sessions; see [`SessionId`].
 #[derive(Debug)]
 pub struct SessionIds {
     next: u64,
@@ -181,7 +238,7 @@ impl SessionIds {
     /// Ids of one core in one run of the node.
     pub fn new(boot: u32, core: u16) -> Self {
         Self {
-            next: (u64::from(boot) & 0xFFFF) << 48 | (u64::from(core) & 0xFF) << 40,
+            next: (u64::from(boot) & 0x7FFF) << 48 | (u64::from(core) & 0xFF) << 40,
         }
     }
 

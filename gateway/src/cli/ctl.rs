@@ -51,6 +51,7 @@ pub(super) fn run(
                 ("FILTER", "filter"),
                 ("SUBSCRIBERS", "subscribers"),
                 ("BROAD", "broad"),
+                ("QUEUED", "queued"),
             ];
             let text = listing(&answer, "subscriptions", &head, answer["more"] == true);
             (answer, text)

@@ -373,12 +373,15 @@ async fn subscriptions(State(admin): State<Arc<Admin>>, uri: Uri) -> ApiResult {
         _ => None,
     })
     .await?;
-    // A broad filter is on every core with all of its subscribers, a rooted one on its owner alone.
+    // A broad filter is on every core with all of its subscribers and a queue for each core, a rooted one on its owner alone.
     let mut merged = BTreeMap::<String, SubscriptionInfo>::new();
     for row in found {
         merged
             .entry(row.filter.clone())
-            .and_modify(|known| known.subscribers = known.subscribers.max(row.subscribers))
+            .and_modify(|known| {
+                known.subscribers = known.subscribers.max(row.subscribers);
+                known.queued += row.queued;
+            })
             .or_insert(row);
     }
     let more = merged.len() > limit;

@@ -234,6 +234,11 @@ fn core_families(samples: &[CoreSample]) -> Vec<MetricFamily> {
             "Bytes of retained messages owned by the core.",
             |core| core.retained_bytes,
         ),
+        gauge_per_core(
+            "group_queue_messages",
+            "Messages in the queues of shared subscriptions of the core: nobody could take them yet.",
+            |core| core.group_queue_messages,
+        ),
         hottest_roots(samples),
     ]
 }

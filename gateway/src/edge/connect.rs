@@ -203,6 +203,7 @@ impl Edge {
             subscribing: 0,
             sequence: 0,
             filters: Vec::new(),
+            shared: false,
             traffic: Traffic::resumed(attached.received),
         };
         let link = &mut connection.link;

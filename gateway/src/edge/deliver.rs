@@ -10,8 +10,8 @@ use super::Edge;
 use super::depart::Leave;
 use super::inbound::end_delivery;
 use super::link::Link;
-use super::session::{Queued, Session};
-use crate::core_message::{CoreMessage, Deliver, MailboxPush, Outcome};
+use super::session::{Queued, Session, Traffic};
+use crate::core_message::{CoreMessage, Deliver, Hand, MailboxPush, Outcome};
 use crate::limits::SlowConsumer;
 use crate::message::Message;
 use crate::metrics::DropReason;
@@ -97,6 +97,51 @@ impl Edge {
         }
     }
 
+    /// Messages of a group's queue. What finds no room stays there, so nobody is disconnected for them and nothing is dropped.
+    pub fn hand(&mut self, turn: &mut Turn<'_>, hand: Hand) {
+        let mut taken = 0;
+        for (message, delivery) in hand.messages {
+            if !self.has_room_for(turn, hand.connection, message.queued_bytes() as u64) {
+                break;
+            }
+            let queued = Queued {
+                message,
+                delivery,
+                sequence: 0,
+                dup: false,
+                begun: false,
+            };
+            taken += 1;
+            turn.stats.accept();
+            self.offer(
+                turn,
+                hand.connection,
+                queued,
+                &mut Encoded::for_recipients(1),
+            );
+        }
+        let (core, transfer) = hand.answer;
+        turn.outbox
+            .tell(core, CoreMessage::HandDone { transfer, taken });
+    }
+
+    /// True when a connection is live and its queue has room for a message, or it needs none because the client takes it at
+    /// once.
+    fn has_room_for(&mut self, turn: &Turn<'_>, id: ConnectionId, bytes: u64) -> bool {
+        let live = self.live;
+        let Some((link, session)) = self.live(id) else {
+            return false;
+        };
+        let idle = session
+            .traffic
+            .as_ref()
+            .is_none_or(|traffic| traffic.queue.is_empty() && traffic.outbound.is_empty());
+        let traffic = session.traffic();
+        let full = is_queue_full(turn, traffic, bytes)
+            || is_core_full(turn, live, traffic.queue_bytes + bytes, bytes);
+        !full || (idle && link.can_take_more(turn))
+    }
+
     /// A message of a mailbox. The home keeps to the window, so there is always room for it in the queue.
     pub fn mailbox_push(&mut self, turn: &mut Turn<'_>, push: MailboxPush) {
         let id = push.connection;
@@ -168,8 +213,7 @@ impl Edge {
         let limits = &turn.facts.limits;
         let bytes = queued.message.queued_bytes() as u64;
         let traffic = session.traffic();
-        let queue_full = traffic.queue.len() >= limits.session_queue_messages_max as usize
-            || traffic.queue_bytes + bytes > u64::from(limits.session_queue_bytes_max);
+        let queue_full = is_queue_full(turn, traffic, bytes);
         let core_full = is_core_full(turn, live, traffic.queue_bytes + bytes, bytes);
         let from_mailbox = queued.sequence > 0;
         if from_mailbox && core_full {
@@ -181,7 +225,7 @@ impl Edge {
             traffic.queue.push_back(queued);
             traffic.queue_bytes += bytes;
             turn.stats.queued_bytes += bytes;
-            return;
+            return session.tell_load(turn);
         }
         if queued.delivery.qos == QoS::AtMostOnce {
             let reason = if queue_full {
@@ -219,8 +263,16 @@ impl Edge {
                 }
             }
         }
+        session.tell_load(turn);
         self.continue_scan(turn, id);
     }
+}
+
+/// True when a session's queue has no room for so many more bytes.
+fn is_queue_full(turn: &Turn<'_>, traffic: &Traffic, bytes: u64) -> bool {
+    let limits = &turn.facts.limits;
+    traffic.queue.len() >= limits.session_queue_messages_max as usize
+        || traffic.queue_bytes + bytes > u64::from(limits.session_queue_bytes_max)
 }
 
 /// True when the core's queues have no room for so many more bytes. A quarter of them is kept for sessions that have little:

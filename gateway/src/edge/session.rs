@@ -9,9 +9,11 @@ use edge_proto::session::inbound::Inbound;
 use edge_proto::session::outbound::Outbound;
 use reactor::slab::Key;
 
+use crate::core_message::{Presence, load_level};
 use crate::engine::Delivery;
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
+use crate::turn::{Turn, is_shared};
 
 /// A connected session.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub(super) struct Session {
     pub(super) sequence: u64,
     /// Filters of a live-only session; the owners forget them when it ends.
     pub(super) filters: Vec<Box<str>>,
+    /// True exactly when one of `filters` is a shared subscription: its owners hear how busy the session is.
+    pub(super) shared: bool,
     pub(super) traffic: Option<Box<Traffic>>,
 }
 
@@ -49,6 +53,8 @@ pub(super) struct Traffic {
     /// Messages that wait for the client.
     pub(super) queue: VecDeque<Queued>,
     pub(super) queue_bytes: u64,
+    /// What the owners of shared subscriptions heard last of the queue.
+    pub(super) load: u8,
     /// Messages sent and not acknowledged, with the bytes they had.
     pub(super) outbound: Outbound<u32>,
     pub(super) inbound: Inbound,
@@ -95,6 +101,20 @@ impl Session {
             .as_ref()
             .map_or(0, |traffic| traffic.waiting_scans.len());
         usize::from(self.subscribing) + scans >= limits.filters_per_packet_max
+    }
+
+    /// Tells the owners of shared subscriptions when more or less waits for the client than did.
+    pub(super) fn tell_load(&mut self, turn: &mut Turn<'_>) {
+        let Some(traffic) = self.traffic.as_deref_mut().filter(|_| self.shared) else {
+            return;
+        };
+        let load = load_level(traffic.queue.len() as u64);
+        if traffic.load != load {
+            traffic.load = load;
+            let shared = self.filters.iter().filter(|filter| is_shared(filter));
+            let connected = true;
+            turn.tell_presence(self.session, shared, Presence { connected, load });
+        }
     }
 
     /// The traffic state, made when there is none.

@@ -10,12 +10,12 @@ use reactor::slab::Key;
 
 use super::{Edge, Flow};
 use crate::core_message::{
-    CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest,
-    Subscriber, Target, UnsubscribeRequest,
+    CoreMessage, Deliver, HomeSubscribe, Presence, Recipient, ReplyTo, RetainedPage,
+    SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
 };
 use crate::engine::SubscriptionRecord;
 use crate::retained_scan::{self, Scan};
-use crate::turn::{Turn, without_share};
+use crate::turn::{Turn, is_shared};
 
 /// A SUBSCRIBE or UNSUBSCRIBE that waits for its owners.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(super) struct SubscribePacket {
     wanted: Vec<Option<(Box<str>, SubscriptionRecord)>>,
     /// Whether each subscription existed before.
     existed: Vec<bool>,
+    /// Filters of which only an existing subscription may be replaced: the session has as many as it may.
+    only_replaces: Vec<bool>,
     subscribe: bool,
 }
 
@@ -54,51 +56,52 @@ impl Edge {
                 None => TopicFilter::parse(filter)?,
             };
             operation.existed.push(false);
-            let reason = self.admit(turn, id, parsed, operation.reasons.len());
+            let admitted = self.admit(turn, id, filter, parsed, operation.reasons.len());
+            operation.only_replaces.push(admitted == Ok(true));
             operation
                 .reasons
-                .push(reason.map_or_else(|reason| reason as u8, |()| options.maximum_qos as u8));
+                .push(admitted.map_or_else(|reason| reason as u8, |_| options.maximum_qos as u8));
             let record = SubscriptionRecord {
                 options,
                 subscription_id,
             };
             operation
                 .wanted
-                .push(reason.is_ok().then(|| (filter.into(), record)));
+                .push(admitted.is_ok().then(|| (filter.into(), record)));
         }
-        let requests: Vec<_> = operation
-            .wanted
-            .iter()
+        let wanted = operation.wanted.iter().zip(&operation.only_replaces);
+        let requests: Vec<_> = wanted
             .enumerate()
-            .filter_map(|(index, wanted)| {
-                wanted
-                    .clone()
-                    .map(|(filter, record)| (index as u16, filter, record))
+            .filter_map(|(index, (wanted, only_replaces))| {
+                let (filter, record) = wanted.clone()?;
+                Some((index as u16, filter, record, *only_replaces))
             })
             .collect();
         let key = self.operations.insert(operation);
         let mut outstanding = 0;
-        for (index, filter, record) in requests {
+        for (index, filter, record, only_replaces) in requests {
             let reply = ReplyTo {
                 core: turn.facts.core,
                 home: false,
                 request: key,
                 index,
             };
-            outstanding += self.ask_subscribe(turn, id, reply, filter, record);
+            outstanding += self.ask_subscribe(turn, id, reply, filter, (record, only_replaces));
         }
         self.wait_for(turn, key, outstanding);
         Ok(Flow::Continue)
     }
 
-    /// Whether a session may have this subscription.
+    /// Whether a session may have this subscription. True when only an existing one may be replaced, and its home must find out
+    /// whether there is one.
     fn admit(
         &mut self,
         turn: &Turn<'_>,
         id: ConnectionId,
+        whole: &str,
         filter: TopicFilter<'_>,
         index: usize,
-    ) -> Result<(), ReasonCode> {
+    ) -> Result<bool, ReasonCode> {
         let limits = &turn.facts.limits;
         let Some((_, session)) = self.live(id) else {
             return Err(ReasonCode::UnspecifiedError);
@@ -107,13 +110,19 @@ impl Edge {
         if too_long || filter.levels().count() > limits.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        if index >= limits.filters_per_packet_max
-            || session.subscriptions + u32::from(session.subscribing) + index as u32
-                >= limits.subscriptions_per_session_max
-        {
+        if index >= limits.filters_per_packet_max {
             return Err(ReasonCode::QuotaExceeded);
         }
-        Ok(())
+        let count = session.subscriptions + u32::from(session.subscribing) + index as u32;
+        if count < limits.subscriptions_per_session_max {
+            return Ok(false);
+        }
+        let known = session.filters.iter().any(|known| **known == *whole);
+        match (session.durable, known) {
+            (true, _) => Ok(true),
+            (false, true) => Ok(false),
+            (false, false) => Err(ReasonCode::QuotaExceeded),
+        }
     }
 
     /// Asks whoever is responsible for one subscription; returns how many answers will come.
@@ -123,7 +132,7 @@ impl Edge {
         id: ConnectionId,
         reply: ReplyTo,
         filter: Box<str>,
-        record: SubscriptionRecord,
+        (record, only_replaces): (SubscriptionRecord, bool),
     ) -> u32 {
         let Some((_, session)) = self.live(id) else {
             return 0;
@@ -139,6 +148,7 @@ impl Edge {
                 filter,
                 options,
                 subscription_id,
+                only_replaces,
             };
             turn.outbox.tell(
                 session.home_core,
@@ -156,7 +166,10 @@ impl Edge {
         if is_new {
             session.filters.reserve_exact(1);
             session.filters.push(filter.clone());
+            session.shared |= is_shared(&filter);
         }
+        session.tell_load(turn); // To the owners that it has already; the new one hears of it with the request.
+        let load = session.traffic.as_ref().map_or(0, |traffic| traffic.load);
         let target = Target::Live {
             core: turn.facts.core,
             connection: id,
@@ -173,7 +186,10 @@ impl Edge {
             let request = SubscribeRequest {
                 filter: filter.clone(),
                 subscriber,
-                connected: true,
+                presence: Presence {
+                    connected: true,
+                    load,
+                },
                 reply: Some(reply),
             };
             turn.outbox
@@ -232,6 +248,7 @@ impl Edge {
                 return Ok(Flow::Closed);
             };
             session.filters.retain(|known| **known != *filter);
+            session.shared = session.filters.iter().any(|filter| is_shared(filter));
             let session = session.session;
             for core in turn.facts.owners_of_filter(&filter) {
                 outstanding += 1;
@@ -305,6 +322,10 @@ impl Edge {
         let filters = operation.reasons.len() as u16;
         session.subscribing = session.subscribing.saturating_sub(filters);
         for (index, existed) in operation.existed.iter().enumerate() {
+            if operation.subscribe && operation.only_replaces[index] && !existed {
+                operation.reasons[index] = ReasonCode::QuotaExceeded as u8;
+                operation.wanted[index] = None;
+            }
             if operation.subscribe {
                 let is_new = operation.wanted[index].is_some() && !existed;
                 session.subscriptions += u32::from(is_new);
@@ -352,7 +373,7 @@ impl Edge {
             RetainHandling::SendIfNew => !existed,
             RetainHandling::DoNotSend => false,
         };
-        if !wanted || without_share(&filter).len() != filter.len() {
+        if !wanted || is_shared(&filter) {
             return; // Shared subscriptions get no retained messages (MQTT 5.0 §4.8.2).
         }
         let owners = turn.facts.owners_of_filter(&filter);
@@ -434,6 +455,7 @@ impl SubscribePacket {
             reasons: Vec::new(),
             wanted: Vec::new(),
             existed: Vec::new(),
+            only_replaces: Vec::new(),
             subscribe,
         }
     }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use crate::engine::embedded::sequences_reserved;
 use crate::engine::{
-    Append, Command, Completion, Delivery, Engine, EngineError, MailboxEntry, MailboxLimits,
-    MailboxSummary, Restored, RetainChange, SessionRecord, SubscriptionRecord, Token, WhenFull,
+    Append, Command, Completion, Delivery, Engine, EngineError, Evicted, MailboxEntry,
+    MailboxLimits, MailboxSummary, Restored, RetainChange, SessionRecord, SubscriptionRecord,
+    Token, WhenFull,
 };
 use crate::message::{Message, SessionId};
 
@@ -224,6 +225,25 @@ impl Memory {
                 let page = self.read(*token, *session, *from, *messages_max, *bytes_max);
                 out.push((core, page));
             }
+            Command::Move {
+                token,
+                from,
+                to,
+                home,
+                record,
+                messages_max,
+                bytes_max,
+            } => {
+                let bounds = (*messages_max, *bytes_max);
+                let messages = self.move_all(*from, (*to, *home), *record, bounds, out);
+                let (token, from) = (*token, *from);
+                let moved = Completion::Moved {
+                    token,
+                    from,
+                    messages,
+                };
+                out.push((core, moved));
+            }
         }
     }
 
@@ -272,6 +292,45 @@ impl Memory {
         if let Some(stored) = self.sessions.get_mut(&session) {
             stored.mailbox.remove(&sequence);
         }
+    }
+
+    /// Returns how many messages moved.
+    fn move_all(
+        &mut self,
+        from: SessionId,
+        (to, home): (SessionId, u16),
+        record: SubscriptionRecord,
+        (messages_max, bytes_max): (u32, u32),
+        out: &mut Vec<(u16, Completion)>,
+    ) -> u32 {
+        let (mut moved, mut bytes) = (0, 0);
+        while from != to && moved < messages_max {
+            let oldest = self
+                .sessions
+                .get(&from)
+                .and_then(|stored| stored.mailbox.first_key_value());
+            let Some((&sequence, Some((message, _)))) = oldest else {
+                break;
+            };
+            let message = Arc::clone(message);
+            bytes += message.queued_bytes();
+            let fits = self
+                .sessions
+                .get(&to)
+                .is_some_and(|stored| stored.has_room(&message, self.limits));
+            if !fits || (moved > 0 && bytes > bytes_max as usize) {
+                break;
+            }
+            let append = Append {
+                session: to,
+                home,
+                delivery: record.delivery(&message),
+            };
+            self.append(&message, &append, out);
+            self.ack(from, sequence);
+            moved += 1;
+        }
+        moved
     }
 
     fn read(
@@ -334,8 +393,14 @@ impl Session {
             .sum()
     }
 
+    /// True when `message` fits and nothing has to go for it.
+    fn has_room(&self, message: &Message, limits: MailboxLimits) -> bool {
+        (self.mailbox.len() as u64) < limits.messages_max
+            && self.bytes() + message.queued_bytes() as u64 <= limits.bytes_max
+    }
+
     /// Removes what has to go for `message` to fit, oldest first; `None`, and nothing removed, when it cannot fit.
-    fn make_room(&mut self, message: &Message, limits: MailboxLimits) -> Option<Vec<u64>> {
+    fn make_room(&mut self, message: &Message, limits: MailboxLimits) -> Option<Vec<Evicted>> {
         let mut messages = self.mailbox.len() as u64 + 1;
         let mut bytes = self.bytes() + message.queued_bytes() as u64;
         let mut evicted = Vec::new();
@@ -346,13 +411,17 @@ impl Session {
             }
             let (&sequence, content) = candidates.next()?;
             if let Some((message, _)) = content {
+                let message_bytes = message.queued_bytes() as u32;
                 messages -= 1;
-                bytes -= message.queued_bytes() as u64;
-                evicted.push(sequence);
+                bytes -= u64::from(message_bytes);
+                evicted.push(Evicted {
+                    sequence,
+                    bytes: message_bytes,
+                });
             }
         }
-        for sequence in &evicted {
-            self.mailbox.remove(sequence);
+        for old in &evicted {
+            self.mailbox.remove(&old.sequence);
         }
         Some(evicted)
     }

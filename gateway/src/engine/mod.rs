@@ -64,6 +64,21 @@ pub struct SubscriptionRecord {
     pub subscription_id: u32,
 }
 
+impl SubscriptionRecord {
+    /// How a message that is not a retained one reaches a subscriber.
+    pub fn delivery(&self, message: &Message) -> Delivery {
+        Delivery {
+            qos: message.qos.min(self.options.maximum_qos),
+            retain: message.retain && self.options.retain_as_published,
+            subscription_ids: if self.subscription_id == 0 {
+                Box::default()
+            } else {
+                Box::new([self.subscription_id])
+            },
+        }
+    }
+}
+
 /// One message for one mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
@@ -192,15 +207,48 @@ pub enum Command {
         /// At most so many bytes, by [`Message::queued_bytes`]; the first message is read whatever its size.
         bytes_max: u32,
     },
+    /// In one atomic step: takes the oldest messages out of one mailbox and appends them to another, as many as it has room
+    /// for: nothing is evicted for them, what does not fit stays. Expired ones move like any other: whether a message has
+    /// expired is not known without reading it. Stops at one that has had its PUBREC. Answered by an `Appended` for each to
+    /// the home of the other mailbox, and then by `Moved`.
+    Move {
+        /// Handed back.
+        token: Token,
+        /// Whose mailbox gives.
+        from: SessionId,
+        /// Whose mailbox takes; nothing moves when it does not exist, or is the one that gives.
+        to: SessionId,
+        /// The core of the home of `to`.
+        home: u16,
+        /// The subscription that they are delivered for.
+        record: SubscriptionRecord,
+        /// At most so many messages.
+        messages_max: u32,
+        /// At most so many bytes, by [`Message::queued_bytes`]; the first message moves whatever its size.
+        bytes_max: u32,
+    },
 }
 
 impl Command {
+    /// Bytes that it brings into a batch: what it keeps in memory, and what it moves on the disk.
+    pub fn batch_bytes(&self) -> usize {
+        match self {
+            Self::Move { bytes_max, .. } => *bytes_max as usize,
+            _ => self.bytes(),
+        }
+    }
+
     /// Bytes that it keeps in memory: the message and the list of its recipients.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Publish {
                 message, appends, ..
-            } => message.queued_bytes() + size_of_val(appends.as_slice()),
+            } => {
+                let ids = |append: &Append| size_of_val(&*append.delivery.subscription_ids);
+                message.queued_bytes()
+                    + size_of_val(appends.as_slice())
+                    + appends.iter().map(ids).sum::<usize>()
+            }
             Self::PutSession { record, .. } => record
                 .will
                 .as_ref()
@@ -218,6 +266,15 @@ pub struct MailboxEntry {
     pub sequence: u64,
     /// The message, or `None` after its PUBREC.
     pub content: Option<(Arc<Message>, Delivery)>,
+}
+
+/// A message that made room for a newer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    /// Its place in the mailbox.
+    pub sequence: u64,
+    /// Its bytes, by [`Message::queued_bytes`].
+    pub bytes: u32,
 }
 
 /// An answer of the engine to one core.
@@ -245,10 +302,10 @@ pub enum Completion {
         message: Arc<Message>,
         /// How to deliver it.
         delivery: Delivery,
-        /// The oldest messages, which were dropped to make room (policy `drop_oldest`), oldest first: their sequences. Entries
-        /// after their PUBREC are never among them. The engine does not know what was sent: if one of these is in flight,
-        /// its home goes on as if it had been acknowledged already.
-        evicted: Vec<u64>,
+        /// The oldest messages, which were dropped to make room (policy `drop_oldest`), oldest first. Entries after their
+        /// PUBREC are never among them. The engine does not know what was sent: if one of these is in flight, its home goes
+        /// on as if it had been acknowledged already.
+        evicted: Vec<Evicted>,
     },
     /// To the home of a mailbox: a message was not appended because the mailbox is full (policy `reject`).
     Rejected {
@@ -276,6 +333,15 @@ pub enum Completion {
         filters: Vec<Box<str>>,
         /// Messages that were in its mailbox.
         dropped: u64,
+    },
+    /// Answer to `Move`.
+    Moved {
+        /// Of the command.
+        token: Token,
+        /// The mailbox that gave.
+        from: SessionId,
+        /// How many messages left it.
+        messages: u32,
     },
 }
 

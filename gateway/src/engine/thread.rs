@@ -281,7 +281,7 @@ impl<E: Engine, S: CompletionSink, F: FnMut(EngineEvent<'_>)> Worker<E, S, F> {
                 let Some(command) = self.shared.pop(index) else {
                     break;
                 };
-                bytes += command.bytes();
+                bytes += command.batch_bytes();
                 self.commands.push((index as u16, command));
             }
         }

@@ -12,7 +12,7 @@ use crate::core_message::{CoreMessage, UnsubscribeRequest};
 use crate::engine::{Command, MailboxSummary, SessionRecord};
 use crate::message::SessionId;
 use crate::metrics::DropReason;
-use crate::turn::{Timer, Turn};
+use crate::turn::{Timer, Turn, is_shared};
 
 impl Home {
     /// Takes over a session from the store; it is offline.
@@ -65,7 +65,7 @@ impl Home {
             return;
         };
         durable.subscriptions += 1;
-        if filter.starts_with("$share/") {
+        if is_shared(filter) {
             durable.shared.push(filter.into());
         }
     }

@@ -9,8 +9,10 @@ use edge_proto::packet::QoS;
 use reactor::slab::Key;
 
 use super::{Edge, Home, Phase, Request};
-use crate::core_message::{CoreMessage, Deliver, DeliverHome, MailboxPush, Outcome, Recipient};
-use crate::engine::{Command, Completion, MailboxEntry, MailboxSummary};
+use crate::core_message::{
+    CoreMessage, Deliver, DeliverHome, Hand, MailboxPush, Outcome, Recipient,
+};
+use crate::engine::{Command, Completion, Evicted, MailboxEntry, MailboxSummary};
 use crate::message::SessionId;
 use crate::metrics::DropReason;
 use crate::turn::{Stats, Turn};
@@ -46,8 +48,8 @@ pub(super) struct Mailbox {
 #[derive(Debug)]
 struct Unacknowledged {
     sequence: u64,
-    /// True when the engine has dropped it since, to make room: it cannot be sent again.
-    evicted: bool,
+    /// Its bytes, if the engine has dropped it since, to make room: it cannot be sent again.
+    evicted: Option<u32>,
 }
 
 impl Mailbox {
@@ -83,17 +85,21 @@ impl Mailbox {
     pub(super) fn detach(&mut self, sent_to: u64, stats: &mut Stats) {
         self.sent_to = self.sent_to.max(sent_to);
         self.begun_to = self.begun_to.max(sent_to);
-        let evicted = self
-            .unacknowledged
-            .iter()
-            .filter(|entry| entry.evicted)
-            .count() as u64;
+        let (mut evicted, mut evicted_bytes) = (0, 0);
+        for bytes in self.unacknowledged.iter().filter_map(|entry| entry.evicted) {
+            evicted += 1;
+            evicted_bytes += u64::from(bytes);
+        }
         stats.drop_accepted(DropReason::MailboxEvicted, evicted);
         self.waiting += self.unacknowledged.len() as u64 - evicted;
         self.settled_to = self.settled_to.max(self.read_from);
-        let kept = self.unacknowledged.iter().filter(|entry| !entry.evicted);
+        let kept = self
+            .unacknowledged
+            .iter()
+            .filter(|entry| entry.evicted.is_none());
         self.returned.extend(kept.map(|entry| entry.sequence));
         self.unacknowledged = VecDeque::new();
+        self.forget_bytes(evicted_bytes);
         self.unacknowledged_bytes = 0;
         self.read_from = 0;
         self.reading = None;
@@ -101,18 +107,19 @@ impl Mailbox {
 
     /// Notes that the engine dropped old messages to make room. One that is neither at the edge nor waiting was acknowledged
     /// while the engine did so.
-    fn evict(&mut self, sequences: Vec<u64>, stats: &mut Stats) {
-        for sequence in sequences {
+    fn evict(&mut self, evicted: Vec<Evicted>, stats: &mut Stats) {
+        for Evicted { sequence, bytes } in evicted {
             if let Some(entry) = self
                 .unacknowledged
                 .iter_mut()
                 .find(|entry| entry.sequence == sequence)
             {
-                entry.evicted = true;
+                entry.evicted = Some(bytes); // They count until the edge is done with it.
             } else if sequence >= self.read_from.max(self.settled_to)
                 || self.take_returned(sequence)
             {
                 self.waiting -= 1;
+                self.forget_bytes(u64::from(bytes));
                 stats.drop_accepted(DropReason::MailboxEvicted, 1);
             }
         }
@@ -140,15 +147,20 @@ impl Mailbox {
         };
         self.unacknowledged.remove(index);
         self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_sub(bytes);
+        self.forget_bytes(bytes);
+        if self.unacknowledged.is_empty() {
+            self.unacknowledged = VecDeque::new(); // An idle session holds no queue.
+        }
+        true
+    }
+
+    /// Counts the bytes of a message no more, after it has left.
+    fn forget_bytes(&mut self, bytes: u64) {
         self.bytes = if self.len() == 0 {
             0
         } else {
             self.bytes.saturating_sub(bytes)
         };
-        if self.unacknowledged.is_empty() {
-            self.unacknowledged = VecDeque::new(); // An idle session holds no queue.
-        }
-        true
     }
 
     /// Notes that a message goes to the edge; returns whether it may have been sent before, and whether it was.
@@ -158,7 +170,7 @@ impl Mailbox {
         self.waiting -= 1;
         self.unacknowledged.push_back(Unacknowledged {
             sequence,
-            evicted: false,
+            evicted: None,
         });
         self.unacknowledged_bytes += bytes;
         self.read_from = sequence + 1;
@@ -199,6 +211,8 @@ impl Home {
         let Phase::Attached(edge) = session.phase else {
             return;
         };
+        durable.tell_load(turn, id);
+        let mailbox = &mut durable.mailbox;
         if straight_on && has_room(mailbox, turn) {
             let before = mailbox.push(sequence, message.queued_bytes() as u64);
             tell_push(turn, edge, sequence, Some((message, delivery)), before);
@@ -278,6 +292,8 @@ impl Home {
             if expired && sequence > mailbox.begun_to && !may_be_held {
                 mailbox.take_returned(sequence);
                 mailbox.waiting -= 1;
+                mailbox
+                    .forget_bytes(content.map_or(0, |(message, _)| message.queued_bytes() as u64));
                 mailbox.read_from = sequence + 1;
                 turn.stats.expire();
                 turn.outbox.engine.push_back(Command::Ack {
@@ -301,6 +317,7 @@ impl Home {
             turn.stats.drop_accepted(DropReason::Stale, mailbox.waiting);
             mailbox.waiting = 0;
         }
+        durable.tell_load(turn, session.session);
         self.pump(turn, key);
     }
 
@@ -333,6 +350,7 @@ impl Home {
             session: session.session,
             sequence,
         });
+        durable.tell_load(turn, session.session);
         self.pump(turn, key);
     }
 
@@ -391,6 +409,21 @@ impl Home {
         }
     }
 
+    /// Messages of a group's queue for a member that takes QoS 0 alone: its connection gets them, if it has one.
+    pub fn hand(&self, turn: &mut Turn<'_>, id: SessionId, mut hand: Box<Hand>) {
+        let session = self
+            .durable
+            .get(&id)
+            .and_then(|key| self.sessions.get(*key));
+        if let Some(Phase::Attached(edge)) = session.map(|session| session.phase) {
+            hand.connection = edge.connection;
+            return turn.outbox.tell(edge.core, CoreMessage::Hand(hand));
+        }
+        let (core, transfer) = hand.answer;
+        turn.outbox
+            .tell(core, CoreMessage::HandDone { transfer, taken: 0 });
+    }
+
     fn edge_of(&self, key: Key) -> Option<(Edge, SessionId)> {
         let session = self.sessions.get(key)?;
         Some((session.edge()?, session.session))
@@ -421,4 +454,35 @@ fn tell_push(
     };
     turn.outbox
         .tell(edge.core, CoreMessage::MailboxPush(Box::new(push)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_evicted_or_lost_with_its_connection_takes_its_bytes_along() {
+        let mut stats = Stats::default();
+        let summary = MailboxSummary {
+            messages: 3,
+            bytes: 600,
+            head: 1,
+            next: 4,
+        };
+        let mut mailbox = Mailbox::restored(summary, &mut stats);
+        let evicted = |sequence| {
+            vec![Evicted {
+                sequence,
+                bytes: 200,
+            }]
+        };
+        mailbox.attach();
+        mailbox.push(1, 200);
+        mailbox.evict(evicted(1), &mut stats);
+        assert_eq!((mailbox.len(), mailbox.bytes()), (3, 600));
+        mailbox.evict(evicted(2), &mut stats);
+        assert_eq!((mailbox.len(), mailbox.bytes()), (2, 400));
+        mailbox.detach(1, &mut stats);
+        assert_eq!((mailbox.len(), mailbox.bytes()), (1, 200));
+    }
 }

@@ -27,12 +27,14 @@ use reactor::driver::ConnectionId;
 use reactor::slab::{Key, Slab};
 use reactor::wheel::TimerKey;
 
-use crate::core_message::{Attach, Attached, AttachedSession, CoreMessage, Detach, Origin};
+use crate::core_message::{
+    Attach, Attached, AttachedSession, CoreMessage, Detach, Origin, Presence, load_level,
+};
 use crate::engine::{Command, Completion, SessionRecord, WillRecord};
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
 use crate::shard::{TokenRole, token};
-use crate::turn::Turn;
+use crate::turn::{Turn, is_shared};
 
 pub use directory::Directory;
 use mailbox::Mailbox;
@@ -102,8 +104,10 @@ struct Durable {
     will_at_unix_ms: Option<u64>,
     timer: Option<TimerKey>,
     subscriptions: u32,
-    /// Its shared subscriptions, whose owners hear when it comes and goes.
+    /// Its shared subscriptions, whose owners hear when it comes and goes, and how busy it is.
     shared: Vec<Box<str>>,
+    /// What they heard last while it was connected.
+    load: u8,
     /// QoS 2 packet identifiers received and not released, while it is not connected.
     received: Vec<u16>,
     mailbox: Mailbox,
@@ -280,7 +284,7 @@ impl Home {
         turn.outbox
             .tell(edge.core, CoreMessage::Attached(Box::new(attached)));
         if let Some(durable) = &mut session.durable {
-            tell_presence(turn, session.session, &durable.shared, true);
+            durable.tell_presence(turn, session.session, true);
             durable.mailbox.attach();
             self.attached_durable += 1;
             self.pump(turn, key);
@@ -316,7 +320,7 @@ impl Home {
                 durable.received = detach.received;
                 durable.expiry_s = detach.expiry_s.unwrap_or(durable.expiry_s);
                 durable.disconnected_at_unix_ms = Some(turn.now.unix_ms);
-                tell_presence(turn, session.session, &durable.shared, false);
+                durable.tell_presence(turn, session.session, false);
                 self.went_offline(turn, detach.home);
             }
         }
@@ -450,20 +454,29 @@ impl Durable {
     fn is_expired(&self, unix_ms: u64) -> bool {
         self.ends_at_unix_ms().is_some_and(|end| end <= unix_ms)
     }
-}
 
-/// Tells the owners of shared subscriptions that a member came or went.
-fn tell_presence(turn: &mut Turn<'_>, session: SessionId, filters: &[Box<str>], connected: bool) {
-    for filter in filters {
-        for core in turn.facts.owners_of_filter(filter) {
-            turn.outbox.tell(
-                core,
-                CoreMessage::SharedPresence {
-                    filter: filter.clone(),
-                    session,
-                    connected,
-                },
-            );
+    /// Notes a new shared subscription, and nothing for any other. Returns what the owners hear of how busy it is.
+    fn note_shared(&mut self, filter: &str) -> u8 {
+        if self.shared.is_empty() {
+            self.load = load_level(self.mailbox.len()); // Nobody wanted to know so far.
+        }
+        if is_shared(filter) && self.shared.iter().all(|known| **known != *filter) {
+            self.shared.push(filter.into());
+        }
+        self.load
+    }
+
+    /// Tells the owners of its shared subscriptions that it came or went.
+    fn tell_presence(&mut self, turn: &mut Turn<'_>, session: SessionId, connected: bool) {
+        self.load = load_level(self.mailbox.len());
+        let load = self.load;
+        turn.tell_presence(session, &self.shared, Presence { connected, load });
+    }
+
+    /// Tells them when it is more or less busy than it was. It is connected: nobody asks how busy others are.
+    fn tell_load(&mut self, turn: &mut Turn<'_>, session: SessionId) {
+        if !self.shared.is_empty() && self.load != load_level(self.mailbox.len()) {
+            self.tell_presence(turn, session, true);
         }
     }
 }

@@ -8,13 +8,13 @@ use reactor::slab::Key;
 
 use super::{Edge, Home, HomeSession, Phase, Request};
 use crate::core_message::{
-    CoreMessage, Deliver, HomeSubscribe, Recipient, ReplyTo, RetainedPage, SubscribeRequest,
-    Subscriber, Target, UnsubscribeRequest,
+    CoreMessage, Deliver, FindSubscription, HomeSubscribe, Presence, Recipient, ReplyTo,
+    RetainedPage, SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
 };
 use crate::engine::{Command, Delivery, SubscriptionRecord};
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
-use crate::turn::Turn;
+use crate::turn::{Turn, is_shared};
 
 /// A SUBSCRIBE or UNSUBSCRIBE of one filter that waits for the engine and the owners.
 #[derive(Debug)]
@@ -28,17 +28,23 @@ pub(super) struct SubscriptionOp {
     filter: Box<str>,
     /// `None` for an UNSUBSCRIBE.
     subscribe: Option<SubscriptionRecord>,
+    /// True while it is only asked whether the subscription exists, since a new one would be one too many.
+    looks: bool,
 }
 
 impl Home {
     /// Makes a durable subscription.
     pub fn subscribe(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe) {
+        if request.only_replaces {
+            return self.look(turn, request);
+        }
         let HomeSubscribe {
             home,
             reply,
             filter,
             options,
             subscription_id,
+            ..
         } = request;
         let Some(session) = self.sessions.get_mut(home) else {
             return;
@@ -47,9 +53,7 @@ impl Home {
             return;
         };
         let (id, connected) = (session.session, matches!(session.phase, Phase::Attached(_)));
-        if filter.starts_with("$share/") && !durable.shared.contains(&filter) {
-            durable.shared.push(filter.clone());
-        }
+        let load = durable.note_shared(&filter);
         self.end_scans((home, id), &filter);
         let record = SubscriptionRecord {
             options,
@@ -64,6 +68,7 @@ impl Home {
             existed: false,
             filter: filter.clone(),
             subscribe: Some(record),
+            looks: false,
         };
         let operation = self.operations.insert(operation);
         let subscriber = Subscriber {
@@ -84,7 +89,7 @@ impl Home {
             let request = SubscribeRequest {
                 filter: filter.clone(),
                 subscriber,
-                connected,
+                presence: Presence { connected, load },
                 reply,
             };
             turn.outbox
@@ -97,6 +102,41 @@ impl Home {
             filter,
             record,
         });
+    }
+
+    /// Asks an owner whether a subscription exists, before it is replaced.
+    fn look(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe) {
+        let Some(session) = self.sessions.get(request.home) else {
+            return;
+        };
+        let session = session.session;
+        let operation = self.operations.insert(SubscriptionOp {
+            reply: request.reply,
+            home: request.home,
+            session,
+            outstanding: 1,
+            existed: false,
+            filter: request.filter.clone(),
+            subscribe: Some(SubscriptionRecord {
+                options: request.options,
+                subscription_id: request.subscription_id,
+            }),
+            looks: true,
+        });
+        let reply = ReplyTo {
+            core: turn.facts.core,
+            home: true,
+            request: operation,
+            index: 0,
+        };
+        let owner = turn.facts.owners_of_filter(&request.filter).start;
+        let find = FindSubscription {
+            filter: request.filter,
+            session,
+            reply,
+        };
+        turn.outbox
+            .tell(owner, CoreMessage::FindSubscription(Box::new(find)));
     }
 
     /// Removes a durable subscription.
@@ -125,6 +165,7 @@ impl Home {
             existed: false,
             filter: filter.clone(),
             subscribe: None,
+            looks: false,
         };
         let operation = self.operations.insert(operation);
         let reply = Some(ReplyTo {
@@ -164,9 +205,25 @@ impl Home {
             return;
         };
         let (reply, existed) = (done.reply, done.existed);
+        let same = |session: &&mut HomeSession| session.session == done.session;
+        if let (true, true, Some(record)) = (done.looks, existed, done.subscribe)
+            && self.sessions.get_mut(done.home).filter(same).is_some()
+        {
+            let request = HomeSubscribe {
+                home: done.home,
+                reply,
+                filter: done.filter,
+                options: record.options,
+                subscription_id: record.subscription_id,
+                only_replaces: false,
+            };
+            return self.subscribe(turn, request);
+        }
         turn.outbox
             .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
-        let same = |session: &&mut HomeSession| session.session == done.session;
+        if done.looks {
+            return;
+        }
         let session = self.sessions.get_mut(done.home).filter(same);
         let durable = session.and_then(|session| session.durable.as_mut());
         let Some(durable) = durable else { return };
@@ -181,7 +238,7 @@ impl Home {
                     RetainHandling::SendIfNew => !existed,
                     RetainHandling::DoNotSend => false,
                 };
-                if wanted && !done.filter.starts_with("$share/") {
+                if wanted && !is_shared(&done.filter) {
                     let owners = turn.facts.owners_of_filter(&done.filter);
                     let scan = Scan::new((done.home, done.session), done.filter, record, owners);
                     let key = self.scans.insert(scan);

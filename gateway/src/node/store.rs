@@ -11,7 +11,7 @@ use crate::engine::embedded::{Embedded, EmbeddedOptions};
 use crate::engine::thread::{CommandSender, CompletionSink, EngineEvent, EngineThread};
 use crate::engine::{Completion, Durability, Engine, EngineError, Restored};
 use crate::message::SessionId;
-use crate::turn::{home_core, without_share};
+use crate::turn::{home_core, owners_of_filter, queue_core};
 
 /// An open store and what it holds, by core.
 pub(super) struct Store {
@@ -111,6 +111,13 @@ impl<'a> Sorter<'a> {
         match &item {
             Restored::Session {
                 session, record, ..
+            } if session.is_group_queue() => {
+                let filter = &record.client_id;
+                let core = queue_core(self.placement, &self.root_depths, *session, filter);
+                self.by_core[usize::from(core)].push((item, core));
+            }
+            Restored::Session {
+                session, record, ..
             } => {
                 let home = home_core(self.placement, &record.client_id);
                 self.homes.insert(*session, home);
@@ -122,13 +129,7 @@ impl<'a> Sorter<'a> {
                 let Some(home) = self.homes.get(session).copied() else {
                     return;
                 };
-                let owners = match self.root_depths.root_of_filter(without_share(filter)) {
-                    Some(root) => {
-                        let core = self.placement.core_of_root(root);
-                        core..core + 1
-                    }
-                    None => 0..self.placement.cores(),
-                };
+                let owners = owners_of_filter(self.placement, &self.root_depths, filter);
                 if !owners.contains(&home) {
                     self.by_core[usize::from(home)].push((item.clone(), home));
                 }

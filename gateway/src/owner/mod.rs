@@ -4,7 +4,9 @@
 //! durable session (with the publisher's QoS 2 packet identifier and the retained message, in one atomic step), and every
 //! edge has taken it into the bounded queues of the matching live sessions.
 
+mod groups;
 pub mod hot;
+mod queue;
 pub mod retained;
 mod subscribers;
 pub mod subscriptions;
@@ -16,10 +18,11 @@ use edge_proto::packet::QoS;
 use edge_proto::reason::ReasonCode;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use reactor::slab::Key;
 
 use crate::core_message::{
-    CoreMessage, Deliver, DeliverHome, Origin, PublishRequest, Recipient, RetainedPage,
-    RetainedScan, SubscribeRequest, Target, UnsubscribeRequest,
+    CoreMessage, Deliver, DeliverHome, FindSubscription, Origin, PublishRequest, Recipient,
+    RetainedPage, RetainedScan, SubscribeRequest, Target, UnsubscribeRequest,
 };
 use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
 use crate::message::{Message, SessionId};
@@ -28,11 +31,15 @@ use crate::shard::{TokenRole, token};
 use crate::turn::{Turn, without_share};
 
 use hot::HotRoots;
+use queue::QueueMailbox;
 use retained::Retained;
 use subscriptions::{Match, Subscriptions};
 
 /// Pages of retained messages that one turn reads at most.
 const PAGES_PER_TURN: u32 = 16;
+
+/// Expired retained messages that one turn removes at most.
+const SWEPT_PER_TURN: usize = 16;
 
 /// State of the owner role on one core.
 #[derive(Debug)]
@@ -46,8 +53,16 @@ pub struct Owner {
     scans: VecDeque<RetainedScan>,
     /// Pages that may still be read in this turn.
     pages_left: u32,
+    /// Names publishes and requests about queues.
     next_publish: u64,
     scratch: Vec<Match>,
+    scratch_groups: Vec<Key>,
+    /// The mailboxes of shared subscriptions in the engine.
+    mailboxes: HashMap<SessionId, QueueMailbox, FixedState>,
+    /// What is asked about them.
+    requests: HashMap<u64, queue::Request, FixedState>,
+    /// Restored queues whose groups are not known yet.
+    orphans: Vec<(SessionId, Box<str>)>,
 }
 
 /// A publish that waits for stores and queues.
@@ -75,6 +90,10 @@ impl Owner {
             pages_left: PAGES_PER_TURN,
             next_publish: 0,
             scratch: Vec::new(),
+            scratch_groups: Vec::new(),
+            mailboxes: HashMap::default(),
+            requests: HashMap::default(),
+            orphans: Vec::new(),
         }
     }
 
@@ -96,15 +115,10 @@ impl Owner {
                 RetainChange::None
             }
         };
-        let mut matches = std::mem::take(&mut self.scratch);
-        self.subscriptions.matches(root, &message, &mut matches);
-        if matches.is_empty() {
+        let (recipients, routes) = self.route(turn, root, &message);
+        if recipients == 0 {
             turn.stats.counters.publishes_unmatched += 1;
         }
-        let recipients = matches.len() as u32;
-        let mut routes = Routes::default();
-        routes.sort(matches.drain(..));
-        self.scratch = matches;
         let id = self.next_publish;
         self.next_publish += 1;
         let mut outstanding = 0;
@@ -145,6 +159,26 @@ impl Owner {
         }
     }
 
+    /// Everyone who gets a message, and how many they are.
+    fn route(&mut self, turn: &mut Turn<'_>, root: &str, message: &Arc<Message>) -> (u32, Routes) {
+        let mut matches = std::mem::take(&mut self.scratch);
+        let mut groups = std::mem::take(&mut self.scratch_groups);
+        self.subscriptions
+            .matches(root, message, &mut matches, &mut groups);
+        let recipients = (matches.len() + groups.len()) as u32;
+        let mut routes = Routes::default();
+        for key in groups.drain(..) {
+            match self.route_to_group(turn, key, message) {
+                Ok(member) => matches.push(member),
+                Err(append) => routes.appends.push(append),
+            }
+        }
+        routes.sort(matches.drain(..));
+        self.scratch = matches;
+        self.scratch_groups = groups;
+        (recipients, routes)
+    }
+
     /// One of the answers to a publish has come: from the engine, which may have found full mailboxes, or from an edge.
     pub fn answered(&mut self, turn: &mut Turn<'_>, publish: u64, rejected: bool) {
         let Some(pending) = self.pending.get_mut(&publish) else {
@@ -180,8 +214,11 @@ impl Owner {
             root,
             &request.filter,
             request.subscriber,
-            request.connected,
+            request.presence,
         );
+        if let Some(key) = self.subscriptions.group(root, &request.filter) {
+            self.drain(turn, key);
+        }
         if let Some(reply) = request.reply {
             turn.outbox
                 .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
@@ -194,26 +231,29 @@ impl Owner {
             .facts
             .root_depths
             .root_of_filter(without_share(&request.filter));
-        let existed = self
+        let ended = self
             .subscriptions
             .unsubscribe(root, &request.filter, request.session);
+        if let Some(group) = ended.group {
+            self.end_group(turn, group);
+        }
+        let existed = ended.existed;
         if let Some(reply) = request.reply {
             turn.outbox
                 .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
         }
     }
 
-    /// Notes that a durable member of a shared subscription came or went.
-    pub fn set_connected(
-        &mut self,
-        turn: &Turn<'_>,
-        filter: &str,
-        session: SessionId,
-        connected: bool,
-    ) {
-        let root = turn.facts.root_depths.root_of_filter(without_share(filter));
-        self.subscriptions
-            .set_connected(root, filter, session, connected);
+    /// Says whether a session has a subscription.
+    pub fn find_subscription(&self, turn: &mut Turn<'_>, find: &FindSubscription) {
+        let inner = without_share(&find.filter);
+        let root = turn.facts.root_depths.root_of_filter(inner);
+        let existed = self
+            .subscriptions
+            .contains(root, &find.filter, find.session);
+        let reply = find.reply;
+        turn.outbox
+            .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
     }
 
     /// Somebody wants a page of retained messages. The first page of a scan is read at once, so that the new subscription gets
@@ -274,17 +314,16 @@ impl Owner {
     /// Clears the retained messages that a filter matches; the store follows. Returns how many.
     pub fn clear_retained(&mut self, turn: &mut Turn<'_>, filter: &str) -> u64 {
         let cleared = self.retained.clear_matching(filter);
-        for message in &cleared {
-            let clear = Command::Publish {
-                token: token(TokenRole::Nobody, 0),
-                message: message.clone(),
-                appends: Vec::new(),
-                received: None,
-                retain: RetainChange::Clear,
-            };
-            turn.outbox.engine.push_back(clear);
-        }
+        clear_stored(turn, &cleared);
         cleared.len() as u64
+    }
+
+    /// Lets go of some retained messages that have expired; the store follows.
+    pub fn sweep_retained(&mut self, turn: &mut Turn<'_>) {
+        if !turn.congested {
+            let expired = self.retained.take_expired(turn.now.unix_ms, SWEPT_PER_TURN);
+            clear_stored(turn, &expired);
+        }
     }
 
     /// The roots with the most messages.
@@ -356,6 +395,20 @@ impl Routes {
                 }),
             }
         }
+    }
+}
+
+/// Removes retained messages from the store.
+fn clear_stored(turn: &mut Turn<'_>, messages: &[Arc<Message>]) {
+    for message in messages {
+        let clear = Command::Publish {
+            token: token(TokenRole::Nobody, 0),
+            message: message.clone(),
+            appends: Vec::new(),
+            received: None,
+            retain: RetainChange::Clear,
+        };
+        turn.outbox.engine.push_back(clear);
     }
 }
 

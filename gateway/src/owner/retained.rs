@@ -1,5 +1,6 @@
 //! The retained messages of the partitions a core owns: a cache of what the engine holds.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use edge_proto::trie::TopicTrie;
@@ -12,6 +13,8 @@ use crate::message::Message;
 pub struct Retained {
     messages: TopicTrie<Arc<Message>>,
     bytes: usize,
+    /// When messages expire, in milliseconds of Unix time, and their topics; those that never do are not here.
+    expiring: BTreeSet<(u64, Box<str>)>,
 }
 
 impl Retained {
@@ -38,15 +41,44 @@ impl Retained {
     pub fn set(&mut self, message: Arc<Message>) {
         self.bytes += message.queued_bytes();
         let topic = message.topic().to_owned();
+        let expires = message.expires_at_unix_ms;
         if let Some(replaced) = self.messages.insert(&topic, message) {
-            self.bytes -= replaced.queued_bytes();
+            self.forget(&replaced);
+        }
+        if expires != u64::MAX {
+            self.expiring.insert((expires, topic.into_boxed_str()));
         }
     }
 
     /// Removes the retained message of a topic, if there is one.
     pub fn remove(&mut self, topic: &str) {
-        let removed = self.messages.remove(topic);
-        self.bytes -= removed.as_ref().map_or(0, |message| message.queued_bytes());
+        if let Some(removed) = self.messages.remove(topic) {
+            self.forget(&removed);
+        }
+    }
+
+    /// Removes and returns some of the messages that have expired, the earliest first.
+    pub fn take_expired(&mut self, unix_ms: u64, limit: usize) -> Vec<Arc<Message>> {
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some((_, topic)) = self.expiring.first()
+            && let Some(message) = self.messages.get(topic)
+            && message.is_expired(unix_ms)
+        {
+            let message = message.clone();
+            self.remove(message.topic());
+            taken.push(message);
+        }
+        taken
+    }
+
+    /// Counts a message no more, after it has left.
+    fn forget(&mut self, message: &Message) {
+        self.bytes -= message.queued_bytes();
+        if message.expires_at_unix_ms != u64::MAX {
+            let topic = message.topic().into();
+            self.expiring.remove(&(message.expires_at_unix_ms, topic));
+        }
     }
 
     /// The next messages that a filter matches and that have not expired, and where the page after it starts.
@@ -78,5 +110,47 @@ impl Retained {
             self.remove(message.topic());
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use edge_proto::packet::QoS;
+
+    use super::*;
+    use crate::message::{MessageParts, SessionId};
+
+    fn retained(topic: &str, expires_at_unix_ms: u64) -> Arc<Message> {
+        Arc::new(Message::new(MessageParts {
+            topic,
+            properties: &[],
+            payload: b"x",
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            expires_at_unix_ms,
+            publisher: SessionId(0),
+        }))
+    }
+
+    #[test]
+    fn what_has_expired_goes_a_few_at_a_time_and_nothing_else_does() {
+        let mut table = Retained::default();
+        for number in 0..10 {
+            table.set(retained(&format!("early/{number}"), 100));
+        }
+        table.set(retained("late", 300));
+        table.set(retained("never", u64::MAX));
+        table.set(retained("early/0", u64::MAX));
+        table.set(retained("early/1", 300));
+        table.remove("early/2");
+        assert!(table.take_expired(99, 100).is_empty());
+        assert_eq!(table.take_expired(100, 3).len(), 3);
+        assert_eq!(table.take_expired(100, 100).len(), 4);
+        assert_eq!(table.count(), 4);
+        assert_eq!(table.take_expired(300, 100).len(), 2);
+        assert_eq!((table.count(), table.expiring.len()), (2, 0));
+        table.remove("never");
+        table.remove("early/0");
+        assert_eq!(table.bytes(), 0);
     }
 }

@@ -35,6 +35,15 @@ impl SubscriberSet {
         }
     }
 
+    /// True when the session is in the set.
+    pub(super) fn contains(&self, session: SessionId) -> bool {
+        match self {
+            Self::None => false,
+            Self::One(known) => known.session == session,
+            Self::Many(many) => many.position(session).is_some(),
+        }
+    }
+
     /// True when the session was in the set; its subscription is replaced.
     pub(super) fn insert(&mut self, subscriber: Subscriber) -> bool {
         match self {

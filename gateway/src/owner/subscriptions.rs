@@ -1,15 +1,16 @@
 //! Which subscribers a message reaches: the rooted filters of the partitions this core owns, and all broad filters.
 
-use std::cell::Cell;
-
 use edge_proto::topic::filter_matches;
 use edge_proto::trie::FilterTrie;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
+use reactor::slab::Key;
+
+use super::groups::{Group, Groups, GroupsOfFilter};
 use super::subscribers::SubscriberSet;
-use crate::core_message::{Subscriber, Target};
-use crate::engine::Delivery;
+use crate::core_message::{Presence, Subscriber, Target};
+use crate::engine::{Delivery, SubscriptionRecord};
 use crate::message::{Message, SessionId};
 use crate::turn::without_share;
 
@@ -18,6 +19,7 @@ use crate::turn::without_share;
 pub struct Subscriptions {
     rooted: HashMap<Box<str>, FilterSet, FixedState>,
     broad: FilterSet,
+    pub(super) groups: Groups,
     count: u64,
 }
 
@@ -32,23 +34,16 @@ enum FilterSet {
 #[derive(Debug, Default)]
 struct Entry {
     subscribers: SubscriberSet,
-    groups: Vec<Group>,
+    groups: GroupsOfFilter,
 }
 
-/// The members of one shared subscription.
+/// What the end of a subscription means.
 #[derive(Debug)]
-struct Group {
-    name: Box<str>,
-    members: Vec<Member>,
-    /// Where the round robin goes on.
-    turn: Cell<usize>,
-}
-
-#[derive(Debug)]
-struct Member {
-    subscriber: Subscriber,
-    /// Always true for a live-only session, which leaves when it disconnects.
-    connected: bool,
+pub struct Ended {
+    /// True when there was one.
+    pub existed: bool,
+    /// The group that has ended with its last member.
+    pub(super) group: Option<Group>,
 }
 
 /// One recipient of a message.
@@ -60,8 +55,6 @@ pub struct Match {
     pub target: Target,
     /// How it gets the message.
     pub delivery: Delivery,
-    /// True when it was picked from a shared subscription.
-    pub shared: bool,
 }
 
 impl Default for FilterSet {
@@ -76,6 +69,7 @@ impl Subscriptions {
         Self {
             rooted: HashMap::with_hasher(FixedState::with_seed(seed)),
             broad: FilterSet::default(),
+            groups: Groups::default(),
             count: 0,
         }
     }
@@ -91,7 +85,7 @@ impl Subscriptions {
         root: Option<&str>,
         filter: &str,
         subscriber: Subscriber,
-        connected: bool,
+        presence: Presence,
     ) -> bool {
         let set = match root {
             Some(root) if self.rooted.contains_key(root) => {
@@ -102,26 +96,42 @@ impl Subscriptions {
         };
         let entry = set.entry(without_share(filter));
         let existed = match share_name(filter) {
-            Some(name) => entry.join(name, subscriber, connected),
+            Some(name) => {
+                let key = entry.groups.find(name).unwrap_or_else(|| {
+                    let key = self.groups.insert(Group::new(filter));
+                    entry.groups.insert(name, key);
+                    key
+                });
+                let group = self.groups.get_mut(key).expect("found or just made");
+                group.join(subscriber, presence)
+            }
             None => entry.subscribers.insert(subscriber),
         };
         self.count += u64::from(!existed);
         existed
     }
 
-    /// Removes a subscription. True when it existed.
-    pub fn unsubscribe(&mut self, root: Option<&str>, filter: &str, session: SessionId) -> bool {
+    /// Removes a subscription.
+    pub fn unsubscribe(&mut self, root: Option<&str>, filter: &str, session: SessionId) -> Ended {
+        let mut ended = Ended {
+            existed: false,
+            group: None,
+        };
         let inner = without_share(filter);
-        let Some(set) = self.set_mut(root) else {
-            return false;
+        let set = match root {
+            Some(root) => self.rooted.get_mut(root),
+            None => Some(&mut self.broad),
+        };
+        let Some(set) = set else {
+            return ended;
         };
         let Some(entry) = set.get_mut(inner) else {
-            return false;
+            return ended;
         };
-        let existed = match share_name(filter) {
-            Some(name) => entry.leave(name, session),
-            None => entry.subscribers.remove(session),
-        };
+        match share_name(filter) {
+            Some(name) => leave(&mut self.groups, entry, name, session, &mut ended),
+            None => ended.existed = entry.subscribers.remove(session),
+        }
         if entry.is_empty() {
             set.remove(inner);
         }
@@ -130,40 +140,50 @@ impl Subscriptions {
         {
             self.rooted.remove(root);
         }
-        self.count -= u64::from(existed);
-        existed
+        self.count -= u64::from(ended.existed);
+        ended
     }
 
-    /// Notes that a durable member of a shared subscription came or went.
-    pub fn set_connected(
-        &mut self,
-        root: Option<&str>,
-        filter: &str,
-        session: SessionId,
-        connected: bool,
-    ) {
-        let Some(name) = share_name(filter) else {
-            return;
-        };
-        let entry = self
-            .set_mut(root)
-            .and_then(|set| set.get_mut(without_share(filter)));
-        let group =
-            entry.and_then(|entry| entry.groups.iter_mut().find(|group| *group.name == *name));
-        let members = group.into_iter().flat_map(|group| &mut group.members);
-        for member in members.filter(|member| member.subscriber.session == session) {
-            member.connected = connected;
+    /// The group of a shared subscription.
+    pub fn group(&self, root: Option<&str>, filter: &str) -> Option<Key> {
+        let name = share_name(filter)?;
+        self.entry(root, filter)?.groups.find(name)
+    }
+
+    /// True when a session has this subscription.
+    pub fn contains(&self, root: Option<&str>, filter: &str, session: SessionId) -> bool {
+        let group = || self.groups.get(self.group(root, filter)?);
+        match share_name(filter) {
+            Some(_) => group().is_some_and(|group| group.contains(session)),
+            None => self
+                .entry(root, filter)
+                .is_some_and(|entry| entry.subscribers.contains(session)),
         }
     }
 
-    /// Appends everyone who gets this message, each session once for all its ordinary subscriptions together, and one member
-    /// of each shared subscription.
-    pub fn matches(&self, root: &str, message: &Message, matches: &mut Vec<Match>) {
+    fn entry(&self, root: Option<&str>, filter: &str) -> Option<&Entry> {
+        let set = match root {
+            Some(root) => self.rooted.get(root)?,
+            None => &self.broad,
+        };
+        set.get(without_share(filter))
+    }
+
+    /// Appends everyone who gets this message, each session once for all its ordinary subscriptions together, and the shared
+    /// subscriptions that get it.
+    pub fn matches(
+        &self,
+        root: &str,
+        message: &Message,
+        matches: &mut Vec<Match>,
+        groups: &mut Vec<Key>,
+    ) {
         let first = matches.len();
         let mut entries = 0;
         let mut visit = |entry: &Entry| {
             let before = matches.len();
             entry.collect(message, matches);
+            groups.extend(entry.groups.keys());
             entries += usize::from(matches.len() > before);
         };
         if let Some(set) = self.rooted.get(root) {
@@ -175,20 +195,45 @@ impl Subscriptions {
         }
     }
 
-    /// Calls `visit` with each filter, whether it is broad, and its number of subscribers.
-    pub fn for_each(&self, mut visit: impl FnMut(&str, bool, u64)) {
+    /// Calls `visit` with each filter, whether it is broad, its number of subscribers, and the messages in its queue.
+    pub fn for_each(&self, mut visit: impl FnMut(&str, bool, u64, u64)) {
+        let mut tell = |broad: bool, filter: &str, entry: &Entry| {
+            if !matches!(entry.subscribers, SubscriberSet::None) {
+                let count = entry.subscribers.as_slice().len() as u64;
+                visit(filter, broad, count, 0);
+            }
+            let groups = entry.groups.keys().filter_map(|key| self.groups.get(key));
+            for group in groups {
+                let (count, queued) = (group.len() as u64, group.queue.waiting);
+                visit(&group.filter, broad, count, queued);
+            }
+        };
         self.broad
-            .for_each(&mut |filter, count| visit(filter, true, count));
+            .for_each(&mut |filter, entry| tell(true, filter, entry));
         for set in self.rooted.values() {
-            set.for_each(&mut |filter, count| visit(filter, false, count));
+            set.for_each(&mut |filter, entry| tell(false, filter, entry));
         }
     }
+}
 
-    fn set_mut(&mut self, root: Option<&str>) -> Option<&mut FilterSet> {
-        match root {
-            Some(root) => self.rooted.get_mut(root),
-            None => Some(&mut self.broad),
-        }
+/// Takes a member out of its group, and the group away with the last one.
+fn leave(
+    groups: &mut Groups,
+    entry: &mut Entry,
+    name: &str,
+    session: SessionId,
+    ended: &mut Ended,
+) {
+    let Some(key) = entry.groups.find(name) else {
+        return;
+    };
+    let Some(group) = groups.get_mut(key) else {
+        return;
+    };
+    ended.existed = group.leave(session);
+    if group.is_empty() {
+        entry.groups.remove(name);
+        ended.group = groups.remove(key);
     }
 }
 
@@ -202,12 +247,12 @@ fn share_name(filter: &str) -> Option<&str> {
 
 /// Joins the deliveries of one session into one: the highest QoS, all identifiers (MQTT-3.3.4-2, MQTT-3.3.4-3).
 fn merge_sessions(matches: &mut Vec<Match>, first: usize) {
-    matches[first..].sort_by_key(|found| (found.session, found.shared));
+    matches[first..].sort_by_key(|found| found.session);
     let mut kept = first;
     for index in first + 1..matches.len() {
         let (head, tail) = matches.split_at_mut(index);
         let (last, next) = (&mut head[kept], &mut tail[0]);
-        if last.session == next.session && !last.shared && !next.shared {
+        if last.session == next.session {
             last.delivery.qos = last.delivery.qos.max(next.delivery.qos);
             last.delivery.retain |= next.delivery.retain;
             if !next.delivery.subscription_ids.is_empty() {
@@ -226,17 +271,22 @@ fn merge_sessions(matches: &mut Vec<Match>, first: usize) {
     matches.truncate(kept + 1);
 }
 
-/// How one subscription gets a message.
-fn delivery(message: &Message, subscriber: &Subscriber) -> Delivery {
-    let id = subscriber.subscription_id;
-    Delivery {
-        qos: message.qos.min(subscriber.options.maximum_qos),
-        retain: message.retain && subscriber.options.retain_as_published,
-        subscription_ids: if id == 0 {
-            Box::default()
-        } else {
-            Box::new([id])
-        },
+impl Match {
+    /// How one subscription gets a message.
+    pub(super) fn new(message: &Message, subscriber: &Subscriber) -> Self {
+        Self {
+            session: subscriber.session,
+            target: subscriber.target,
+            delivery: record(subscriber).delivery(message),
+        }
+    }
+}
+
+/// A subscription as the engine knows it.
+pub(super) fn record(subscriber: &Subscriber) -> SubscriptionRecord {
+    SubscriptionRecord {
+        options: subscriber.options,
+        subscription_id: subscriber.subscription_id,
     }
 }
 
@@ -250,87 +300,8 @@ impl Entry {
             if subscriber.options.no_local && subscriber.session == message.publisher {
                 continue;
             }
-            matches.push(Match {
-                session: subscriber.session,
-                target: subscriber.target,
-                delivery: delivery(message, subscriber),
-                shared: false,
-            });
+            matches.push(Match::new(message, subscriber));
         }
-        for group in &self.groups {
-            let subscriber = group.pick();
-            matches.push(Match {
-                session: subscriber.session,
-                target: subscriber.target,
-                delivery: delivery(message, &subscriber),
-                shared: true,
-            });
-        }
-    }
-
-    fn join(&mut self, name: &str, subscriber: Subscriber, connected: bool) -> bool {
-        let group = match self.groups.iter().position(|group| *group.name == *name) {
-            Some(index) => &mut self.groups[index],
-            None => {
-                self.groups.push(Group {
-                    name: name.into(),
-                    members: Vec::new(),
-                    turn: Cell::new(0),
-                });
-                self.groups.last_mut().expect("just pushed")
-            }
-        };
-        let member = Member {
-            subscriber,
-            connected,
-        };
-        match group
-            .members
-            .iter_mut()
-            .find(|member| member.subscriber.session == subscriber.session)
-        {
-            Some(known) => {
-                *known = member;
-                true
-            }
-            None => {
-                group.members.push(member);
-                false
-            }
-        }
-    }
-
-    fn leave(&mut self, name: &str, session: SessionId) -> bool {
-        let Some(index) = self.groups.iter().position(|group| *group.name == *name) else {
-            return false;
-        };
-        let members = &mut self.groups[index].members;
-        let before = members.len();
-        members.retain(|member| member.subscriber.session != session);
-        let existed = members.len() < before;
-        if members.is_empty() {
-            self.groups.swap_remove(index);
-        }
-        existed
-    }
-}
-
-impl Group {
-    /// The member whose turn it is: connected before offline, then round robin.
-    fn pick(&self) -> Subscriber {
-        let count = self.members.len();
-        let from = self.turn.get() % count;
-        let rank = |index: usize| {
-            (
-                !self.members[index].connected,
-                (index + count - from) % count,
-            )
-        };
-        let picked = (0..count)
-            .min_by_key(|&index| rank(index))
-            .expect("a group has members");
-        self.turn.set(picked + 1);
-        self.members[picked].subscriber
     }
 }
 
@@ -342,6 +313,16 @@ impl FilterSet {
         match self {
             Self::Few(list) => list.is_empty(),
             Self::Many(trie) => trie.is_empty(),
+        }
+    }
+
+    fn get(&self, filter: &str) -> Option<&Entry> {
+        match self {
+            Self::Few(list) => list
+                .iter()
+                .find(|(known, _)| **known == *filter)
+                .map(|(_, entry)| entry),
+            Self::Many(trie) => trie.get(filter),
         }
     }
 
@@ -404,21 +385,10 @@ impl FilterSet {
         }
     }
 
-    fn for_each(&self, visit: &mut impl FnMut(&str, u64)) {
-        let mut tell = |filter: &str, entry: &Entry| {
-            if !matches!(entry.subscribers, SubscriberSet::None) {
-                visit(filter, entry.subscribers.as_slice().len() as u64);
-            }
-            for group in &entry.groups {
-                visit(
-                    &format!("$share/{}/{filter}", group.name),
-                    group.members.len() as u64,
-                );
-            }
-        };
+    fn for_each(&self, visit: &mut impl FnMut(&str, &Entry)) {
         match self {
-            Self::Few(list) => list.iter().for_each(|(filter, entry)| tell(filter, entry)),
-            Self::Many(trie) => trie.for_each(|filter, entry| tell(filter, entry)),
+            Self::Few(list) => list.iter().for_each(|(filter, entry)| visit(filter, entry)),
+            Self::Many(trie) => trie.for_each(|filter, entry| visit(filter, entry)),
         }
     }
 }

@@ -43,6 +43,11 @@ fn message(topic: &str, qos: QoS, publisher: u64) -> Message {
     })
 }
 
+const HERE: Presence = Presence {
+    connected: true,
+    load: 0,
+};
+
 /// Subscriptions with the roots of the default depth.
 struct Tested {
     subscriptions: Subscriptions,
@@ -61,23 +66,39 @@ impl Default for Tested {
 impl Tested {
     fn subscribe(&mut self, filter: &str, subscriber: Subscriber) -> bool {
         let root = self.depths.root_of_filter(without_share(filter));
-        self.subscriptions.subscribe(root, filter, subscriber, true)
+        self.subscriptions.subscribe(root, filter, subscriber, HERE)
     }
 
     fn unsubscribe(&mut self, filter: &str, session: u64) -> bool {
         let root = self.depths.root_of_filter(without_share(filter));
         self.subscriptions
             .unsubscribe(root, filter, SessionId(session))
+            .existed
     }
 
-    fn matches(&self, message: &Message) -> Vec<Match> {
-        let mut found = Vec::new();
+    fn matches(&mut self, message: &Message) -> Vec<Match> {
+        let (mut found, mut groups) = (Vec::new(), Vec::new());
         let root = self.depths.root_of_topic(message.topic());
-        self.subscriptions.matches(root, message, &mut found);
+        self.subscriptions
+            .matches(root, message, &mut found, &mut groups);
+        for key in groups {
+            let group = self.subscriptions.groups.get_mut(key);
+            found.push(Match::new(message, &group.expect("it is there").pick()));
+        }
         found
     }
 
-    fn sessions(&self, topic: &str) -> Vec<u64> {
+    fn set_presence(&mut self, filter: &str, session: u64, connected: bool, load: u8) {
+        let root = self.depths.root_of_filter(without_share(filter));
+        let key = self.subscriptions.group(root, filter).expect("it is there");
+        let group = self.subscriptions.groups.get_mut(key);
+        let presence = Presence { connected, load };
+        group
+            .expect("it is there")
+            .set_presence(SessionId(session), presence);
+    }
+
+    fn sessions(&mut self, topic: &str) -> Vec<u64> {
         let mut sessions: Vec<u64> = self
             .matches(&message(topic, QoS::AtMostOnce, 0))
             .iter()
@@ -167,6 +188,33 @@ fn the_retain_flag_is_kept_only_for_retain_as_published() {
 }
 
 #[test]
+fn the_connected_member_with_the_least_to_do_is_picked_and_equals_take_turns() {
+    let mut tested = Tested::default();
+    let filter = "$share/workers/jobs/+/new";
+    for session in 1..=4 {
+        tested.subscribe(filter, subscriber(session));
+    }
+    tested.set_presence(filter, 1, true, 3);
+    tested.set_presence(filter, 2, true, 1);
+    tested.set_presence(filter, 3, true, 1);
+    tested.set_presence(filter, 4, false, 0);
+    let mut picked = |count| -> Vec<u64> {
+        (0..count)
+            .flat_map(|_| tested.sessions("jobs/7/new"))
+            .collect()
+    };
+    assert_eq!(picked(4), [2, 3, 2, 3]);
+    tested.set_presence(filter, 2, true, 4);
+    tested.set_presence(filter, 3, true, 4);
+    assert_eq!(tested.sessions("jobs/7/new"), [1]);
+    for session in 1..=3 {
+        tested.set_presence(filter, session, false, 0);
+    }
+    tested.set_presence(filter, 4, true, 60);
+    assert_eq!(tested.sessions("jobs/7/new"), [4]);
+}
+
+#[test]
 fn a_shared_subscription_gives_each_message_to_one_member_in_turn_connected_ones_first() {
     let mut tested = Tested::default();
     for session in 1..=3 {
@@ -179,9 +227,7 @@ fn a_shared_subscription_gives_each_message_to_one_member_in_turn_connected_ones
         got[sessions[0] as usize] += 1;
     }
     assert_eq!(got, [0, 10, 10, 10]);
-    tested
-        .subscriptions
-        .set_connected(None, "$share/workers/jobs/+/new", SessionId(2), false);
+    tested.set_presence("$share/workers/jobs/+/new", 2, false, 0);
     let picked: Vec<u64> = (0..10)
         .flat_map(|_| tested.sessions("jobs/7/new"))
         .collect();

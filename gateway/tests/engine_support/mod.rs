@@ -107,6 +107,15 @@ impl Generator {
                     sequence,
                 }
             }
+            90..95 => Command::Move {
+                token,
+                from: session,
+                to: SessionId(1 + rng.below(SESSIONS)),
+                home: rng.below(3) as u16,
+                record: subscription(&mut rng),
+                messages_max: rng.below(6) as u32,
+                bytes_max: rng.below(1_500) as u32,
+            },
             _ => Command::ReadMailbox {
                 token,
                 session,

@@ -91,7 +91,7 @@ fn answer(core: usize, request: AdminRequest) -> AdminReply {
         }
         AdminRequest::Publish { .. } => AdminReply::Published(Ok(3)),
         AdminRequest::Subscriptions { prefix, limit } => {
-            let rows = [("#", true), (["a/b", "c/d"][core % 2], false)];
+            let rows = [("$share/all/#", true), (["a/b", "c/d"][core % 2], false)];
             let rows = rows
                 .into_iter()
                 .filter(|(filter, _)| filter.starts_with(&prefix))
@@ -100,6 +100,7 @@ fn answer(core: usize, request: AdminRequest) -> AdminReply {
                 filter: filter.into(),
                 subscribers: 2,
                 broad,
+                queued: u64::from(broad) * (2 + core as u64),
             };
             AdminReply::Subscriptions(rows.map(info).collect())
         }

@@ -245,11 +245,16 @@ fn a_broad_filter_that_is_on_every_core_is_listed_once() {
     };
     assert_eq!(
         (
-            row("#")["subscribers"].as_u64(),
+            row("$share/all/#")["subscribers"].as_u64(),
             row("a/b")["subscribers"].as_u64(),
             rows.len()
         ),
         (Some(2), Some(2), 3)
+    );
+    assert_eq!(
+        row("$share/all/#")["queued"],
+        5,
+        "every core has a queue of its own"
     );
     assert_eq!(get(&node, "/v1/subscriptions?limit=1").1["more"], true);
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use edge_proto::packet::{PacketType, QoS, SubscriptionOptions, Version};
 
+use crate::oracle::{is_shared, matches};
 use crate::random::Random;
+use crate::speak::TOPICS;
 
 /// A client identifier and whoever speaks for it.
 #[derive(Debug)]
@@ -150,11 +152,11 @@ impl Client {
         self.last_order.clear();
     }
 
-    /// Draws what it will take on its next connection.
-    pub(crate) fn draw_limits(&mut self, random: &mut Random) {
+    /// Draws what it will take on its next connection; `any_size` when no message may be too large for it.
+    pub(crate) fn draw_limits(&mut self, random: &mut Random, any_size: bool) {
         self.receive_maximum = *random.pick(&[1, 2, 10, u16::MAX]);
         self.alias_maximum = *random.pick(&[0, 1, 10]);
-        self.maximum_packet_size = random.percent(10).then_some(200);
+        self.maximum_packet_size = (random.percent(10) && !any_size).then_some(200);
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -181,6 +183,23 @@ impl Client {
                 return packet_id;
             }
         }
+    }
+
+    /// True when it has had a shared subscription for topics of this topic's root, and another subscription too.
+    pub(crate) fn has_ways_beside_a_queue(&self, topic: &str) -> bool {
+        let root = |topic| edge_proto::topic::root(topic, 2);
+        let of_root = TOPICS.iter().filter(|other| root(other) == root(topic));
+        let matching: BTreeSet<&str> = of_root.flat_map(|topic| self.matching(topic)).collect();
+        matching.len() > 1 && matching.into_iter().any(is_shared)
+    }
+
+    /// The filters that match a topic, of all that it has had in this session.
+    pub(crate) fn matching(&self, topic: &str) -> BTreeSet<&str> {
+        self.subscriptions
+            .iter()
+            .map(|subscription| &*subscription.filter)
+            .filter(|filter| matches(filter, topic))
+            .collect()
     }
 
     /// True when the model knows the state of each subscription.

@@ -86,6 +86,9 @@ impl Disk {
             return answers;
         }
         self.batch_number += 1;
+        if self.planted == Some(Planted::LosesMoved) && random.percent(20) {
+            self.lose_moved(now, &mut answers);
+        }
         let answered = self.batch.iter().any(|(_, command)| {
             !matches!(command, Command::Ack { .. } | Command::ReadMailbox { .. })
         });
@@ -99,6 +102,33 @@ impl Disk {
         }
         self.note_overflows(&answers);
         answers
+    }
+
+    /// The last message of a move is neither here nor there, and nobody hears of it.
+    fn lose_moved(&mut self, now: Now, answers: &mut Vec<(u16, Completion)>) {
+        let is_moved = |(_, answer): &(u16, Completion)| {
+            matches!(answer, Completion::Moved { messages: 1.., .. })
+        };
+        let Some(last) = answers
+            .iter()
+            .position(is_moved)
+            .map(|place| answers.remove(place - 1))
+        else {
+            return;
+        };
+        if let (
+            core,
+            Completion::Appended {
+                session, sequence, ..
+            },
+        ) = last
+        {
+            let ack = (core, Command::Ack { session, sequence });
+            self.memory
+                .commit(self.batch_number, now.unix_ms, &[ack], answers)
+                .expect("it has just worked");
+            self.batch_number += 1;
+        }
     }
 
     fn collect(&mut self, random: &mut Random, queues: &mut [&mut VecDeque<Command>]) {
@@ -171,6 +201,10 @@ impl Disk {
             }),
             Some(Planted::RestoreForgetsRetained) => forget(random, &mut found, |item| {
                 matches!(item, Restored::Retained { .. })
+            }),
+            Some(Planted::RestoreForgetsGroupQueue) => forget(random, &mut found, |item| {
+                matches!(item, Restored::Session { session, mailbox, .. }
+                    if session.is_group_queue() && mailbox.messages > 0)
             }),
             Some(Planted::RestoreForgetsReceived) => {
                 for item in &mut found {

@@ -205,13 +205,10 @@ impl Run {
             return Ok(());
         }
         self.deliveries += 1;
-        self.oracle.arrived(
-            at,
-            &mut self.clients[at],
-            arrival,
-            &topic,
-            self.world.crashes,
-        )
+        let crashes = self.world.crashes;
+        let client = &mut self.clients[at];
+        self.oracle.arrived(at, client, arrival, &topic, crashes)?;
+        self.oracle.taken_once(at, client, arrival, crashes)
     }
 }
 

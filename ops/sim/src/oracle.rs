@@ -1,12 +1,12 @@
 //! The model of who must get what: every message that was published, and whether a delivery is one that may be, or must be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use edge_proto::packet::QoS;
 use edge_proto::topic::TopicFilter;
 use gateway::turn::without_share;
 
-use crate::client::{Client, Subscription};
+use crate::client::{Client, Existence, Subscription};
 
 /// A broken promise.
 #[derive(Clone, Debug)]
@@ -65,8 +65,20 @@ pub(crate) struct Oracle {
     pub(crate) messages: Vec<Published>,
     /// Shared subscriptions that have lost a member, with what it may have held.
     pub(crate) share_lost: BTreeSet<String>,
+    /// Who got a message of QoS 2 for a shared subscription, by message and filter.
+    taken: BTreeMap<(u64, String), Taken>,
     /// A full mailbox refused a message that others took; the publisher may send it again.
     pub(crate) rejections: bool,
+}
+
+/// Who got a message for a shared subscription.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    client: usize,
+    epoch: u64,
+    /// Its session ends with the node.
+    live: bool,
+    crashes: u64,
 }
 
 /// How a client got a message.
@@ -121,6 +133,7 @@ impl Oracle {
             matching.map_err(|text| Failure::of(at, format!("message {number} {text}")))?;
         let times = client.delivered.entry(number).or_default();
         *times += 1;
+        let is_first = *times == 1;
         let counted = client
             .counted
             .entry((number, arrival.qos as u8))
@@ -143,10 +156,54 @@ impl Oracle {
             ));
         }
         let repeated = message.resent && (message.qos == QoS::AtLeastOnce || self.rejections);
-        if *times == 1 && !message.retain && !message.will && !repeated {
+        // What waited in the queue of one subscription may come after what another one brought at once.
+        let one_way = !client.has_ways_beside_a_queue(&message.topic);
+        if is_first && !message.retain && !message.will && !repeated && one_way {
             self.in_order(at, client, message, arrival, crashes)?;
         }
         Ok(())
+    }
+
+    /// A client got a message that only one shared subscription of it can have brought: no other member may have got it
+    /// before. What a live-only session had when the node crashed is published again.
+    pub(crate) fn taken_once(
+        &mut self,
+        at: usize,
+        client: &Client,
+        arrival: Arrival,
+        crashes: u64,
+    ) -> Checked {
+        let number = arrival.message;
+        let Some(message) = self.get(number).filter(|message| !message.will) else {
+            return Ok(());
+        };
+        let matching = client.matching(&message.topic);
+        let only = matching.first().filter(|filter| is_shared(filter));
+        let (Some(filter), 1) = (only, matching.len()) else {
+            return Ok(());
+        };
+        if arrival.qos < QoS::ExactlyOnce || self.rejections {
+            return Ok(());
+        }
+        let taken = Taken {
+            client: at,
+            epoch: client.epoch,
+            live: client.existence == Existence::Live,
+            crashes,
+        };
+        let first = self.taken.entry((number, (*filter).to_owned()));
+        let first = *first.or_insert(taken);
+        let same = (first.client, first.epoch) == (taken.client, taken.epoch);
+        if same || (first.live && first.crashes < crashes) {
+            return Ok(());
+        }
+        Err(Failure::of(
+            at,
+            format!(
+                "got message {number} of {filter}, which c{} got before",
+                first.client
+            ),
+        ))
     }
 
     fn in_order(
@@ -191,7 +248,7 @@ impl Oracle {
         overflowed: bool,
         dropped: bool,
     ) -> Checked {
-        let durable = matches!(client.existence, crate::client::Existence::Durable { .. });
+        let durable = matches!(client.existence, Existence::Durable { .. });
         if overflowed || (dropped && !durable) {
             return Ok(());
         }
@@ -350,7 +407,10 @@ fn admitted(
             && known
                 .until_maybe
                 .is_none_or(|until| until >= message.sent_at)
-            && (message.retain || !message.acknowledged_at.is_some_and(acknowledged_before))
+            // What waits in the queue of a shared subscription may be older than the member that takes it.
+            && (message.retain
+                || is_shared(&known.filter)
+                || !message.acknowledged_at.is_some_and(acknowledged_before))
             && !(own && known.options.no_local && !message.retain)
     };
     let (mut plain, mut shared, mut highest) = (0, 0, QoS::AtMostOnce);

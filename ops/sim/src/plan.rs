@@ -31,13 +31,17 @@ pub enum Planted {
     RestoreForgetsReceived,
     /// A start forgets a retained message.
     RestoreForgetsRetained,
+    /// A start forgets the queue of a shared subscription.
+    RestoreForgetsGroupQueue,
+    /// The engine loses a message that it moves.
+    LosesMoved,
     /// A DISCONNECT to a client gets lost before the close.
     LosesDisconnect,
 }
 
 impl Planted {
     /// All of them, by name.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::LosesAppend, "loses-append"),
         (Self::DuplicatesAppend, "duplicates-append"),
         (Self::ReordersCompletions, "reorders-completions"),
@@ -52,6 +56,11 @@ impl Planted {
         ),
         (Self::RestoreForgetsReceived, "restore-forgets-received"),
         (Self::RestoreForgetsRetained, "restore-forgets-retained"),
+        (
+            Self::RestoreForgetsGroupQueue,
+            "restore-forgets-group-queue",
+        ),
+        (Self::LosesMoved, "loses-moved"),
         (Self::LosesDisconnect, "loses-disconnect"),
     ];
 }
@@ -156,9 +165,27 @@ pub struct Plan {
     pub(crate) unordered_acks: bool,
     pub(crate) topics: usize,
     pub(crate) tolerates_connack: bool,
+    /// The shared subscriptions of a run in which clients do nothing that voids what is owed to these, and have no others.
+    /// No two of them match one topic, so what one of them got can be told. Empty in other runs.
+    pub(crate) work_queues: &'static [&'static str],
 }
 
+/// See [`Plan::work_queues`]: on one core, and on all of them.
+const WORK_QUEUES: [&[&str]; 2] = [
+    &[
+        "$share/one/a/b/#",
+        "$share/one/g/1/m/+",
+        "$share/two/u/c0/in",
+    ],
+    &["$share/two/#"],
+];
+
 impl Plan {
+    /// True when nothing that clients do may void what is owed to a shared subscription.
+    pub(crate) fn is_work_queue(&self) -> bool {
+        !self.work_queues.is_empty()
+    }
+
     /// Draws a run.
     pub fn draw(options: &Options) -> Self {
         let random = &mut Random::new(options.seed, "plan");
@@ -181,7 +208,7 @@ impl Plan {
         } else {
             *random.pick(&[0, 50, 100])
         };
-        Self {
+        let plan = Self {
             cores: options.cores.unwrap_or_else(|| random.between(1, 5) as u16),
             clients: random.between(2, 8) as usize,
             limits,
@@ -222,6 +249,35 @@ impl Plan {
             unordered_acks: random.percent(40),
             topics: random.between(1, 10) as usize,
             tolerates_connack: without.connack,
+            work_queues: &[],
+        };
+        // Of its own, so that the other seeds stay what they are.
+        let random = &mut Random::new(options.seed, "work queue");
+        if random.percent(15) && !without.shared {
+            plan.work_queue(WORK_QUEUES[random.below(WORK_QUEUES.len())])
+        } else {
+            plan
+        }
+    }
+
+    /// Durable workers that share their subscriptions, stay in their groups, and are often away: what they are owed waits in
+    /// the queues of the groups.
+    fn work_queue(self, work_queues: &'static [&'static str]) -> Self {
+        Self {
+            shared_percent: 100,
+            durable_percent: 100,
+            clean_percent: 0,
+            short_session_percent: 0,
+            refuse_percent: 0,
+            work_queues,
+            deeds: Deeds {
+                unsubscribe: 0,
+                takeover: 0,
+                cut: 4,
+                disconnect: 4,
+                ..self.deeds
+            },
+            ..self
         }
     }
 }

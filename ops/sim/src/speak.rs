@@ -42,8 +42,11 @@ const SHARED: [&str; 4] = [
 impl Run {
     /// A client does something.
     pub(crate) fn act(&mut self, at: usize) {
+        // In a work queue the first client gives out the work, and the others are away for long.
+        let work_queue = self.world.plan.is_work_queue();
+        let (gives, works) = (work_queue && at == 0, work_queue && at > 0);
         if self.clients[at].connection.is_none() {
-            if self.random.percent(30) {
+            if self.random.percent(if works { 4 } else { 30 }) {
                 self.connect(at, None);
             }
             return;
@@ -67,6 +70,8 @@ impl Run {
             deeds.silent,
         ];
         match self.random.weighted(&weights) {
+            0 if works => self.acknowledge(at),
+            1 if gives => self.publish(at),
             0 => self.publish(at),
             1 => self.subscribe(at),
             2 => self.unsubscribe(at),
@@ -223,7 +228,10 @@ impl Run {
 
     fn subscribe(&mut self, at: usize) {
         let shared = self.random.percent(self.world.plan.shared_percent);
-        let filter = if shared {
+        let plan = &self.world.plan;
+        let filter = if plan.is_work_queue() {
+            *self.random.pick(plan.work_queues)
+        } else if shared {
             *self.random.pick(&SHARED)
         } else {
             *self.random.pick(&FILTERS)
@@ -240,6 +248,9 @@ impl Run {
             QoS::ExactlyOnce,
             QoS::ExactlyOnce,
         ]));
+        if self.world.plan.is_work_queue() {
+            options.maximum_qos = options.maximum_qos.max(QoS::AtLeastOnce);
+        }
         let mut id = None;
         if v5 {
             options.no_local = self.random.percent(15) && !is_shared(filter);

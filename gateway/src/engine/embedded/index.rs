@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use crate::engine::{MailboxLimits, MailboxSummary, WhenFull};
+use crate::engine::{Evicted, MailboxLimits, MailboxSummary, WhenFull};
 use crate::message::SessionId;
 
 /// Keys are numbers that this store or its node made: nobody outside chooses them, so the hash needs no secret.
@@ -65,7 +65,7 @@ impl Mailbox {
     }
 
     /// The entries that have to go for a message of `bytes` to fit, oldest first; `None` when it cannot fit.
-    pub(super) fn room_for(&self, bytes: u32, limits: MailboxLimits) -> Option<Vec<u64>> {
+    pub(super) fn room_for(&self, bytes: u32, limits: MailboxLimits) -> Option<Vec<Evicted>> {
         let mut messages_after = self.slots.len() as u64 + 1;
         let mut bytes_after = self.bytes + u64::from(bytes);
         let mut evicted = Vec::new();
@@ -77,7 +77,10 @@ impl Mailbox {
             let slot = candidates.next()?;
             messages_after -= 1;
             bytes_after -= u64::from(slot.bytes);
-            evicted.push(slot.sequence);
+            evicted.push(Evicted {
+                sequence: slot.sequence,
+                bytes: slot.bytes,
+            });
         }
         Some(evicted)
     }
@@ -103,6 +106,21 @@ impl Index {
         for mailbox in self.sessions.values_mut().flatten() {
             mailbox.next = mailbox.next.max(floor);
         }
+    }
+
+    /// True when the mailbox of a session that exists takes a message of `bytes` and nothing has to go for it.
+    pub(super) fn has_room(&self, session: SessionId, bytes: u32, limits: MailboxLimits) -> bool {
+        let (messages, held) = match self.sessions.get(&session) {
+            Some(Some(mailbox)) => (mailbox.slots.len() as u64, mailbox.bytes),
+            Some(None) => (0, 0),
+            None => return false,
+        };
+        messages < limits.messages_max && held + u64::from(bytes) <= limits.bytes_max
+    }
+
+    /// The oldest entry of a mailbox.
+    pub(super) fn oldest(&self, session: SessionId) -> Option<Slot> {
+        self.mailbox(session)?.slots.front().copied()
     }
 
     /// Takes the next position in the log.

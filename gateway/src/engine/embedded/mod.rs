@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase};
 
@@ -31,7 +32,7 @@ use crate::engine::embedded::disk::Disk;
 use crate::engine::embedded::index::Index;
 use crate::engine::embedded::plan::{Belongings, Fetch, Planner};
 use crate::engine::{Command, Completion, Durability, Engine, EngineError, Restored};
-use crate::message::SessionId;
+use crate::message::{Message, SessionId};
 
 /// Differences beyond this are written although nothing asks for it, so that memory stays bounded.
 const UNWRITTEN_BYTES_MAX: usize = 16 << 20;
@@ -50,6 +51,8 @@ pub struct Embedded {
     opened_at_unix_ms: u64,
     index: Index,
     changes: Changes,
+    /// Stands for messages that are still to be fetched.
+    unread: Arc<Message>,
     /// The batch that was applied to memory and not answered.
     attempt: Option<Attempt>,
     /// Where free space is looked up; `None` for a store that is not in a folder.
@@ -88,6 +91,8 @@ impl Embedded {
             belongings,
             answers: Vec::with_capacity(commands.len()),
             fetches: Vec::new(),
+            moved: BTreeMap::new(),
+            unread: Arc::clone(&self.unread),
             promises: false,
         };
         for (core, command) in commands {
@@ -146,25 +151,17 @@ impl Embedded {
         if attempt.fetches.is_empty() {
             return Ok(());
         }
-        self.with_database(|database, _| {
+        self.with_database(|database, changes| {
             let log = database.begin_read()?.open_table(LOG)?;
-            for Fetch {
-                answer,
-                entry,
-                slot,
-            } in &attempt.fetches
-            {
-                let Completion::MailboxPage { entries, .. } = &mut attempt.answers[*answer].1
-                else {
-                    unreachable!("only pages have messages to fetch");
-                };
+            for fetch in &attempt.fetches {
+                let slot = &fetch.slot;
                 let record = log.get(slot.position)?;
                 let body = if slot.body_distance > 0 {
                     log.get(slot.body_position())?
                 } else {
                     None
                 };
-                let content = plan::content(*slot, |position| {
+                let found = plan::content(*slot, |position| {
                     let guard = if position == slot.position {
                         &record
                     } else {
@@ -172,11 +169,11 @@ impl Embedded {
                     };
                     guard.as_ref().map(|guard| guard.value())
                 });
-                if content.is_none() {
+                let Some(content) = found else {
                     let detail = format!("no message at position {}", slot.position);
                     return Err(redb::Error::Corrupted(detail));
-                }
-                entries[*entry].content = content;
+                };
+                fetch.complete(content, &mut attempt.answers[fetch.answer].1, changes);
             }
             Ok(())
         })?;

@@ -15,6 +15,7 @@ use crate::engine::embedded::changes::{
 };
 use crate::engine::embedded::disk::Disk;
 use crate::engine::embedded::index::{Index, Slot};
+use crate::engine::embedded::plan;
 use crate::engine::embedded::records::{self, LogRecord};
 use crate::engine::{Durability, EngineError, MailboxLimits, Restored};
 use crate::message::{Message, SessionId};
@@ -142,6 +143,7 @@ impl Embedded {
             opened_at_unix_ms: unix_ms,
             index,
             changes,
+            unread: plan::unread(),
             attempt: None,
             folder: None,
             _lock: None,

@@ -3,26 +3,79 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use edge_proto::packet::QoS;
+
 use crate::engine::embedded::changes::Changes;
 use crate::engine::embedded::index::{Index, Slot};
 use crate::engine::embedded::records::{self, LogRecord};
 use crate::engine::{
-    Append, Command, Completion, Delivery, MailboxEntry, MailboxLimits, RetainChange, Token,
+    Append, Command, Completion, Delivery, MailboxEntry, MailboxLimits, RetainChange,
+    SubscriptionRecord, Token,
 };
-use crate::message::{Message, SessionId};
+use crate::message::{Message, MessageParts, SessionId};
 
 /// Messages from this size on are stored once for all recipients of a publish; below, a copy costs less than the
 /// reference and the second read.
 const SHARED_BYTES_MIN: usize = 256;
 
-/// A message of a page that has to be read from the disk.
+/// A message of an answer that has to be read from the disk.
 #[derive(Debug)]
 pub(super) struct Fetch {
-    /// Index of the page in the answers.
+    /// Index of the page, or of the `Appended`, in the answers.
     pub(super) answer: usize,
     /// Index of the entry in the page.
     pub(super) entry: usize,
+    /// Where the disk has it.
     pub(super) slot: Slot,
+    /// The subscription it was moved for in this batch, if it was.
+    pub(super) moved_for: Option<SubscriptionRecord>,
+    /// Where it moved to: the record that is reserved there is to be written.
+    pub(super) moved_to: Option<(SessionId, Slot)>,
+}
+
+impl Fetch {
+    /// Puts what was read into its answer, and into the record that is reserved for it if that is still wanted.
+    pub(super) fn complete(
+        &self,
+        (message, stored): (Arc<Message>, Delivery),
+        answer: &mut Completion,
+        changes: &mut Changes,
+    ) {
+        let found = match self.moved_for {
+            Some(record) => record.delivery(&message),
+            None => stored,
+        };
+        if let Some((session, slot)) = self.moved_to
+            && changes.log(slot.position).is_some_and(<[u8]>::is_empty)
+        {
+            let inline = records::inline(session, slot.sequence, &found, &message);
+            changes.put_log(slot.position, inline);
+        }
+        match answer {
+            Completion::MailboxPage { entries, .. } => {
+                entries[self.entry].content = Some((message, found));
+            }
+            Completion::Appended {
+                message: unread,
+                delivery,
+                ..
+            } => (*unread, *delivery) = (message, found),
+            _ => unreachable!("only pages and moved messages are fetched"),
+        }
+    }
+}
+
+/// A message that stands for one that is still to be fetched.
+pub(super) fn unread() -> Arc<Message> {
+    Arc::new(Message::new(MessageParts {
+        topic: "",
+        properties: &[],
+        payload: &[],
+        qos: QoS::AtMostOnce,
+        retain: false,
+        expires_at_unix_ms: u64::MAX,
+        publisher: SessionId(0),
+    }))
 }
 
 /// What the disk holds of a session besides its record and its mailbox.
@@ -41,6 +94,10 @@ pub(super) struct Planner<'a> {
     pub(super) belongings: BTreeMap<SessionId, Belongings>,
     pub(super) answers: Vec<(u16, Completion)>,
     pub(super) fetches: Vec<Fetch>,
+    /// Messages that this batch has moved without having read them, by the position they moved to: where the disk has them.
+    pub(super) moved: BTreeMap<u64, (Slot, SubscriptionRecord)>,
+    /// Stands for a message that is still to be fetched.
+    pub(super) unread: Arc<Message>,
     /// True exactly when something was done whose answer promises that it is durable.
     pub(super) promises: bool,
 }
@@ -145,6 +202,25 @@ impl Planner<'_> {
             } => {
                 self.read(core, *token, *session, *from, (*messages_max, *bytes_max));
             }
+            Command::Move {
+                token,
+                from,
+                to,
+                home,
+                record,
+                messages_max,
+                bytes_max,
+            } => {
+                let bounds = (*messages_max, *bytes_max);
+                let messages = self.move_all(*from, (*to, *home), *record, bounds);
+                let (token, from) = (*token, *from);
+                let moved = Completion::Moved {
+                    token,
+                    from,
+                    messages,
+                };
+                self.answers.push((core, moved));
+            }
         }
     }
 
@@ -199,7 +275,7 @@ impl Planner<'_> {
         // Before the eviction, which may empty the mailbox: the numbers go on.
         let sequence = self.index.next_sequence(*session);
         for old in &evicted {
-            self.remove(*session, *old);
+            self.remove(*session, old.sequence);
         }
         let position = self.index.claim_position();
         let (record, body_distance) = match body {
@@ -233,6 +309,84 @@ impl Planner<'_> {
         };
         self.answers.push((*home, appended));
         true
+    }
+
+    /// Returns how many messages moved.
+    fn move_all(
+        &mut self,
+        from: SessionId,
+        (to, home): (SessionId, u16),
+        record: SubscriptionRecord,
+        (messages_max, bytes_max): (u32, u32),
+    ) -> u32 {
+        let (mut moved, mut bytes) = (0, 0);
+        while from != to
+            && moved < messages_max
+            && let Some(slot) = self.index.oldest(from).filter(|slot| slot.bytes > 0)
+        {
+            bytes += u64::from(slot.bytes);
+            let fits = self.index.has_room(to, slot.bytes, self.limits);
+            if !fits || (moved > 0 && bytes > u64::from(bytes_max)) {
+                break;
+            }
+            self.move_one(slot, (to, home), record);
+            self.remove(from, slot.sequence);
+            moved += 1;
+        }
+        moved
+    }
+
+    /// Appends the message of a slot to another mailbox. Its record there is reserved when the message is on disk only.
+    fn move_one(&mut self, old: Slot, (to, home): (SessionId, u16), record: SubscriptionRecord) {
+        let slot = Slot {
+            sequence: self.index.next_sequence(to),
+            position: self.index.claim_position(),
+            bytes: old.bytes,
+            body_distance: 0,
+        };
+        let known = content(old, |position| self.changes.log(position));
+        let (message, delivery) = match known {
+            Some((message, _)) => {
+                let delivery = record.delivery(&message);
+                let inline = records::inline(to, slot.sequence, &delivery, &message);
+                self.changes.put_log(slot.position, inline);
+                (message, delivery)
+            }
+            None => {
+                let (on_disk, _) = self.on_disk(old);
+                self.changes.put_log(slot.position, Vec::new());
+                self.moved.insert(slot.position, (on_disk, record));
+                self.fetches.push(Fetch {
+                    answer: self.answers.len(),
+                    entry: 0,
+                    slot: on_disk,
+                    moved_for: Some(record),
+                    moved_to: Some((to, slot)),
+                });
+                let message = Arc::clone(&self.unread);
+                (Arc::clone(&message), record.delivery(&message))
+            }
+        };
+        assert!(
+            self.index.push(to, slot),
+            "the sequence is the next one of its mailbox"
+        );
+        let appended = Completion::Appended {
+            session: to,
+            sequence: slot.sequence,
+            message,
+            delivery,
+            evicted: Vec::new(),
+        };
+        self.answers.push((home, appended));
+    }
+
+    /// Where the disk has the message of a slot, and for which subscription it was moved since.
+    fn on_disk(&self, slot: Slot) -> (Slot, Option<SubscriptionRecord>) {
+        match self.moved.get(&slot.position) {
+            Some((slot, record)) => (*slot, Some(*record)),
+            None => (slot, None),
+        }
     }
 
     fn retain(&mut self, message: &Message, change: RetainChange) {
@@ -316,10 +470,13 @@ impl Planner<'_> {
             }
             let content = content(slot, |position| self.changes.log(position));
             if slot.bytes > 0 && content.is_none() {
+                let (slot, moved_for) = self.on_disk(slot);
                 self.fetches.push(Fetch {
                     answer: self.answers.len(),
                     entry: entries.len(),
                     slot,
+                    moved_for,
+                    moved_to: None,
                 });
             }
             entries.push(MailboxEntry {

@@ -1,0 +1,261 @@
+//! Shared subscriptions: the members of each group, and which of them gets the next message: connected before offline, the
+//! least loaded first, in turn among equals. A pick costs the logarithm of the number of members.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use edge_proto::packet::QoS;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use reactor::slab::{Key, Slab};
+use reactor::wheel::TimerKey;
+
+use crate::core_message::{Presence, Subscriber};
+use crate::message::SessionId;
+
+/// The shared subscriptions of one owner.
+pub(super) type Groups = Slab<Group>;
+
+/// A member for which fewer messages wait than this level stands for gets more out of the queue.
+const LOAD_BUSY: u8 = 6;
+
+/// Messages that leave a queue at once, at first.
+pub(super) const BATCH_MIN: u32 = 32;
+
+/// The members of one shared subscription.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// The whole filter.
+    pub(super) filter: Box<str>,
+    pub(super) queue: Queue,
+    members: HashMap<SessionId, Member, FixedState>,
+    /// The members in the order in which they are picked.
+    order: BTreeSet<Place>,
+    /// Counts the picks.
+    turns: u64,
+    /// Members that take more than QoS 0.
+    storing: usize,
+}
+
+/// What waits for any member of a group.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// Its mailboxes in the engine, oldest first; new messages go to the last. There are several only after a start with
+    /// another number of cores.
+    pub(super) mailboxes: VecDeque<SessionId>,
+    /// Messages in them, and those on their way there.
+    pub(super) waiting: u64,
+    /// The transfer to a member that is under way.
+    pub(super) transfer: Option<u64>,
+    /// Messages of the next transfer: more with each one that a member takes without being busy after it.
+    pub(super) batch: u32,
+    /// Armed while somebody who is not busy takes nothing.
+    pub(super) retry: Option<TimerKey>,
+}
+
+#[derive(Debug)]
+struct Member {
+    subscriber: Subscriber,
+    presence: Presence,
+    /// The turn of its last pick.
+    turn: u64,
+    /// True when it took nothing of what the queue offered, until it is more or less busy than then.
+    refuses: bool,
+    /// True when it has told something new of itself since it was last offered something: what it refused before does not
+    /// count.
+    is_news: bool,
+}
+
+/// Where a member stands. The order of the fields is the order of the picks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    offline: bool,
+    load: u8,
+    turn: u64,
+    session: SessionId,
+}
+
+impl Member {
+    fn place(&self) -> Place {
+        Place {
+            offline: !self.presence.connected,
+            load: self.presence.load,
+            turn: self.turn,
+            session: self.subscriber.session,
+        }
+    }
+
+    fn stores(&self) -> bool {
+        self.subscriber.options.maximum_qos > QoS::AtMostOnce
+    }
+}
+
+impl Group {
+    pub(super) fn new(filter: &str) -> Self {
+        Self {
+            filter: filter.into(),
+            queue: Queue {
+                mailboxes: VecDeque::new(),
+                waiting: 0,
+                transfer: None,
+                batch: BATCH_MIN,
+                retry: None,
+            },
+            members: HashMap::default(),
+            order: BTreeSet::new(),
+            turns: 0,
+            storing: 0,
+        }
+    }
+
+    /// Number of members.
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub(super) fn contains(&self, session: SessionId) -> bool {
+        self.members.contains_key(&session)
+    }
+
+    /// Makes or replaces a member. True when it was there.
+    pub(super) fn join(&mut self, subscriber: Subscriber, presence: Presence) -> bool {
+        let known = self.take(subscriber.session);
+        let member = Member {
+            subscriber,
+            presence,
+            turn: known.as_ref().map_or(self.turns, |known| known.turn),
+            refuses: false,
+            is_news: true,
+        };
+        self.put(member);
+        known.is_some()
+    }
+
+    /// Removes a member. True when it was there.
+    pub(super) fn leave(&mut self, session: SessionId) -> bool {
+        self.take(session).is_some()
+    }
+
+    /// Notes that a member came or went, or has more or less to do.
+    pub(super) fn set_presence(&mut self, session: SessionId, presence: Presence) {
+        if let Some(member) = self.take(session) {
+            self.put(Member {
+                presence,
+                refuses: false,
+                is_news: true,
+                ..member
+            });
+        }
+    }
+
+    /// The member that gets the next message, and why it is not another: see the module. A group has members.
+    pub(super) fn pick(&mut self) -> Subscriber {
+        let first = *self.order.first().expect("a group has members");
+        self.take_turn(first.session);
+        self.members[&first.session].subscriber
+    }
+
+    /// True when a message for the group is to wait for any of its members, and not for one of them.
+    pub(super) fn must_queue(&self) -> bool {
+        let nobody_connected = self.order.first().is_none_or(|first| first.offline);
+        self.queue.waiting > 0 || (nobody_connected && self.storing > 0)
+    }
+
+    /// The member that gets the next messages of the queue; `None` while all are offline, busy or refuse them.
+    pub(super) fn taker(&mut self) -> Option<Subscriber> {
+        let session = self
+            .not_busy()
+            .find(|member| !member.refuses)?
+            .subscriber
+            .session;
+        self.take_turn(session);
+        let member = self.members.get_mut(&session)?;
+        member.is_news = false;
+        Some(member.subscriber)
+    }
+
+    /// True when a member that is not busy refuses messages.
+    pub(super) fn has_refuser(&self) -> bool {
+        self.not_busy().any(|member| member.refuses)
+    }
+
+    /// Notes that a member took nothing.
+    pub(super) fn refused(&mut self, session: SessionId) {
+        if let Some(member) = self.members.get_mut(&session) {
+            member.refuses = !member.is_news;
+        }
+    }
+
+    /// Offers everything to everybody again.
+    pub(super) fn forget_refusals(&mut self) {
+        for member in self.members.values_mut() {
+            member.refuses = false;
+        }
+    }
+
+    /// The subscription of a member that is connected.
+    pub(super) fn connected(&self, session: SessionId) -> Option<Subscriber> {
+        let member = self.members.get(&session)?;
+        member.presence.connected.then_some(member.subscriber)
+    }
+
+    fn not_busy(&self) -> impl Iterator<Item = &Member> {
+        self.order
+            .iter()
+            .take_while(|place| !place.offline && place.load < LOAD_BUSY)
+            .map(|place| &self.members[&place.session])
+    }
+
+    fn take_turn(&mut self, session: SessionId) {
+        self.turns += 1;
+        if let Some(member) = self.take(session) {
+            self.put(Member {
+                turn: self.turns,
+                ..member
+            });
+        }
+    }
+
+    fn take(&mut self, session: SessionId) -> Option<Member> {
+        let member = self.members.remove(&session)?;
+        self.order.remove(&member.place());
+        self.storing -= usize::from(member.stores());
+        Some(member)
+    }
+
+    fn put(&mut self, member: Member) {
+        self.order.insert(member.place());
+        self.storing += usize::from(member.stores());
+        self.members.insert(member.subscriber.session, member);
+    }
+}
+
+/// The groups of one filter by share name. There are few.
+#[derive(Debug, Default)]
+pub(super) struct GroupsOfFilter(Vec<(Box<str>, Key)>);
+
+impl GroupsOfFilter {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<Key> {
+        let found = self.0.iter().find(|(known, _)| **known == *name)?;
+        Some(found.1)
+    }
+
+    pub(super) fn insert(&mut self, name: &str, key: Key) {
+        self.0.push((name.into(), key));
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.retain(|(known, _)| **known != *name);
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.0.iter().map(|(_, key)| *key)
+    }
+}
