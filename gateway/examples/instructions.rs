@@ -21,7 +21,7 @@ use edge_proto::trie::FilterTrie;
 use gateway::limits::Limits;
 use gateway::outbox::{Order, Outbox};
 use gateway::shard::{Event, Shard};
-use gateway::turn::{Facts, Now};
+use gateway::turn::{Congestion, Facts, Now};
 use reactor::driver::ConnectionId;
 
 /// One thing to count, and its name.
@@ -198,7 +198,7 @@ impl Core {
     /// What the event loop does at the end of a turn, with a kernel that takes everything at once. Returns the bytes that were
     /// written.
     fn end_turn(&mut self) -> usize {
-        let tick = Event::Tick { congested: false };
+        let tick = Event::Tick(Congestion::default());
         self.shard.handle(self.now, tick, &mut self.outbox);
         self.outbox.seal();
         let mut written = 0;

@@ -253,7 +253,9 @@ fn subscriptions(owner: &Owner, prefix: &str, limit: usize) -> Vec<SubscriptionI
 
 fn retained(owner: &Owner, turn: &Turn<'_>, filter: &str, limit: usize) -> Vec<RetainedInfo> {
     let limit = u16::try_from(limit).unwrap_or(u16::MAX);
-    let (messages, _) = owner.retained().page(filter, "", limit, turn.now.unix_ms);
+    let (messages, _) = owner
+        .retained()
+        .page(filter, "", (limit, usize::MAX), turn.now.unix_ms);
     let info = |message: &Message| RetainedInfo {
         topic: message.topic().to_owned(),
         qos: message.qos as u8,

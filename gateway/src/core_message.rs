@@ -228,14 +228,12 @@ pub struct Presence {
     pub load: u8,
 }
 
-/// How busy a session is for which so many messages wait: 0 for none, and one more each time they double. So its owners hear
-/// of a burst a few times and not with every message.
-pub fn load_level(waiting: u64) -> u8 {
-    if waiting == 0 {
-        0
-    } else {
-        1 + waiting.ilog2() as u8
-    }
+/// How busy a session is for which so many messages wait, after it was at level `before`: 0 for fewer than 8, and one more
+/// each time they double; back only when they are half of what a level begins with. So its owners hear of a burst a few
+/// times, and nothing of messages that come and go.
+pub fn load_level(before: u8, waiting: u64) -> u8 {
+    let level = |waiting: u64| waiting.max(4).ilog2() as u8 - 2;
+    level(waiting).max(before.min(level(2 * waiting)))
 }
 
 /// Messages out of the queue of a shared subscription.
@@ -502,4 +500,29 @@ pub enum Outcome {
     TooLarge,
     /// The client refused it.
     Refused,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_is_told_when_it_doubles_and_when_it_is_half_gone() {
+        let mut load = 0;
+        let mut told = |waiting| {
+            let before = load;
+            load = load_level(load, waiting);
+            load != before
+        };
+        assert!((0..8).chain((0..8).rev()).all(|waiting| !told(waiting)));
+        assert!(told(8));
+        assert!(
+            [7, 8, 5, 9, 4, 15]
+                .into_iter()
+                .all(|waiting| !told(waiting))
+        );
+        assert!(told(16));
+        assert!(told(7) && told(3));
+        assert_eq!(load, 0);
+    }
 }

@@ -19,7 +19,7 @@ use crate::engine::thread::CommandSender;
 use crate::metrics::CoreSnapshot;
 use crate::outbox::{Order, Outbox};
 use crate::shard::{Event, Shard};
-use crate::turn::Now;
+use crate::turn::{Congestion, Now};
 
 /// The clock of a node: monotonic time since its start, and Unix time.
 #[derive(Clone, Copy, Debug)]
@@ -109,10 +109,10 @@ pub struct EventLoop<D: Driver> {
     pub stopping: Arc<Stopping>,
     /// Cores that the engine keeps waiting.
     pub engine_backlog: Arc<EngineBacklog>,
-    /// True exactly when this core is counted there.
-    pub engine_is_behind: bool,
-    /// True exactly when this core, or the engine for any core, was behind after the last turn.
-    pub congested: bool,
+    /// What was behind after the last turn.
+    pub congestion: Congestion,
+    /// What the shard was told last.
+    pub told: Congestion,
     /// When this core must be done stopping; `None` while it runs.
     pub stop_by_ms: Option<u64>,
     /// When this core stops waiting for an engine that takes nothing.
@@ -170,12 +170,17 @@ impl<D: Driver> EventLoop<D> {
         {
             return Some(self.clock.instant(now));
         }
+        if self.told.congested && !self.congestion.congested {
+            return Some(self.clock.instant(now)); // What waits does not know yet that it may go on.
+        }
         let backlog = self.outbox.mesh_backlog() > 0 || !self.outbox.engine.is_empty();
         let retry = if backlog || self.stop_by_ms.is_some() {
             Some(now + Self::RETRY_MS)
         } else {
             // Nobody wakes this core when the congestion of another one is over.
-            self.congested.then_some(now + Self::CONGESTED_MS)
+            self.congestion
+                .congested
+                .then_some(now + Self::CONGESTED_MS)
         };
         let due = [self.shard.next_deadline_ms(), retry]
             .into_iter()
@@ -196,7 +201,8 @@ impl<D: Driver> EventLoop<D> {
             port,
             completions,
             requests,
-            congested,
+            congestion,
+            told,
             ..
         } = self;
         for lane in [Lane::Control, Lane::Data] {
@@ -210,8 +216,8 @@ impl<D: Driver> EventLoop<D> {
         requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
             shard.handle(now, Event::Admin(id, request), outbox);
         });
-        let congested = *congested;
-        shard.handle(now, Event::Tick { congested }, outbox);
+        *told = *congestion;
+        shard.handle(now, Event::Tick(*told), outbox);
         self.flush();
         self.look_at_backlog();
     }
@@ -222,14 +228,16 @@ impl<D: Driver> EventLoop<D> {
         let is_behind = self
             .outbox
             .is_engine_behind(Self::BACKLOG, Self::BACKLOG_BYTES);
-        match (self.engine_is_behind, is_behind) {
+        match (self.congestion.engine, is_behind) {
             (false, true) => cores.fetch_add(1, Ordering::Relaxed),
             (true, false) => cores.fetch_sub(1, Ordering::Relaxed),
             _ => 0,
         };
-        self.engine_is_behind = is_behind;
-        self.congested =
-            cores.load(Ordering::Relaxed) > 0 || self.outbox.control_backlog() > Self::BACKLOG;
+        let control_backlog = self.outbox.control_backlog();
+        self.congestion = Congestion {
+            engine: is_behind,
+            congested: cores.load(Ordering::Relaxed) > 0 || control_backlog > Self::BACKLOG,
+        };
     }
 
     fn socket_event(&mut self, now: Now, event: driver::Event) {

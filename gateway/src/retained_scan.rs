@@ -52,7 +52,7 @@ impl<T> Scan<T> {
     /// Asks for the next page; `mailbox` names the durable session it is for.
     pub fn ask(&self, turn: &mut Turn<'_>, mailbox: Option<SessionId>, reply: ReplyTo) {
         let queue = turn.facts.limits.session_queue_messages_max;
-        let limit = queue.clamp(1, u32::from(PAGE)) as u16; // A page never overflows the queue it is for.
+        let limit = queue.clamp(1, u32::from(PAGE)) as u16; // A page never overflows the queue it is for; its owner bounds the bytes.
         let scan = RetainedScan {
             filter: self.filter.clone(),
             after: self.after.clone(),

@@ -18,7 +18,7 @@ use crate::message::Message;
 use crate::metrics::{CoreSnapshot, DropReason};
 use crate::outbox::Outbox;
 use crate::owner::Owner;
-use crate::turn::{Facts, Now, SessionIds, Stats, Timer, Turn};
+use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer, Turn};
 
 /// What happens to a core.
 #[derive(Debug)]
@@ -52,10 +52,7 @@ pub enum Event<'a> {
     /// A question of an operator, to be answered under this number.
     Admin(u64, AdminRequest),
     /// Time has passed; due timers fire. Also tells whether another core or the engine takes no more.
-    Tick {
-        /// See [`Turn::congested`].
-        congested: bool,
-    },
+    Tick(Congestion),
     /// The node stops: clients are told.
     Stop,
 }
@@ -103,7 +100,7 @@ struct Common {
     stats: Stats,
     timers: Wheel<Timer>,
     ids: SessionIds,
-    congested: bool,
+    congestion: Congestion,
 }
 
 impl Common {
@@ -115,7 +112,7 @@ impl Common {
             stats: &mut self.stats,
             timers: &mut self.timers,
             ids: &mut self.ids,
-            congested: self.congested,
+            congestion: self.congestion,
         }
     }
 }
@@ -135,15 +132,15 @@ impl Shard {
                 facts,
                 stats: Stats::default(),
                 timers: Wheel::new(now.mono_ms),
-                congested: false,
+                congestion: Congestion::default(),
             },
         }
     }
 
     /// Handles one event and everything that it causes on this core.
     pub fn handle(&mut self, now: Now, event: Event<'_>, outbox: &mut Outbox) {
-        if let Event::Tick { congested } = event {
-            self.common.congested = congested;
+        if let Event::Tick(congestion) = event {
+            self.common.congestion = congestion;
         }
         let mut turn = self.common.turn(now, outbox);
         match event {
@@ -165,7 +162,7 @@ impl Shard {
                 completed(&mut self.owner, &mut self.home, &mut turn, completion);
             }
             Event::Admin(id, request) => return self.answer(now, outbox, id, request),
-            Event::Tick { .. } => {
+            Event::Tick(_) => {
                 fire(&mut self.edge, &mut self.owner, &mut self.home, &mut turn);
                 self.edge.resume_stalled(&mut turn);
                 self.owner.settle_orphans(&mut turn);
@@ -286,7 +283,7 @@ impl Shard {
             || self
                 .edge
                 .has_stalled(&self.common.stats, &self.common.facts.limits);
-        if work && !self.common.congested {
+        if work && !self.common.congestion.congested {
             Some(0)
         } else {
             self.common.timers.next_deadline()

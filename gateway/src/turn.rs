@@ -174,6 +174,15 @@ impl Stats {
     }
 }
 
+/// What takes no more at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Congestion {
+    /// True exactly when another core takes no more from this one, or the engine from any: publishers of QoS ≥ 1 are not read.
+    pub congested: bool,
+    /// True exactly when the engine takes no more from this core.
+    pub engine: bool,
+}
+
 /// Everything a handler may use besides its own role's state.
 pub struct Turn<'a> {
     /// The time.
@@ -188,8 +197,8 @@ pub struct Turn<'a> {
     pub timers: &'a mut Wheel<Timer>,
     /// Makes session ids.
     pub ids: &'a mut SessionIds,
-    /// True exactly when another core takes no more from this one, or the engine from any: publishers of QoS ≥ 1 are not read.
-    pub congested: bool,
+    /// What takes no more.
+    pub congestion: Congestion,
 }
 
 impl Turn<'_> {

@@ -17,7 +17,7 @@ use gateway::engine::{Engine, MailboxLimits, WhenFull};
 use gateway::limits::Limits;
 use gateway::outbox::{Order, Outbox};
 use gateway::shard::{Event, Shard};
-use gateway::turn::{Facts, Now};
+use gateway::turn::{Congestion, Facts, Now};
 use libfuzzer_sys::fuzz_target;
 use reactor::driver::ConnectionId;
 
@@ -137,7 +137,8 @@ impl World {
             2 => {
                 self.now.mono_ms += u64::from(size) * 200;
                 self.now.unix_ms += u64::from(size) * 200;
-                self.handle(Event::Tick { congested: size == 255 });
+                let congestion = Congestion { congested: size >= 254, engine: size == 255 };
+                self.handle(Event::Tick(congestion));
             }
             _ => {
                 let (bytes, left) = rest.split_at(usize::from(size).min(rest.len()));

@@ -306,6 +306,11 @@ fn driver_families(samples: &[CoreSample]) -> Vec<MetricFamily> {
             |io| io.receive_buffers_exhausted,
         ),
         counter(
+            "send_shortages",
+            "Sends that the kernel had no memory for and that were tried again.",
+            |io| io.send_shortages,
+        ),
+        counter(
             "completion_overflows",
             "Overflows of the completion queue that were survived.",
             |io| io.completion_overflows,

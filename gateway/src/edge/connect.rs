@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use edge_proto::decode::{answer_version, decode_connect};
 use edge_proto::encode;
-use edge_proto::frame::Frame;
+use edge_proto::frame::{Frame, PACKET_LENGTH_MAX};
 use edge_proto::packet::{ConnAck, Connect, PacketType, Version, Will};
 use edge_proto::reason::ReasonCode;
 use reactor::driver::ConnectionId;
@@ -115,7 +115,10 @@ impl Edge {
             topic_alias_maximum: connect
                 .topic_alias_maximum
                 .min(limits.outbound_topic_aliases_max),
-            maximum_packet_size: connect.maximum_packet_size.unwrap_or(u32::MAX),
+            maximum_packet_size: connect
+                .maximum_packet_size
+                .unwrap_or(u32::MAX)
+                .min(PACKET_LENGTH_MAX as u32),
             expiry_s,
             expiry_changed: expiry_s != asked_expiry_s,
             problem_information: connect.request_problem_information,

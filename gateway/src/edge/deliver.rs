@@ -1,6 +1,7 @@
 //! Messages towards a client: its bounded queue, its window, and the PUBLISH packets.
 
 use edge_proto::encode::{self, PublishHeader, PublishParts, PublishTemplate};
+use edge_proto::frame::PACKET_LENGTH_MAX;
 use edge_proto::packet::{Ack, PacketType, QoS, UserProperties, Version};
 use edge_proto::reason::ReasonCode;
 use edge_proto::session::outbound::packet_id_of;
@@ -56,6 +57,12 @@ impl Encoded {
             retain: header.retain,
         };
         let known = self.templates.iter().position(|(known, _)| *known == form);
+        if known.is_none()
+            && encode::publish_parts_length(version, *header, &parts_of(message))
+                > PACKET_LENGTH_MAX
+        {
+            return None;
+        }
         let index = known.unwrap_or_else(|| {
             let template = PublishTemplate::new(version, *header, &parts_of(message));
             self.templates.push((form, template));

@@ -38,7 +38,7 @@ impl Edge {
         if subscribes && session.is_subscribing_too_much(&turn.facts.limits) {
             return Flow::Stall; // Until what it asked for before is answered and sent.
         }
-        if subscribes && turn.congested {
+        if subscribes && turn.congestion.congested {
             self.wait_for_core(id);
             return Flow::Stall;
         }

@@ -287,7 +287,8 @@ impl Edge {
 
     /// True when a bound of the core says that no further QoS ≥ 1 publish may be taken.
     fn is_overloaded(turn: &Turn<'_>) -> bool {
-        turn.congested || turn.stats.pending_bytes > turn.facts.limits.pending_bytes_max as u64
+        turn.congestion.congested
+            || turn.stats.pending_bytes > turn.facts.limits.pending_bytes_max as u64
     }
 
     /// The peer broke a rule: it is told why, and the connection ends.

@@ -30,7 +30,7 @@ pub(super) struct Session {
     /// Messages the client takes at once, within the server's bound.
     pub(super) receive_maximum: u16,
     pub(super) topic_alias_maximum: u16,
-    /// `u32::MAX` when the client has no limit.
+    /// The longest packet of the protocol when the client has no limit.
     pub(super) maximum_packet_size: u32,
     pub(super) expiry_s: u32,
     pub(super) subscriptions: u32,
@@ -108,7 +108,7 @@ impl Session {
         let Some(traffic) = self.traffic.as_deref_mut().filter(|_| self.shared) else {
             return;
         };
-        let load = load_level(traffic.queue.len() as u64);
+        let load = load_level(traffic.load, traffic.queue.len() as u64);
         if traffic.load != load {
             traffic.load = load;
             let shared = self.filters.iter().filter(|filter| is_shared(filter));

@@ -49,6 +49,8 @@ pub struct Home {
     requests: HashMap<u64, Request, FixedState>,
     next_request: u64,
     operations: Slab<SubscriptionOp>,
+    /// How many of them only look.
+    looking: u32,
     scans: Slab<Scan<(Key, SessionId)>>,
     /// Scans whose next page waits until the engine takes commands again; at most one entry for each scan.
     parked_scans: VecDeque<Key>,
@@ -134,6 +136,7 @@ impl Home {
             requests: HashMap::default(),
             next_request: 0,
             operations: Slab::default(),
+            looking: 0,
             scans: Slab::default(),
             parked_scans: VecDeque::new(),
             attached_durable: 0,
@@ -144,7 +147,7 @@ impl Home {
     pub fn attach(&mut self, turn: &mut Turn<'_>, attach: Attach) {
         let known = self.sessions.find(&attach.client_id);
         let needs_engine = attach.expiry_s > 0 || known.is_some_and(|key| self.is_durable(key));
-        if turn.congested && needs_engine {
+        if turn.congestion.engine && needs_engine {
             return refuse(turn, &attach, ReasonCode::ServerBusy);
         }
         let key = match known {
@@ -458,7 +461,7 @@ impl Durable {
     /// Notes a new shared subscription, and nothing for any other. Returns what the owners hear of how busy it is.
     fn note_shared(&mut self, filter: &str) -> u8 {
         if self.shared.is_empty() {
-            self.load = load_level(self.mailbox.len()); // Nobody wanted to know so far.
+            self.load = load_level(self.load, self.mailbox.len()); // Nobody wanted to know so far.
         }
         if is_shared(filter) && self.shared.iter().all(|known| **known != *filter) {
             self.shared.push(filter.into());
@@ -468,14 +471,14 @@ impl Durable {
 
     /// Tells the owners of its shared subscriptions that it came or went.
     fn tell_presence(&mut self, turn: &mut Turn<'_>, session: SessionId, connected: bool) {
-        self.load = load_level(self.mailbox.len());
+        self.load = load_level(self.load, self.mailbox.len());
         let load = self.load;
         turn.tell_presence(session, &self.shared, Presence { connected, load });
     }
 
     /// Tells them when it is more or less busy than it was. It is connected: nobody asks how busy others are.
     fn tell_load(&mut self, turn: &mut Turn<'_>, session: SessionId) {
-        if !self.shared.is_empty() && self.load != load_level(self.mailbox.len()) {
+        if !self.shared.is_empty() && self.load != load_level(self.load, self.mailbox.len()) {
             self.tell_presence(turn, session, true);
         }
     }

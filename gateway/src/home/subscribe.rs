@@ -28,8 +28,18 @@ pub(super) struct SubscriptionOp {
     filter: Box<str>,
     /// `None` for an UNSUBSCRIBE.
     subscribe: Option<SubscriptionRecord>,
-    /// True while it is only asked whether the subscription exists, since a new one would be one too many.
-    looks: bool,
+    stage: Stage,
+}
+
+/// What an operation is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Only asks whether the subscription exists, since a new one would be one too many.
+    Looking,
+    /// An UNSUBSCRIBE came while it was looking: there is nothing to replace any more.
+    Overtaken,
+    /// Makes or removes the subscription.
+    Doing,
 }
 
 impl Home {
@@ -68,7 +78,7 @@ impl Home {
             existed: false,
             filter: filter.clone(),
             subscribe: Some(record),
-            looks: false,
+            stage: Stage::Doing,
         };
         let operation = self.operations.insert(operation);
         let subscriber = Subscriber {
@@ -110,6 +120,7 @@ impl Home {
             return;
         };
         let session = session.session;
+        self.looking += 1;
         let operation = self.operations.insert(SubscriptionOp {
             reply: request.reply,
             home: request.home,
@@ -121,7 +132,7 @@ impl Home {
                 options: request.options,
                 subscription_id: request.subscription_id,
             }),
-            looks: true,
+            stage: Stage::Looking,
         });
         let reply = ReplyTo {
             core: turn.facts.core,
@@ -156,6 +167,7 @@ impl Home {
         durable.shared.retain(|shared| **shared != *filter);
         let id = session.session;
         self.end_scans((home, id), &filter);
+        self.overtake(id, &filter);
         let owners = turn.facts.owners_of_filter(&filter);
         let operation = SubscriptionOp {
             reply,
@@ -165,7 +177,7 @@ impl Home {
             existed: false,
             filter: filter.clone(),
             subscribe: None,
-            looks: false,
+            stage: Stage::Doing,
         };
         let operation = self.operations.insert(operation);
         let reply = Some(ReplyTo {
@@ -191,6 +203,25 @@ impl Home {
         });
     }
 
+    /// Notes that a subscription goes while it is being looked for.
+    fn overtake(&mut self, session: SessionId, filter: &str) {
+        if self.looking == 0 {
+            return;
+        }
+        let is_it = |operation: &SubscriptionOp| {
+            operation.stage == Stage::Looking
+                && operation.session == session
+                && *operation.filter == *filter
+        };
+        let found = self.operations.iter().filter(|(_, found)| is_it(found));
+        let keys: Vec<Key> = found.map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(operation) = self.operations.get_mut(key) {
+                operation.stage = Stage::Overtaken;
+            }
+        }
+    }
+
     /// An owner (`Some(existed)`) or the engine (`None`) has done its part of an operation.
     pub fn operation_step(&mut self, turn: &mut Turn<'_>, operation: Key, existed: Option<bool>) {
         let Some(step) = self.operations.get_mut(operation) else {
@@ -206,7 +237,8 @@ impl Home {
         };
         let (reply, existed) = (done.reply, done.existed);
         let same = |session: &&mut HomeSession| session.session == done.session;
-        if let (true, true, Some(record)) = (done.looks, existed, done.subscribe)
+        self.looking -= u32::from(done.stage != Stage::Doing);
+        if let (Stage::Looking, true, Some(record)) = (done.stage, existed, done.subscribe)
             && self.sessions.get_mut(done.home).filter(same).is_some()
         {
             let request = HomeSubscribe {
@@ -221,7 +253,7 @@ impl Home {
         }
         turn.outbox
             .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
-        if done.looks {
+        if done.stage != Stage::Doing {
             return;
         }
         let session = self.sessions.get_mut(done.home).filter(same);
@@ -250,7 +282,7 @@ impl Home {
 
     /// Goes on with scans that waited for the engine; called at the end of a turn.
     pub fn resume_scans(&mut self, turn: &mut Turn<'_>) {
-        if turn.congested {
+        if turn.congestion.congested {
             return;
         }
         for key in std::mem::take(&mut self.parked_scans) {
@@ -310,7 +342,7 @@ impl Home {
                 send_retained(turn, edge, message, record);
             }
         }
-        if more && turn.congested {
+        if more && turn.congestion.congested {
             self.parked_scans.push_back(key); // The engine takes nothing: the next page would only wait for it here.
         } else if more {
             self.continue_scan(turn, key);

@@ -21,7 +21,7 @@ use crate::engine::{Completion, Restored};
 use crate::event_loop::{Clock, EngineBacklog, EventLoop, Stopping};
 use crate::outbox::Outbox;
 use crate::shard::Shard;
-use crate::turn::Facts;
+use crate::turn::{Congestion, Facts};
 
 /// What a core is, known before its thread starts.
 pub(super) struct CorePlan {
@@ -124,8 +124,8 @@ fn live<D: Driver>(
         clock: plan.clock,
         stopping: plan.stopping,
         engine_backlog: plan.engine_backlog,
-        engine_is_behind: false,
-        congested: false,
+        congestion: Congestion::default(),
+        told: Congestion::default(),
         stop_by_ms: None,
         give_up_ms: u64::MAX,
         watched: Vec::new(),

@@ -16,7 +16,7 @@ use crate::message::SessionId;
 pub(super) type Groups = Slab<Group>;
 
 /// A member for which fewer messages wait than this level stands for gets more out of the queue.
-const LOAD_BUSY: u8 = 6;
+const LOAD_BUSY: u8 = 3;
 
 /// Messages that leave a queue at once, at first.
 pub(super) const BATCH_MIN: u32 = 32;

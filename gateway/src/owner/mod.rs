@@ -210,6 +210,7 @@ impl Owner {
             .facts
             .root_depths
             .root_of_filter(without_share(&request.filter));
+        self.end_scans(request.subscriber.session, &request.filter);
         let existed = self.subscriptions.subscribe(
             root,
             &request.filter,
@@ -231,6 +232,7 @@ impl Owner {
             .facts
             .root_depths
             .root_of_filter(without_share(&request.filter));
+        self.end_scans(request.session, &request.filter);
         let ended = self
             .subscriptions
             .unsubscribe(root, &request.filter, request.session);
@@ -259,7 +261,7 @@ impl Owner {
     /// Somebody wants a page of retained messages. The first page of a scan is read at once, so that the new subscription gets
     /// what was retained when it was made and not what comes after; beyond a few pages a turn, scans wait for the next one.
     pub fn scan_retained(&mut self, turn: &mut Turn<'_>, scan: RetainedScan) {
-        if scan.after.is_empty() && self.pages_left > 0 && !turn.congested {
+        if scan.after.is_empty() && self.pages_left > 0 && !turn.congestion.congested {
             self.read_page(turn, &scan);
         } else {
             self.scans.push_back(scan);
@@ -270,7 +272,7 @@ impl Owner {
     pub fn serve_scans(&mut self, turn: &mut Turn<'_>) {
         self.pages_left = PAGES_PER_TURN;
         while self.pages_left > 0
-            && !turn.congested
+            && !turn.congestion.congested
             && let Some(scan) = self.scans.pop_front()
         {
             self.read_page(turn, &scan);
@@ -280,9 +282,11 @@ impl Owner {
     fn read_page(&mut self, turn: &mut Turn<'_>, scan: &RetainedScan) {
         self.pages_left -= 1;
         let unix_ms = turn.now.unix_ms;
-        let (messages, next) = self
-            .retained
-            .page(&scan.filter, &scan.after, scan.limit, unix_ms);
+        // A page finds room in the queue of a session, and waits for nothing in it when it is asked for.
+        let bytes_max = turn.facts.limits.session_queue_bytes_max as usize / 4;
+        let (messages, next) =
+            self.retained
+                .page(&scan.filter, &scan.after, (scan.limit, bytes_max), unix_ms);
         let messages = match scan.mailbox {
             Some((session, record)) => append_retained(turn, scan, session, record, messages),
             None => messages,
@@ -294,6 +298,16 @@ impl Owner {
         };
         turn.outbox
             .tell(scan.reply.core, CoreMessage::RetainedPage(Box::new(page)));
+    }
+
+    /// Drops the pages that are still to be read for a subscription of a durable session that is replaced or removed.
+    fn end_scans(&mut self, session: SessionId, filter: &str) {
+        let is_for = |scan: &RetainedScan| {
+            scan.mailbox.is_some_and(|(found, _)| found == session) && *scan.filter == *filter
+        };
+        if !self.scans.is_empty() {
+            self.scans.retain(|scan| !is_for(scan));
+        }
     }
 
     /// True when pages are still to be read.
@@ -320,7 +334,7 @@ impl Owner {
 
     /// Lets go of some retained messages that have expired; the store follows.
     pub fn sweep_retained(&mut self, turn: &mut Turn<'_>) {
-        if !turn.congested {
+        if !turn.congestion.congested {
             let expired = self.retained.take_expired(turn.now.unix_ms, SWEPT_PER_TURN);
             clear_stored(turn, &expired);
         }
@@ -340,7 +354,7 @@ impl Owner {
         if !message.retain {
             return Ok(RetainChange::None);
         }
-        if turn.congested && message.qos == QoS::AtMostOnce {
+        if turn.congestion.congested && message.qos == QoS::AtMostOnce {
             // Nobody waits for it, so nothing else would bound how many of these wait for the engine (MQTT-3.3.1-5: MAY discard).
             turn.stats.counters.retained_dropped += 1;
             return Ok(RetainChange::None);

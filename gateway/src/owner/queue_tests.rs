@@ -19,7 +19,7 @@ use crate::limits::Limits;
 use crate::message::MessageParts;
 use crate::metrics::Counters;
 use crate::outbox::Outbox;
-use crate::turn::{Facts, Now, SessionIds, Stats};
+use crate::turn::{Congestion, Facts, Now, SessionIds, Stats};
 
 const FILTER: &str = "$share/workers/jobs/+";
 
@@ -90,7 +90,7 @@ impl Tested {
             stats: &mut self.stats,
             timers: &mut self.timers,
             ids: &mut self.ids,
-            congested: false,
+            congestion: Congestion::default(),
         };
         act(&mut self.owner, &mut turn)
     }
@@ -210,7 +210,7 @@ impl Tested {
             } => {
                 let got = self.got.entry(session.0).or_default();
                 got.push(text(&message));
-                let load = load_level(got.len() as u64);
+                let load = load_level(0, got.len() as u64);
                 self.presence(session.0, true, load);
             }
             Completion::Moved { token, .. }
@@ -322,10 +322,10 @@ fn a_member_that_does_not_keep_up_gets_no_more_until_it_does() {
     tested.presence(2, true, 0);
     tested.settle();
     assert_eq!(tested.got(2), texts(32..64), "another one can");
-    tested.presence(1, true, load_level(10));
+    tested.presence(1, true, load_level(0, 10));
     tested.settle();
     assert_eq!(tested.owner.queued_in_groups(), 4);
-    tested.presence(2, true, load_level(31));
+    tested.presence(2, true, load_level(0, 31));
     tested.settle();
     assert_eq!(tested.owner.queued_in_groups(), 0);
 }
@@ -452,11 +452,11 @@ fn a_full_mailbox_of_a_member_keeps_what_it_has() {
     tested.presence(1, false, 0);
     tested.publish(5..10, QoS::AtLeastOnce);
     tested.settle();
-    tested.presence(1, true, load_level(5));
+    tested.presence(1, true, load_level(0, 5));
     tested.settle();
     assert_eq!(tested.got(1), texts(0..5), "its mailbox is full");
     assert_eq!(tested.owner.queued_in_groups(), 5);
-    tested.presence(2, true, load_level(5));
+    tested.presence(2, true, load_level(0, 5));
     tested.settle();
     assert_eq!(tested.got(2), texts(5..10));
 }

@@ -81,23 +81,32 @@ impl Retained {
         }
     }
 
-    /// The next messages that a filter matches and that have not expired, and where the page after it starts.
+    /// The next messages that a filter matches and that have not expired, and where the page after it starts. At most so many
+    /// messages and bytes, but at least one message.
     pub fn page(
         &self,
         filter: &str,
         after: &str,
-        limit: u16,
+        (limit, bytes_max): (u16, usize),
         unix_ms: u64,
     ) -> (Vec<Arc<Message>>, Option<Box<str>>) {
-        let mut page = Vec::new();
+        let mut page: Vec<Arc<Message>> = Vec::new();
+        let mut bytes = 0;
+        let mut is_full = false;
         let after = (!after.is_empty()).then_some(after);
         let next = self
             .messages
             .matching_page(filter, after, usize::from(limit), |_, message| {
-                if !message.is_expired(unix_ms) {
+                bytes += message.queued_bytes();
+                is_full |= bytes > bytes_max && !page.is_empty();
+                if !is_full && !message.is_expired(unix_ms) {
                     page.push(message.clone());
                 }
             });
+        if let (true, Some(last)) = (is_full, page.last()) {
+            let after = last.topic().into();
+            return (page, Some(after));
+        }
         (page, next.map(String::into_boxed_str))
     }
 
@@ -152,5 +161,29 @@ mod tests {
         table.remove("never");
         table.remove("early/0");
         assert_eq!(table.bytes(), 0);
+    }
+
+    #[test]
+    fn a_page_ends_with_its_bytes_and_the_next_goes_on_behind_it() {
+        let mut table = Retained::default();
+        for number in 0..10 {
+            table.set(retained(&format!("t/{number}"), u64::MAX));
+        }
+        let each = table.bytes() / 10;
+        let (mut after, mut found, mut pages) = (Box::default(), 0, 0);
+        loop {
+            let (page, next) = table.page("t/#", &after, (8, 3 * each), 0);
+            assert!(page.len() <= 3);
+            found += page.len();
+            pages += 1;
+            match next {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+        assert_eq!((found, pages), (10, 4));
+        let (page, next) = table.page("t/#", "", (8, 0), 0);
+        assert_eq!(page.len(), 1, "one message always goes");
+        assert!(next.is_some());
     }
 }

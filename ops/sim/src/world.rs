@@ -11,7 +11,7 @@ use gateway::core_message::CoreMessage;
 use gateway::engine::{Command, Completion, Restored};
 use gateway::outbox::{Order, Outbox};
 use gateway::shard::{Event, Shard};
-use gateway::turn::{Facts, Now, home_core};
+use gateway::turn::{Congestion, Facts, Now, home_core};
 use reactor::driver::{Close, ConnectionId};
 
 use crate::disk::Disk;
@@ -202,9 +202,13 @@ impl World {
         }
         let backlog = self.plan.congested_from;
         let mut outboxes = self.cores.iter().map(|core| &core.outbox);
-        let congested = self.cores[core].outbox.control_backlog() > backlog
-            || outboxes.any(|outbox| outbox.is_engine_behind(backlog, usize::MAX));
-        self.handle(core, Event::Tick { congested });
+        let own = &self.cores[core].outbox;
+        let congestion = Congestion {
+            engine: own.is_engine_behind(backlog, usize::MAX),
+            congested: own.control_backlog() > backlog
+                || outboxes.any(|outbox| outbox.is_engine_behind(backlog, usize::MAX)),
+        };
+        self.handle(core, Event::Tick(congestion));
         self.flush(core);
     }
 

@@ -138,7 +138,8 @@ impl Connection {
         }
         if let Err(error) = self.flush(step) {
             // A reset shows up in whichever direction is used first; what was received before it is told first.
-            if !self.readable || self.paused || self.peer_closed {
+            let is_ours = error.raw_os_error().is_some_and(is_shortage);
+            if is_ours || !self.readable || self.paused || self.peer_closed {
                 return Outcome::Gone(Some(error));
             }
         }

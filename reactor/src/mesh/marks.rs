@@ -3,6 +3,9 @@
 //! A sender sets its bit after it has put messages into its ring (release); the receiver takes the bits (acquire) and finds
 //! the messages. A bit may stand for a ring that was emptied meanwhile, never the other way round.
 
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
@@ -16,7 +19,7 @@ impl Marks {
     pub(super) fn new(cores: usize) -> Self {
         Self {
             words: (0..cores.div_ceil(64))
-                .map(|_| CachePadded::default())
+                .map(|_| CachePadded::new(AtomicU64::new(0)))
                 .collect(),
         }
     }

@@ -53,7 +53,12 @@ pub(super) struct Ends {
 impl Changes {
     /// True when there is nothing to write.
     pub(super) fn is_empty(&self, ends: Ends) -> bool {
-        self.keys() == 0 && ends.sequence <= self.sequences_below
+        self.keys() == 0 && !self.lacks_sequence(ends.sequence)
+    }
+
+    /// True when the disk does not know yet that sequences up to this one are in use.
+    pub(super) fn lacks_sequence(&self, end: u64) -> bool {
+        end > self.sequences_below
     }
 
     /// Changed keys.
@@ -153,7 +158,7 @@ impl Changes {
         apply!(self.retained, RETAINED, |key| &**key, |value| value
             .as_slice());
         apply!(self.log, LOG, |key| *key, |value| value.as_slice());
-        if ends.sequence > self.sequences_below {
+        if self.lacks_sequence(ends.sequence) {
             let below = super::sequences_reserved(ends.sequence);
             transaction
                 .open_table(META)?

@@ -271,7 +271,9 @@ impl Engine for Embedded {
             }
             None => self.plan(batch, commands)?,
         };
+        // A sequence that the disk does not know to be in use must not be seen by anyone.
         let must_write = self.changes.bytes() > UNWRITTEN_BYTES_MAX
+            || self.changes.lacks_sequence(self.index.sequence_floor)
             || attempt.promises && self.options.durability == Durability::Sync;
         let mut result = self.fetch(&mut attempt);
         if result.is_ok() && must_write {
