@@ -392,7 +392,9 @@ impl Home {
         durable.expiry_s = attach.expiry_s;
         session.will = will;
         if changed {
-            self.put(turn, key, None);
+            // A session that is to end with its connection must not outlive a crash.
+            session.phase = Phase::Storing;
+            return self.put(turn, key, Some(Request::Stored(key)));
         }
         self.connect(turn, key, false);
     }
