@@ -29,7 +29,7 @@ impl Run {
         let clean_start = client.needs_clean || wants_clean || (!v5 && !durable && drawn);
         let expiry_s = drawn_expiry(&mut self.random, &plan, v5, durable, clean_start, drawn);
         if v5 {
-            client.draw_limits(&mut self.random, plan.is_work_queue());
+            client.draw_limits(&mut self.random, plan.keeps_what_is_owed());
         }
         let keep_alive_s = if self.random.percent(plan.keep_alive_percent) {
             self.random.between(4, 20) as u16
@@ -150,7 +150,7 @@ impl Run {
             .map_or(0, |connection| connection.expiry_s);
         if v5 && expiry_s > 0 && self.random.percent(20) {
             let ends = *self.random.pick(&[0, LONG_S]);
-            packet.session_expiry_s = (!self.world.plan.is_work_queue()).then_some(ends);
+            packet.session_expiry_s = (!self.world.plan.keeps_what_is_owed()).then_some(ends);
         }
         self.note(at, || {
             format!(

@@ -165,8 +165,8 @@ pub struct Plan {
     pub(crate) unordered_acks: bool,
     pub(crate) topics: usize,
     pub(crate) tolerates_connack: bool,
-    /// The shared subscriptions of a run in which clients do nothing that voids what is owed to these, and have no others.
-    /// No two of them match one topic, so what one of them got can be told. Empty in other runs.
+    /// The shared subscriptions of a run in which clients have no others. No two of them match one topic, so what one of them
+    /// got can be told. Empty in other runs.
     pub(crate) work_queues: &'static [&'static str],
 }
 
@@ -181,9 +181,14 @@ const WORK_QUEUES: [&[&str]; 2] = [
 ];
 
 impl Plan {
-    /// True when nothing that clients do may void what is owed to a shared subscription.
+    /// True when clients share their subscriptions and work is waiting for them.
     pub(crate) fn is_work_queue(&self) -> bool {
         !self.work_queues.is_empty()
+    }
+
+    /// True when nothing that clients do may void what is owed to a shared subscription.
+    pub(crate) fn keeps_what_is_owed(&self) -> bool {
+        self.is_work_queue() && self.durable_percent == 100
     }
 
     /// Draws a run.
@@ -254,18 +259,19 @@ impl Plan {
         // Of its own, so that the other seeds stay what they are.
         let random = &mut Random::new(options.seed, "work queue");
         if random.percent(15) && !without.shared {
-            plan.work_queue(WORK_QUEUES[random.below(WORK_QUEUES.len())])
+            let work_queues = WORK_QUEUES[random.below(WORK_QUEUES.len())];
+            plan.work_queue(work_queues, if random.percent(50) { 100 } else { 60 })
         } else {
             plan
         }
     }
 
-    /// Durable workers that share their subscriptions, stay in their groups, and are often away: what they are owed waits in
-    /// the queues of the groups.
-    fn work_queue(self, work_queues: &'static [&'static str]) -> Self {
+    /// Workers that share their subscriptions, stay in their groups, and are often away: what they are owed waits in the queues
+    /// of the groups. If all of them are durable, nothing that they do voids what is owed.
+    fn work_queue(self, work_queues: &'static [&'static str], durable_percent: u32) -> Self {
         Self {
             shared_percent: 100,
-            durable_percent: 100,
+            durable_percent,
             clean_percent: 0,
             short_session_percent: 0,
             refuse_percent: 0,

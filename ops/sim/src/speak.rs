@@ -248,7 +248,7 @@ impl Run {
             QoS::ExactlyOnce,
             QoS::ExactlyOnce,
         ]));
-        if self.world.plan.is_work_queue() {
+        if self.world.plan.keeps_what_is_owed() {
             options.maximum_qos = options.maximum_qos.max(QoS::AtLeastOnce);
         }
         let mut id = None;
