@@ -462,6 +462,31 @@ fn a_full_mailbox_of_a_member_keeps_what_it_has() {
 }
 
 #[test]
+fn a_member_that_got_room_while_it_was_asked_is_asked_again() {
+    let small = MailboxLimits {
+        messages_max: 5,
+        ..ROOMY
+    };
+    let mut tested = waiting(5, small);
+    tested.presence(1, true, 0);
+    tested.settle();
+    tested.presence(1, false, 0);
+    tested.publish(5..10, QoS::AtLeastOnce);
+    tested.settle();
+    tested.presence(1, true, load_level(5));
+    // The engine finds its mailbox full, and is told only then that it is empty.
+    for sequence in 0..100 {
+        tested.outbox.engine.push_back(Command::Ack {
+            session: SessionId(1),
+            sequence,
+        });
+    }
+    tested.presence(1, true, 0);
+    tested.settle();
+    assert_eq!(tested.got(1), texts(0..10));
+}
+
+#[test]
 fn a_queue_from_the_store_goes_on_if_its_group_has_members_and_ends_otherwise() {
     let mut before = waiting(4, ROOMY);
     let mut queue = None;
