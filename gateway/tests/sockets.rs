@@ -181,15 +181,20 @@ impl Client {
         self.stream.read_to_end(&mut rest).expect("it is closed");
     }
 
-    /// The next message, acknowledged.
-    fn message(&mut self) -> String {
-        let (packet_id, text) = self.hear(|packet| match packet {
+    /// The next message and its packet identifier.
+    fn unacknowledged(&mut self) -> (Option<u16>, String) {
+        self.hear(|packet| match packet {
             Packet::Publish(publish) => Some((
                 publish.packet_id,
                 String::from_utf8_lossy(publish.payload).into_owned(),
             )),
             _ => None,
-        });
+        })
+    }
+
+    /// The next message, acknowledged.
+    fn message(&mut self) -> String {
+        let (packet_id, text) = self.unacknowledged();
         if let Some(packet_id) = packet_id {
             let ack = Ack::new(packet_id, ReasonCode::Success);
             self.send(|out| encode::ack(out, Version::V5, PacketType::PubAck, &ack));
@@ -224,6 +229,29 @@ fn jobs_wait_for_any_worker_and_the_first_that_comes_gets_them_in_order() {
     let mut got = [one.message(), two.message()];
     got.sort();
     assert_eq!(got, ["a", "b"]);
+}
+
+#[test]
+fn a_live_only_worker_that_is_busy_leaves_the_rest_to_others() {
+    const AT_ONCE: u32 = 32;
+    let node = Node::start("busy", &[]);
+    let mut founder = Client::connect(&node, "founder");
+    assert_eq!(founder.subscribe(FILTER), 1);
+    founder.leave();
+    let mut publisher = Client::connect(&node, "publisher");
+    for job in 0..JOBS {
+        publisher.publish("jobs/new", &job.to_string());
+    }
+    let mut busy = Client::connect_for(&node, "busy", 0);
+    busy.subscribe(FILTER);
+    for job in 0..AT_ONCE {
+        assert_eq!(busy.unacknowledged().1, job.to_string());
+    }
+    let mut quick = Client::connect_for(&node, "quick", 0);
+    quick.subscribe(FILTER);
+    for job in AT_ONCE..JOBS {
+        assert_eq!(quick.message(), job.to_string());
+    }
 }
 
 #[test]

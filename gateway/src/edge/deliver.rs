@@ -127,6 +127,10 @@ impl Edge {
                 &mut Encoded::for_recipients(1),
             );
         }
+        if let Some((_, session)) = self.live(hand.connection) {
+            session.traffic().handed |= taken > 0;
+            session.tell_load(turn);
+        }
         let (core, transfer) = hand.answer;
         turn.outbox
             .tell(core, CoreMessage::HandDone { transfer, taken });

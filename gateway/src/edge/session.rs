@@ -55,6 +55,9 @@ pub(super) struct Traffic {
     pub(super) queue_bytes: u64,
     /// What the owners of shared subscriptions heard last of the queue.
     pub(super) load: u8,
+    /// True from when it gets messages out of the queue of a group until it has done with all it has: these are told as its
+    /// load too, so that it gets no more while it is busy.
+    pub(super) handed: bool,
     /// Messages sent and not acknowledged, with the bytes they had.
     pub(super) outbound: Outbound<u32>,
     pub(super) inbound: Inbound,
@@ -108,7 +111,14 @@ impl Session {
         let Some(traffic) = self.traffic.as_deref_mut().filter(|_| self.shared) else {
             return;
         };
-        let load = load_level(traffic.load, traffic.queue.len() as u64);
+        let in_flight = if traffic.handed {
+            traffic.outbound.len()
+        } else {
+            0
+        };
+        let waiting = traffic.queue.len() + in_flight;
+        traffic.handed &= waiting > 0;
+        let load = load_level(traffic.load, waiting as u64);
         if traffic.load != load {
             traffic.load = load;
             let shared = self.filters.iter().filter(|filter| is_shared(filter));

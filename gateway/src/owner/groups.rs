@@ -9,17 +9,23 @@ use hashbrown::HashMap;
 use reactor::slab::{Key, Slab};
 use reactor::wheel::TimerKey;
 
-use crate::core_message::{Presence, Subscriber};
+use crate::core_message::{Presence, Subscriber, load_level};
 use crate::message::SessionId;
 
 /// The shared subscriptions of one owner.
 pub(super) type Groups = Slab<Group>;
 
-/// A member for which fewer messages wait than this level stands for gets more out of the queue.
-const LOAD_BUSY: u8 = 3;
+/// Messages that a member gets out of a queue at once, at first.
+const BATCH_MIN: u32 = 32;
 
-/// Messages that leave a queue at once, at first.
-pub(super) const BATCH_MIN: u32 = 32;
+/// Messages that a member gets at once, at most.
+const BATCH_MAX: u32 = 512;
+
+/// A member that has done half a batch within this time gets twice as many the next time.
+const FAST_MS: u64 = 25;
+
+/// Members that are looked at to find one that is not busy.
+const LOOKED_AT: usize = 16;
 
 /// The members of one shared subscription.
 #[derive(Debug)]
@@ -46,8 +52,6 @@ pub(super) struct Queue {
     pub(super) waiting: u64,
     /// The transfer to a member that is under way.
     pub(super) transfer: Option<u64>,
-    /// Messages of the next transfer: more with each one that a member takes without being busy after it.
-    pub(super) batch: u32,
     /// Armed while somebody who is not busy takes nothing.
     pub(super) retry: Option<TimerKey>,
 }
@@ -58,6 +62,12 @@ struct Member {
     presence: Presence,
     /// The turn of its last pick.
     turn: u64,
+    /// Messages that it gets out of the queue at once.
+    batch: u32,
+    /// When it last took some, until half of that is done.
+    took_at_ms: Option<u64>,
+    /// True when half of what it took last was done soon.
+    is_fast: bool,
     /// True when it took nothing of what the queue offered, until it is more or less busy than then.
     refuses: bool,
     /// True when it has told something new of itself since it was last offered something: what it refused before does not
@@ -84,6 +94,11 @@ impl Member {
         }
     }
 
+    /// True while half a batch or more waits for it.
+    fn is_busy(&self) -> bool {
+        self.presence.load >= load_level(0, u64::from(self.batch)) - 1
+    }
+
     fn stores(&self) -> bool {
         self.subscriber.options.maximum_qos > QoS::AtMostOnce
     }
@@ -97,7 +112,6 @@ impl Group {
                 mailboxes: VecDeque::new(),
                 waiting: 0,
                 transfer: None,
-                batch: BATCH_MIN,
                 retry: None,
             },
             members: HashMap::default(),
@@ -127,6 +141,9 @@ impl Group {
             subscriber,
             presence,
             turn: known.as_ref().map_or(self.turns, |known| known.turn),
+            batch: BATCH_MIN,
+            took_at_ms: None,
+            is_fast: false,
             refuses: false,
             is_news: true,
         };
@@ -140,14 +157,20 @@ impl Group {
     }
 
     /// Notes that a member came or went, or has more or less to do.
-    pub(super) fn set_presence(&mut self, session: SessionId, presence: Presence) {
+    pub(super) fn set_presence(&mut self, session: SessionId, presence: Presence, mono_ms: u64) {
         if let Some(member) = self.take(session) {
-            self.put(Member {
+            let mut member = Member {
                 presence,
                 refuses: false,
                 is_news: true,
                 ..member
-            });
+            };
+            if !member.is_busy()
+                && let Some(took_at_ms) = member.took_at_ms.take()
+            {
+                member.is_fast = mono_ms - took_at_ms <= FAST_MS;
+            }
+            self.put(member);
         }
     }
 
@@ -164,8 +187,9 @@ impl Group {
         self.queue.waiting > 0 || (nobody_connected && self.storing > 0)
     }
 
-    /// The member that gets the next messages of the queue; `None` while all are offline, busy or refuse them.
-    pub(super) fn taker(&mut self) -> Option<Subscriber> {
+    /// The member that gets the next messages of the queue, and how many at most; `None` while all are offline, busy or refuse
+    /// them.
+    pub(super) fn taker(&mut self) -> Option<(Subscriber, u32)> {
         let session = self
             .not_busy()
             .find(|member| !member.refuses)?
@@ -174,7 +198,12 @@ impl Group {
         self.take_turn(session);
         let member = self.members.get_mut(&session)?;
         member.is_news = false;
-        Some(member.subscriber)
+        member.batch = if member.is_fast {
+            (member.batch * 2).min(BATCH_MAX)
+        } else {
+            BATCH_MIN
+        };
+        Some((member.subscriber, member.batch))
     }
 
     /// True when a member that is not busy refuses messages.
@@ -182,10 +211,12 @@ impl Group {
         self.not_busy().any(|member| member.refuses)
     }
 
-    /// Notes that a member took nothing.
-    pub(super) fn refused(&mut self, session: SessionId) {
+    /// Notes how many messages of the queue a member took.
+    pub(super) fn took(&mut self, session: SessionId, messages: u64, mono_ms: u64) {
         if let Some(member) = self.members.get_mut(&session) {
-            member.refuses = !member.is_news;
+            member.refuses = messages == 0 && !member.is_news;
+            member.is_fast = messages > 0 && !member.is_busy();
+            member.took_at_ms = (!member.is_fast).then_some(mono_ms);
         }
     }
 
@@ -205,8 +236,10 @@ impl Group {
     fn not_busy(&self) -> impl Iterator<Item = &Member> {
         self.order
             .iter()
-            .take_while(|place| !place.offline && place.load < LOAD_BUSY)
+            .take_while(|place| !place.offline)
+            .take(LOOKED_AT)
             .map(|place| &self.members[&place.session])
+            .filter(|member| !member.is_busy())
     }
 
     fn take_turn(&mut self, session: SessionId) {

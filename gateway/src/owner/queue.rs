@@ -19,22 +19,20 @@ use edge_proto::packet::QoS;
 use reactor::slab::Key;
 
 use super::Owner;
-use super::groups::{BATCH_MIN, Group};
+use super::groups::Group;
 use super::subscriptions::{Match, record};
 use crate::core_message::{CoreMessage, Hand, SharedPresence, Subscriber, Target};
 use crate::engine::{
     Append, Command, Completion, Delivery, Evicted, MailboxEntry, SessionRecord, Token,
 };
+use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::metrics::DropReason;
 use crate::shard::{TokenRole, token};
 use crate::turn::{Timer, Turn, without_share};
 
-/// Messages that leave a queue at once, at most.
-const BATCH_MAX: u32 = 512;
-
-/// Bytes that leave a queue at once.
-const BATCH_BYTES_MAX: u32 = 256 * 1024;
+/// Bytes that leave a queue at once, for each message that may.
+const BYTES_PER_MESSAGE: u32 = 8 * 1024;
 
 /// How long a queue rests when members that are not busy take nothing of it.
 const RETRY_MS: u64 = 1_000;
@@ -66,7 +64,6 @@ pub(super) struct Request {
     mailbox: SessionId,
     /// Whom the messages are for.
     member: SessionId,
-    batch: u32,
 }
 
 impl Owner {
@@ -129,7 +126,7 @@ impl Owner {
             return;
         };
         if let Some(group) = self.subscriptions.groups.get_mut(key) {
-            group.set_presence(member.session, member.presence);
+            group.set_presence(member.session, member.presence, turn.now.mono_ms);
         }
         self.drain(turn, key);
     }
@@ -150,28 +147,24 @@ impl Owner {
         let Some(group) = self.subscriptions.groups.get_mut(key) else {
             return;
         };
-        let Some(member) = group.taker() else {
-            group.queue.batch = BATCH_MIN;
+        let Some((member, batch)) = group.taker() else {
             if group.has_refuser() && group.queue.retry.is_none() {
                 let due_ms = turn.now.mono_ms + RETRY_MS;
                 group.queue.retry = Some(turn.timers.arm(due_ms, Timer::Group(key)));
             }
             return;
         };
-        let batch = group.queue.batch;
         let id = self.next_publish;
         self.next_publish += 1;
         group.queue.transfer = Some(id);
         let request = Request {
             mailbox: from,
             member: member.session,
-            batch,
         };
         self.requests.insert(id, request);
         let token = token(TokenRole::Owner, id);
-        turn.outbox
-            .engine
-            .push_back(transfer(token, from, &member, batch));
+        let command = transfer(token, from, &member, batch, &turn.facts.limits);
+        turn.outbox.engine.push_back(command);
     }
 
     /// The mailbox that the next messages come from, if there are any and nothing is under way. Older ones that are empty go.
@@ -331,15 +324,9 @@ impl Owner {
         self.leave_queue(key, left);
         if let Some(group) = self.subscriptions.groups.get_mut(key) {
             group.queue.transfer = None;
-            if taken == Some(0) {
-                group.refused(request.member);
+            if let Some(taken) = taken {
+                group.took(request.member, taken, turn.now.mono_ms);
             }
-            let whole = taken >= Some(u64::from(request.batch));
-            group.queue.batch = if whole {
-                (request.batch * 2).min(BATCH_MAX)
-            } else {
-                BATCH_MIN
-            };
         }
         self.drain(turn, key);
     }
@@ -438,8 +425,14 @@ fn takes_into_mailbox(member: &Subscriber) -> bool {
 }
 
 /// The first step of a transfer: a mailbox takes messages over in the engine, for anyone else they are read.
-fn transfer(token: Token, from: SessionId, member: &Subscriber, messages_max: u32) -> Command {
-    let bytes_max = BATCH_BYTES_MAX;
+fn transfer(
+    token: Token,
+    from: SessionId,
+    member: &Subscriber,
+    messages_max: u32,
+    limits: &Limits,
+) -> Command {
+    let bytes_max = messages_max * BYTES_PER_MESSAGE;
     match member.target {
         Target::Home { core } if takes_into_mailbox(member) => Command::Move {
             token,
@@ -454,8 +447,8 @@ fn transfer(token: Token, from: SessionId, member: &Subscriber, messages_max: u3
             token,
             session: from,
             from: 0,
-            messages_max,
-            bytes_max,
+            messages_max: messages_max.min(limits.session_queue_messages_max),
+            bytes_max: bytes_max.min(limits.session_queue_bytes_max),
         },
     }
 }

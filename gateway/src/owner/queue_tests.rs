@@ -322,10 +322,32 @@ fn a_member_that_does_not_keep_up_gets_no_more_until_it_does() {
     tested.presence(2, true, 0);
     tested.settle();
     assert_eq!(tested.got(2), texts(32..64), "another one can");
+    tested.now.mono_ms = 1_000;
     tested.presence(1, true, load_level(0, 10));
     tested.settle();
     assert_eq!(tested.owner.queued_in_groups(), 4);
-    tested.presence(2, true, load_level(0, 31));
+    tested.presence(2, true, load_level(0, 20));
+    tested.settle();
+    assert_eq!(tested.owner.queued_in_groups(), 4, "it has enough to do");
+    tested.presence(2, true, load_level(0, 15));
+    tested.settle();
+    assert_eq!(tested.owner.queued_in_groups(), 0);
+}
+
+#[test]
+fn a_fast_member_gets_more_at_once_each_time() {
+    let mut tested = waiting(1_000, ROOMY);
+    let mut sizes = Vec::new();
+    for _ in 0..5 {
+        tested.now.mono_ms += 10;
+        let before = tested.got(1).len();
+        tested.presence(1, true, 0);
+        tested.settle();
+        sizes.push(tested.got(1).len() - before);
+    }
+    assert_eq!(sizes, [32, 64, 128, 256, 512]);
+    tested.now.mono_ms += 1_000;
+    tested.presence(1, true, 0);
     tested.settle();
     assert_eq!(tested.owner.queued_in_groups(), 0);
 }
@@ -473,7 +495,7 @@ fn a_member_that_got_room_while_it_was_asked_is_asked_again() {
     tested.presence(1, false, 0);
     tested.publish(5..10, QoS::AtLeastOnce);
     tested.settle();
-    tested.presence(1, true, load_level(5));
+    tested.presence(1, true, load_level(0, 5));
     // The engine finds its mailbox full, and is told only then that it is empty.
     for sequence in 0..100 {
         tested.outbox.engine.push_back(Command::Ack {

@@ -95,7 +95,7 @@ impl Tested {
         let presence = Presence { connected, load };
         group
             .expect("it is there")
-            .set_presence(SessionId(session), presence);
+            .set_presence(SessionId(session), presence, 0);
     }
 
     fn sessions(&mut self, topic: &str) -> Vec<u64> {
