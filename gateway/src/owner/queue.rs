@@ -35,7 +35,7 @@ use crate::turn::{Timer, Turn, without_share};
 const BYTES_PER_MESSAGE: u32 = 8 * 1024;
 
 /// How long a queue rests when members that are not busy take nothing of it.
-const RETRY_MS: u64 = 1_000;
+const RETRY_MS: u64 = 250;
 
 /// A mailbox of a group in the engine.
 #[derive(Debug)]

@@ -54,7 +54,10 @@ impl Run {
             self.world.engine_step();
             self.oracle.rejections |= self.world.disk.rejections;
             self.world.pass(1);
-            if before == (self.world.hash, self.deliveries) && self.is_idle() {
+            if before == (self.world.hash, self.deliveries)
+                && self.is_idle()
+                && self.world.queued_in_groups() == 0
+            {
                 return Ok(());
             }
         }

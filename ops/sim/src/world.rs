@@ -392,6 +392,12 @@ impl World {
         self.disk.is_idle() && self.cores.iter().all(quiet)
     }
 
+    /// Messages in the queues of shared subscriptions. What a member had no room for is offered again after a while.
+    pub(crate) fn queued_in_groups(&self) -> u64 {
+        let queued = |core: &Core| core.shard.snapshot().group_queue_messages;
+        self.cores.iter().map(queued).sum()
+    }
+
     /// The subscriptions that the owners have, as an operator sees them.
     pub(crate) fn subscriptions(&mut self) -> Vec<String> {
         let mut all = Vec::new();
