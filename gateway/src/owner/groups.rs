@@ -94,9 +94,9 @@ impl Member {
         }
     }
 
-    /// True while half a batch or more waits for it.
+    /// True from when a batch or more waits for it until that is half done.
     fn is_busy(&self) -> bool {
-        self.presence.load >= load_level(0, u64::from(self.batch)) - 1
+        self.presence.load >= load_level(0, u64::from(self.batch))
     }
 
     fn stores(&self) -> bool {
