@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Connecting ─▶ Upgrading (WebSocket) ─▶ Greeting ─CONNACK─▶ Subscribing ─SUBACK─▶ Live ─▶ Leaving ─▶ Ended
-//!                                              └─ nothing to subscribe to, or resumed ─▲
+//!                                              │└─ nothing to subscribe to, or resumed ▲
+//!                                              └─ server busy ─▶ Refused ─▶ Ended, and once more
 //! ```
 
 use edge_proto::decode::{Sender, decode};
@@ -34,6 +35,8 @@ pub(super) enum Phase {
     Greeting,
     Subscribing,
     Live,
+    /// The server has no time for it now.
+    Refused,
     /// It was told to end.
     Leaving,
     Ended,
@@ -301,6 +304,7 @@ impl Client {
                     encode::subscribe(out, version, packet_id, None, &filters);
                 });
             }
+            Packet::ConnAck(connack) if is_busy(connack.reason) => self.phase = Phase::Refused,
             Packet::ConnAck(connack) => {
                 return Err(format!("CONNECT refused: {:?}", connack.reason));
             }
@@ -368,6 +372,14 @@ impl Topics {
     fn second_filter(self, number: u32) -> Option<String> {
         matches!(self, Self::Rooms { .. }).then(|| own_topic(number))
     }
+}
+
+/// True for a refusal that is not for good.
+const fn is_busy(reason: ReasonCode) -> bool {
+    matches!(
+        reason,
+        ReasonCode::ServerBusy | ReasonCode::ServerUnavailable
+    )
 }
 
 /// Begins every client identifier; the number of the client follows.

@@ -169,6 +169,8 @@ counters! {
     failed,
     /// Sessions that became live and that the server had kept.
     resumed,
+    /// Clients whom the server told to come later, and who do.
+    refused_busy,
     /// Live sessions that ended although nobody asked for it.
     disconnects,
     /// Live sessions that ended as they were to.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use reactor::driver::{Close, Driver};
 
@@ -14,6 +14,8 @@ use crate::clock::{self, Pace};
 
 /// Connections of all threads on their way to a session at once: below the accept queue of every server.
 const OPENING_MAX: usize = 96;
+/// How long a client that was told to come later waits.
+const LATER: Duration = Duration::from_millis(100);
 /// How long the last bytes of a client that leaves may take.
 const LINGER_MS: u32 = 5_000;
 
@@ -48,11 +50,35 @@ impl<D: Driver> Thread<D> {
 
     /// When the next connection is to be opened; `None` when there is none or too many are on their way.
     pub(super) fn open_at(&self) -> Option<Instant> {
-        let opening = self.opening.as_ref()?;
-        (self.unfinished < self.opening_max()).then(|| opening.pace.next())
+        if self.unfinished >= self.opening_max() {
+            return None;
+        }
+        let opening = self.opening.as_ref().map(|opening| opening.pace.next());
+        let again = self.again.front().map(|(at, _)| *at);
+        [opening, again].into_iter().flatten().min()
+    }
+
+    /// The server was too busy for a client, which has gone.
+    pub(super) fn open_again(&mut self, place: usize) {
+        let number = self.clients[place].number;
+        self.again.push_back((clock::now() + LATER, number));
+    }
+
+    fn open_again_due(&mut self, now: Instant) {
+        while self.unfinished < self.opening_max() {
+            match self.again.front() {
+                Some((at, number)) if *at <= now => {
+                    let number = *number;
+                    self.again.pop_front();
+                    self.open_one(number);
+                }
+                _ => return,
+            }
+        }
     }
 
     pub(super) fn open_due(&mut self, now: Instant) {
+        self.open_again_due(now);
         let Some(mut opening) = self.opening.take() else {
             return;
         };

@@ -61,6 +61,8 @@ pub(super) struct Thread<D> {
     /// Place in `clients` by slot of the driver.
     pub(super) by_slot: Table<u32>,
     pub(super) opening: Option<Opening>,
+    /// Numbers of clients to open again, and when.
+    pub(super) again: VecDeque<(Instant, u32)>,
     /// Numbers of clients to end.
     pub(super) leaving: VecDeque<u32>,
     /// True exactly when a live connection that ends is a fault.
@@ -139,6 +141,7 @@ fn start<D: Driver>(
         clients: Vec::new(),
         by_slot: Table::new(),
         opening: None,
+        again: VecDeque::new(),
         leaving: VecDeque::new(),
         watching: true,
         unfinished: 0,
@@ -303,6 +306,7 @@ impl<D: Driver> Thread<D> {
             .pongs
             .fetch_add(pongs, std::sync::atomic::Ordering::Release);
         self.pongs_due = self.pongs_due.saturating_sub(pongs);
+        let refused = client.phase == Phase::Refused;
         if became_live {
             self.unfinished -= 1;
             Counters::count(&self.counters().live);
@@ -312,6 +316,10 @@ impl<D: Driver> Thread<D> {
             if self.watching {
                 self.shared.fault(fault);
             }
+            self.driver
+                .close(self.clients[place].connection, Close::Abort);
+        }
+        if refused {
             self.driver
                 .close(self.clients[place].connection, Close::Abort);
         }
@@ -332,6 +340,11 @@ impl<D: Driver> Thread<D> {
         let before = std::mem::replace(&mut self.clients[place].phase, Phase::Ended);
         match before {
             Phase::Ended => return,
+            Phase::Refused => {
+                self.unfinished -= 1;
+                Counters::count(&self.counters().refused_busy);
+                return self.open_again(place);
+            }
             Phase::Leaving => return Counters::count(&self.counters().left),
             Phase::Live if !self.watching => return Counters::count(&self.counters().left),
             Phase::Live => Counters::count(&self.counters().disconnects),

@@ -143,7 +143,9 @@ impl Bench {
         {
             figures.count("rss_bytes", memory::resident(pid)?.rss);
         }
-        figures.count("disconnects", self.generator.totals().disconnects);
+        let totals = self.generator.totals();
+        figures.count("disconnects", totals.disconnects);
+        figures.count("refused_busy", totals.refused_busy);
         for fault in self.generator.faults() {
             figures.note("fault", fault);
         }
