@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 /// Figures of one run, in the order in which they are printed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures {
+    /// Which run it was, from 1.
+    pub(crate) run: u32,
     values: Vec<(String, f64)>,
     notes: Vec<(String, String)>,
     details: Map<String, Value>,

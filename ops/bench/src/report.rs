@@ -243,38 +243,34 @@ impl Report {
         }
         object.insert("rivals".to_owned(), rivals.into());
         object.entry("limit").or_insert_with(|| json!({}));
-        object.insert("ratios".to_owned(), self.ratios().into());
+        let mut ratios = Map::new();
+        for (name, spread) in self.ratios() {
+            ratios.insert(name.to_owned(), number(spread.median));
+            ratios.insert(format!("{name}_range"), spread.range());
+        }
+        object.insert("ratios".to_owned(), ratios.into());
         object.insert("settings".to_owned(), self.settings.clone());
         object.into()
     }
 
-    /// Ratios of what was measured in the same run, one after the other: the median, and the range over the runs.
-    fn ratios(&self) -> Map<String, Value> {
+    /// Ratios of what was measured in the same run, one after the other.
+    fn ratios(&self) -> Vec<(&'static str, Spread)> {
         let qos1 = self.settings.get("qos").and_then(Value::as_u64) == Some(1);
-        let mut ratios = Map::new();
         let wanted = RATIOS
             .iter()
             .filter(|ratio| ratio.scenario == self.scenario && (qos1 || !ratio.qos1));
-        for Ratio {
-            name,
-            figure,
-            above,
-            below,
-            ..
-        } in wanted
-        {
-            if let Some(spread) = self.ratio(figure, above, below) {
-                ratios.insert((*name).to_owned(), number(spread.median));
-                ratios.insert(format!("{name}_range"), spread.range());
-            }
-        }
-        ratios
+        wanted
+            .filter_map(|ratio| {
+                let spread = self.ratio(ratio.figure, ratio.above, ratio.below)?;
+                Some((ratio.name, spread))
+            })
+            .collect()
     }
 
     fn ratio(&self, figure: &str, above: &str, below: &str) -> Option<Spread> {
         let (above, below) = (self.column(above)?, self.column(below)?);
-        let pairs = above.runs.iter().zip(&below.runs);
-        Spread::of(pairs.filter_map(|(above, below)| {
+        Spread::of(above.runs.iter().filter_map(|above| {
+            let below = below.runs.iter().find(|below| below.run == above.run)?;
             let below = below.value(figure).filter(|below| *below > 0.0)?;
             Some(above.value(figure)? / below)
         }))
@@ -290,7 +286,7 @@ impl Report {
             "scenario": self.scenario,
             "subject": column.subject.name(),
             "version": column.version,
-            "run": column.runs.len(),
+            "run": figures.run,
             "machine": machine::description(),
             "settings": self.settings,
             "figures": figures.object(),
@@ -349,12 +345,8 @@ impl Report {
             let cells = measured.iter().map(cell);
             rows.push(std::iter::once(name.to_owned()).chain(cells).collect());
         }
-        for (name, ratio) in self
-            .ratios()
-            .iter()
-            .filter(|(name, _)| !name.ends_with("_range"))
-        {
-            rows.push(vec![name.clone(), ratio.to_string()]);
+        for (name, spread) in self.ratios() {
+            rows.push(vec![name.to_owned(), spread.text()]);
         }
         let runs = measured.iter().map(|column| column.runs.len()).max();
         let mut text = format!(
@@ -418,8 +410,11 @@ mod tests {
     use crate::rival::Rival;
 
     fn column(subject: Subject, cpu: &[f64]) -> Column {
-        let figures = |cpu: &f64| {
-            let mut figures = Figures::default();
+        let figures = |(place, cpu): (usize, &f64)| {
+            let mut figures = Figures {
+                run: place as u32 + 1,
+                ..Figures::default()
+            };
             figures.count("sessions", 200);
             figures.measure("cpu_us_per_message", *cpu);
             figures
@@ -427,7 +422,7 @@ mod tests {
         Column {
             subject,
             version: "1".to_owned(),
-            runs: cpu.iter().map(figures).collect(),
+            runs: cpu.iter().enumerate().map(figures).collect(),
             obstacle: None,
         }
     }

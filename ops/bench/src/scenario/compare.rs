@@ -65,7 +65,8 @@ impl Comparison<'_> {
                 let subject = report.columns[*place].subject;
                 eprintln!("{}, run {run} of {runs}: {}", self.name, subject.name());
                 match self.one(&subject, &once) {
-                    Ok((version, figures)) => {
+                    Ok((version, mut figures)) => {
+                        figures.run = run;
                         let column = &mut report.columns[*place];
                         column.version = version;
                         column.runs.push(figures);

@@ -72,7 +72,10 @@ pub(super) fn run(arguments: &Reactor) -> Result<()> {
             let column = &mut report.columns[place];
             column.version.clone_from(&server.version);
             match outcome {
-                Ok(figures) => column.runs.push(figures),
+                Ok(mut figures) => {
+                    figures.run = run;
+                    column.runs.push(figures);
+                }
                 Err(error) if place == 0 || cleanup::interrupted() => return Err(error),
                 Err(error) => column.obstacle = Some(format!("run {run}: {error:#}")),
             }
