@@ -11,9 +11,10 @@ use crate::report::{Column, Report};
 use crate::server::root;
 
 /// Figures that are drawn, in this order, where a scenario has them.
-const DRAWN: [&str; 15] = [
+const DRAWN: [&str; 16] = [
     "cpu_us_per_message",
     "cpu_us_per_ping",
+    "cpu_us_per_ping_saturated",
     "cpu_us_per_connect",
     "messages_per_s",
     "requests_per_s",

@@ -411,10 +411,8 @@ mod tests {
 
     fn column(subject: Subject, cpu: &[f64]) -> Column {
         let figures = |(place, cpu): (usize, &f64)| {
-            let mut figures = Figures {
-                run: place as u32 + 1,
-                ..Figures::default()
-            };
+            let mut figures = Figures::default();
+            figures.run = place as u32 + 1;
             figures.count("sessions", 200);
             figures.measure("cpu_us_per_message", *cpu);
             figures

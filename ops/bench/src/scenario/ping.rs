@@ -1,4 +1,5 @@
-//! What a PINGREQ costs: idle sessions that ping in turns, as many of them in a second as a million sessions do.
+//! What a PINGREQ costs: idle sessions that ping in turns, as many of them in a second as a million sessions do; then all of
+//! them at once, as often as they are answered.
 
 use anyhow::Result;
 use edge_proto::packet::QoS;
@@ -10,6 +11,9 @@ use crate::arguments::Ping;
 use crate::generator::Topics;
 use crate::machine::Cores;
 use crate::server::pause;
+
+/// Rounds of pings of all sessions.
+const ROUNDS: u32 = 30;
 
 pub(super) fn run(arguments: &Ping) -> Result<()> {
     let comparison = Comparison {
@@ -35,6 +39,13 @@ pub(super) fn run(arguments: &Ping) -> Result<()> {
         let pongs = between.counted.pongs;
         figures.measure("requests_per_s", pongs as f64 / between.seconds);
         between.cpu("ping", pongs, "", figures);
+        generator.keep_alive(Some(0.0));
+        let before = bench.reading();
+        generator.ping(&bench.server, ROUNDS)?;
+        let between = bench.reading().since(&before);
+        let pongs = between.counted.pongs;
+        figures.measure("pings_per_s_saturated", pongs as f64 / between.seconds);
+        between.cpu("ping", pongs, "_saturated", figures);
         Ok(())
     })
 }
