@@ -364,7 +364,12 @@ impl Report {
                 text.push_str(&format!("{name}: {}\n", column.version));
             }
             if let Some(obstacle) = &column.obstacle {
-                text.push_str(&format!("{name} not measured: {obstacle}\n"));
+                let how = if column.runs.is_empty() {
+                    "not measured"
+                } else {
+                    "not in every run"
+                };
+                text.push_str(&format!("{name} {how}: {obstacle}\n"));
             }
             for (what, note) in column.runs.last().into_iter().flat_map(Figures::notes) {
                 text.push_str(&format!("{name} {what}: {note}\n"));
