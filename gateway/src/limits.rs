@@ -57,8 +57,8 @@ pub struct Limits {
     pub unsent_bytes_max: usize,
     /// Bytes of published messages on one core that wait for their acknowledgement; above it publishers are not read.
     pub pending_bytes_max: usize,
-    /// Bytes of incomplete packets on one core; above three quarters of it, a connection that has more than its share of the
-    /// rest is closed with 0x97.
+    /// Bytes of incomplete packets on one core; above three quarters of it, those that have most, or more than their share of the
+    /// rest, are closed with 0x97.
     pub partial_bytes_max: usize,
     /// Bytes queued at all edges of one core; above it QoS 0 is dropped and QoS ≥ 1 follows `slow_consumer`.
     pub core_queue_bytes_max: usize,

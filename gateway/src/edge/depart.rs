@@ -81,6 +81,7 @@ impl Edge {
         if !matches!(connection.state, State::Closing) {
             connection.link.close(turn);
         }
+        self.forget_partial(turn, id);
         self.depart_if_live(turn, id, leave);
     }
 

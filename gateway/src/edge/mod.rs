@@ -13,6 +13,7 @@ mod deliver;
 mod depart;
 mod inbound;
 mod link;
+mod partial;
 mod publish;
 mod session;
 mod subscribe;
@@ -26,7 +27,7 @@ use edge_proto::packet::Version;
 use edge_proto::reason::{ReasonCode, Violation};
 use edge_proto::session::inbound::Inbound;
 use foldhash::fast::FixedState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use reactor::driver::{Close, ConnectionId};
 use reactor::slab::{Key, Slab, Table};
 
@@ -49,6 +50,8 @@ pub struct Edge {
     detaching: HashMap<ConnectionId, Detaching, FixedState>,
     operations: Slab<SubscribePacket>,
     scans: Slab<Scan<ConnectionId>>,
+    /// Connections with a large incomplete packet, or that had one when they were last looked at.
+    hoarders: HashSet<ConnectionId, FixedState>,
     /// Connections that are not read because a bound of the core was reached.
     stalled: VecDeque<ConnectionId>,
     count: u64,
@@ -166,25 +169,6 @@ impl Edge {
         if consumed < partial.len() {
             partial.drain(..consumed);
             self.keep(turn, id, partial);
-        }
-    }
-
-    /// Keeps the bytes of an incomplete packet, or of packets that cannot be taken now.
-    #[expect(clippy::box_collection, reason = "it is kept boxed")]
-    fn keep(&mut self, turn: &mut Turn<'_>, id: ConnectionId, partial: Box<Vec<u8>>) {
-        let count = self.count;
-        let Some(connection) = self.connection(id) else {
-            return;
-        };
-        let bytes = partial.len() as u64;
-        turn.stats.partial_bytes += bytes;
-        connection.link.partial = Some(partial);
-        // A quarter is kept for connections that have little, so that nobody suffers for those who send half a packet.
-        let total = turn.facts.limits.partial_bytes_max as u64;
-        let kept_for_each = total / 4 / count.max(1);
-        if bytes > kept_for_each && turn.stats.partial_bytes > total - total / 4 {
-            turn.stats.counters.partial_overflows += 1;
-            self.leave(turn, id, Leave::because(ReasonCode::QuotaExceeded));
         }
     }
 
@@ -312,6 +296,7 @@ impl Edge {
         };
         connection.state = State::Closing;
         connection.link.close(turn);
+        self.forget_partial(turn, id);
     }
 
     /// Everything written to the connection has been sent.
@@ -345,10 +330,9 @@ impl Edge {
             if let Some(timer) = connection.link.timer.take() {
                 turn.timers.cancel(timer);
             }
-            turn.stats.partial_bytes -= connection
-                .link
-                .partial
-                .map_or(0, |partial| partial.len() as u64);
+            self.hoarders.remove(&id);
+            let partial = connection.link.partial.take();
+            turn.stats.partial_bytes -= partial.map_or(0, |partial| partial.len() as u64);
         }
     }
 
