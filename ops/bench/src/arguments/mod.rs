@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use edge_proto::packet::{QoS, Version};
 
 pub(crate) use scenarios::{
-    Connect, Density, Durable, Fanin, Fanout, LoadArguments, P2p, Phoenix, Ping, Reactor, Relay,
+    Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf, P2p, Phoenix, Ping, Reactor, Relay,
     Soak, Wargaming, Whatsapp,
 };
 

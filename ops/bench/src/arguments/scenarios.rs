@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{Common, parse_duration};
 
@@ -63,8 +63,10 @@ pub(crate) struct P2p {
     /// Messages of a pair on their way while the throughput is measured.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub(crate) window: u16,
-    /// Messages in a second while latency is measured, the same for every server [default: half and nine tenths of what
-    /// each takes at saturation].
+    /// Whose throughput the load for latency is half and nine tenths of.
+    #[arg(long, default_value = "slowest")]
+    pub(crate) load_of: LoadOf,
+    /// Messages in a second while latency is measured, instead of half and nine tenths of a throughput.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: Option<u32>,
     /// Measure the bare relay too, in turns with the server.
@@ -72,6 +74,24 @@ pub(crate) struct P2p {
     pub(crate) limit: bool,
     #[command(flatten)]
     pub(crate) load: LoadArguments,
+}
+
+/// Whose throughput makes the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoadOf {
+    /// That of the slowest that is compared: all have the same traffic.
+    Slowest,
+    /// Each server's own: a faster one has more traffic, and the generator less time for it.
+    Own,
+}
+
+impl LoadOf {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Slowest => "slowest",
+            Self::Own => "own",
+        }
+    }
 }
 
 #[derive(Args, Clone, Debug)]

@@ -40,11 +40,7 @@ impl Comparison<'_> {
         let runs = self.common.runs.unwrap_or(self.runs);
         let subjects = Subject::all(self.common, self.limit);
         let plan = self.plan(&subjects[0])?;
-        let needs = Needs {
-            sessions: self.clients.connected,
-            qos: self.clients.qos,
-            store: self.clients.store,
-        };
+        let needs = self.needs();
         let files = machine::open_files()?;
         let column = |subject: Subject| Column {
             subject,
@@ -82,6 +78,49 @@ impl Comparison<'_> {
             }
         }
         report.finish(self.common.json)
+    }
+
+    /// Runs `once` with each subject a single time, keeps nothing, and says what it returned for each that could do it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) fn rehearse(
+        &self,
+        once: impl Fn(&mut Bench, &mut Figures) -> Result<f64>,
+    ) -> Result<Vec<f64>> {
+        let mut results = Vec::new();
+        for subject in self.able()? {
+            eprintln!("{}, before the runs: {}", self.name, subject.name());
+            let plan = self.plan(&subject)?;
+            let result = Bench::start(self.common, &subject, plan, &self.clients)
+                .and_then(|mut bench| once(&mut bench, &mut Figures::default()));
+            match result {
+                Ok(result) => results.push(result),
+                Err(error) if cleanup::interrupted() => return Err(error),
+                // It fails again in the runs, which tell it.
+                Err(_) if matches!(subject, Subject::Rival(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(results)
+    }
+
+    /// Whom nothing keeps from being measured.
+    pub(super) fn able(&self) -> Result<Vec<Subject>> {
+        let files = machine::open_files()?;
+        let needs = self.needs();
+        Ok(Subject::all(self.common, self.limit)
+            .into_iter()
+            .filter(|subject| subject.obstacle(self.common, needs, files).is_none())
+            .collect())
+    }
+
+    const fn needs(&self) -> Needs {
+        Needs {
+            sessions: self.clients.connected,
+            qos: self.clients.qos,
+            store: self.clients.store,
+        }
     }
 
     fn one(
