@@ -16,7 +16,7 @@ use crate::control::Cores;
 use crate::core_message::CoreMessage;
 use crate::engine::Completion;
 use crate::engine::thread::CommandSender;
-use crate::metrics::CoreSnapshot;
+use crate::metrics::{CoreSnapshot, Counters};
 use crate::outbox::{Order, Outbox};
 use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
@@ -81,6 +81,26 @@ pub struct EngineBacklog {
     cores: AtomicUsize,
 }
 
+/// Whether a core has anything to do but keep-alive.
+#[derive(Debug, Default)]
+pub struct Activity {
+    count: u64,
+    last_ms: u64,
+}
+
+impl Activity {
+    /// True when nothing but pings came for a second.
+    fn is_quiet(&mut self, now: Now, counters: &Counters) -> bool {
+        const QUIET_AFTER_MS: u64 = 1_000;
+        let count = counters.activity();
+        if count != self.count {
+            self.count = count;
+            self.last_ms = now.mono_ms;
+        }
+        now.mono_ms - self.last_ms >= QUIET_AFTER_MS
+    }
+}
+
 /// One core: its shard and everything that connects it.
 pub struct EventLoop<D: Driver> {
     /// Its sockets.
@@ -113,6 +133,10 @@ pub struct EventLoop<D: Driver> {
     pub congestion: Congestion,
     /// What the shard was told last.
     pub told: Congestion,
+    /// How long socket events may gather while there is nothing but keep-alive.
+    pub quiet_wait: Duration,
+    /// What went on, and since when nothing has.
+    pub activity: Activity,
     /// When this core must be done stopping; `None` while it runs.
     pub stop_by_ms: Option<u64>,
     /// When this core stops waiting for an engine that takes nothing.
@@ -220,6 +244,14 @@ impl<D: Driver> EventLoop<D> {
         shard.handle(now, Event::Tick(*told), outbox);
         self.flush();
         self.look_at_backlog();
+        let counters = &self.shard.stats_mut().counters;
+        let quiet = self.activity.is_quiet(now, counters);
+        let span = if quiet {
+            self.quiet_wait
+        } else {
+            Duration::ZERO
+        };
+        self.driver.gather(span);
     }
 
     /// Finds out whether more waits than the others take.

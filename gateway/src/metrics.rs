@@ -47,6 +47,8 @@ counters! {
     connects_refused,
     /// Packets received.
     packets_received,
+    /// PINGREQ packets among them.
+    pings_received,
     /// Packets sent.
     packets_sent,
     /// PUBLISH packets received from clients (duplicates of QoS 2 not counted).
@@ -87,6 +89,14 @@ counters! {
     engine_commands,
     /// Turns of the event loop.
     turns,
+}
+
+impl Counters {
+    /// Grows exactly when clients do anything but ping, or are to get something.
+    pub(crate) const fn activity(&self) -> u64 {
+        self.connections_accepted + self.packets_received - self.pings_received
+            + self.deliveries_accepted
+    }
 }
 
 /// Why a delivery was dropped.

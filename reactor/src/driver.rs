@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use crate::waker::Waker;
 
@@ -241,6 +241,11 @@ pub trait Driver {
 
     /// Ends a connection. `Closed` follows, always.
     fn close(&mut self, connection: ConnectionId, how: Close);
+
+    /// From now on, socket events may gather: while they come fast, a poll sleeps for `span` before it looks at its sockets, so
+    /// that one wake of the thread serves all that came meanwhile. A [`Waker`] and the deadline end that sleep as any other.
+    /// Zero, as at first: sockets end a poll at once.
+    fn gather(&mut self, span: Duration);
 
     /// A handle with which any thread ends this driver's `poll`.
     fn waker(&self) -> Waker;

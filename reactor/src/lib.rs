@@ -16,6 +16,7 @@ mod buffers;
 pub mod driver;
 pub mod epoll;
 pub mod fake;
+mod gather;
 pub mod mesh;
 pub mod probe;
 mod send_queue;

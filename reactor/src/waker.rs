@@ -15,6 +15,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -101,6 +102,28 @@ impl Waker {
 
     pub(crate) fn eventfd(&self) -> RawFd {
         self.bell.eventfd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    }
+
+    /// By the driver, before [`SleepFlag::prepare_sleep`]: forgets the rings that were for an earlier sleep.
+    pub(crate) fn clear(&self) {
+        let mut count: u64 = 0;
+        // SAFETY: the pointer is to eight bytes of the local `count`, which outlives the call. The descriptor does not block.
+        unsafe { libc::read(self.eventfd(), (&raw mut count).cast(), 8) };
+    }
+
+    /// By the driver, after `clear` and `prepare_sleep`: sleeps until it is woken or `span` has passed.
+    pub(crate) fn wait(&self, span: Duration) {
+        let mut descriptor = libc::pollfd {
+            fd: self.eventfd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let span = libc::timespec {
+            tv_sec: span.as_secs() as libc::time_t,
+            tv_nsec: libc::c_long::from(span.subsec_nanos() as i32),
+        };
+        // SAFETY: one pollfd and one timespec, both local, are passed and outlive the call; no signal mask is.
+        unsafe { libc::ppoll(&raw mut descriptor, 1, &raw const span, std::ptr::null()) };
     }
 
     /// Makes the driver's present or next `poll` return with [`Event::Woken`](crate::driver::Event::Woken).

@@ -52,6 +52,7 @@ impl Edge {
                 Packet::Subscribe(subscribe) => self.subscribe(turn, id, &subscribe),
                 Packet::Unsubscribe(unsubscribe) => self.unsubscribe(turn, id, &unsubscribe),
                 Packet::PingReq => {
+                    turn.stats.counters.pings_received += 1;
                     link_of(self, id, |link| link.write(turn, encode::pingresp));
                     Ok(Flow::Continue)
                 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use reactor::driver::{Backend, Driver, DriverConfig, ListenOptions, Waker};
 use reactor::epoll::EpollDriver;
@@ -18,7 +19,7 @@ use crate::control::status::Listener;
 use crate::core_message::CoreMessage;
 use crate::engine::thread::CommandSender;
 use crate::engine::{Completion, Restored};
-use crate::event_loop::{Clock, EngineBacklog, EventLoop, Stopping};
+use crate::event_loop::{Activity, Clock, EngineBacklog, EventLoop, Stopping};
 use crate::outbox::Outbox;
 use crate::shard::Shard;
 use crate::turn::{Congestion, Facts};
@@ -35,6 +36,7 @@ pub(super) struct CorePlan {
     pub(super) clock: Clock,
     pub(super) stopping: Arc<Stopping>,
     pub(super) engine_backlog: Arc<EngineBacklog>,
+    pub(super) quiet_wait: Duration,
 }
 
 /// What a core gets once all drivers exist.
@@ -126,6 +128,8 @@ fn live<D: Driver>(
         engine_backlog: plan.engine_backlog,
         congestion: Congestion::default(),
         told: Congestion::default(),
+        quiet_wait: plan.quiet_wait,
+        activity: Activity::default(),
         stop_by_ms: None,
         give_up_ms: u64::MAX,
         watched: Vec::new(),

@@ -137,6 +137,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             clock,
             stopping: Arc::clone(&stopping),
             engine_backlog: Arc::clone(&engine_backlog),
+            quiet_wait: config.io.quiet_wait,
         };
         threads.push(core_thread::spawn(plan, reports.clone(), kit_receiver)?);
         kits.push(kit_sender);

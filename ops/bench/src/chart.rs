@@ -14,7 +14,7 @@ use crate::server::root;
 const DRAWN: [&str; 16] = [
     "cpu_us_per_message",
     "cpu_us_per_ping",
-    "cpu_us_per_ping_saturated",
+    "cpu_us_per_ping_at_pace",
     "cpu_us_per_connect",
     "messages_per_s",
     "requests_per_s",

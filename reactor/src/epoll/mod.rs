@@ -22,6 +22,7 @@ use crate::driver::{
     Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
     ListenOptions, ListenerId, Waker,
 };
+use crate::gather::Gather;
 use crate::send_queue::{Reclaimed, SHORTAGE_PAUSE, SendQueue, Spare};
 use crate::slab::{Key, Slab};
 use crate::socket;
@@ -59,6 +60,7 @@ pub struct EpollDriver {
     reclaimed: Reclaimed,
     spare: Spare<SendQueue>,
     waker: Waker,
+    gather: Gather,
     counters: DriverCounters,
 }
 
@@ -84,6 +86,7 @@ impl EpollDriver {
             reclaimed: Reclaimed::default(),
             spare: Spare::default(),
             waker,
+            gather: Gather::default(),
             counters: DriverCounters::default(),
         })
     }
@@ -372,7 +375,9 @@ impl Driver for EpollDriver {
         // A poll that has something to tell, or to do, looks for more but does not wait for it.
         let sleep = events.len() + self.config.events_max.max(1) == limit
             && self.ready.is_empty()
-            && self.waker.flag().prepare_sleep();
+            && self
+                .gather
+                .prepare_sleep(&self.waker, || self.timeout(deadline, true));
         let timeout = self.timeout(deadline, sleep);
         self.counters.enters += 1;
         let count = self.poller.wait(timeout);
@@ -389,6 +394,9 @@ impl Driver for EpollDriver {
             if let Some(connection) = self.connections.get_mut(key(*id)) {
                 connection.end_flush();
             }
+        }
+        if events.len() + self.config.events_max.max(1) > limit {
+            self.gather.told(now);
         }
         Ok(())
     }
@@ -456,6 +464,10 @@ impl Driver for EpollDriver {
             }
         }
         self.make_ready(connection);
+    }
+
+    fn gather(&mut self, span: Duration) {
+        self.gather.set(span);
     }
 
     fn waker(&self) -> Waker {

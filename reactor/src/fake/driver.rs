@@ -468,6 +468,8 @@ impl Driver for FakeDriver {
         self.ready(connection);
     }
 
+    fn gather(&mut self, _span: Duration) {} // It never sleeps.
+
     fn waker(&self) -> Waker {
         self.waker.clone()
     }

@@ -36,6 +36,7 @@ use crate::driver::{
     Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
     ListenOptions, ListenerId, Waker,
 };
+use crate::gather::Gather;
 use crate::send_queue::{Reclaimed, Spare};
 use crate::slab::{Key, Slab, Table};
 use crate::socket::{self, RawAddress};
@@ -127,6 +128,7 @@ pub struct UringDriver {
     waker: Waker,
     counters: DriverCounters,
     completions: Vec<Completion>,
+    gather: Gather,
     started: Instant,
     /// Seconds since `started`, as of the last completion batch.
     second: u16,
@@ -167,6 +169,7 @@ impl UringDriver {
             waker: Waker::with_eventfd()?,
             counters: DriverCounters::default(),
             completions: Vec::new(),
+            gather: Gather::default(),
             started: now(),
             second: 0,
         };
@@ -186,6 +189,23 @@ impl UringDriver {
         {
             self.dirty.push(key);
         }
+    }
+
+    /// Tells the waker that the driver is about to sleep, and sleeps for a while when that gathers events. False when there
+    /// is something to do instead.
+    fn prepare_sleep(&mut self, deadline: Option<Instant>) -> bool {
+        if self.ring.has_completions() {
+            return false;
+        }
+        if self.ring.has_submissions() {
+            return self.waker.flag().prepare_sleep(); // They may complete at once.
+        }
+        self.gather
+            .prepare_sleep(&self.waker, || match self.wait(deadline, true) {
+                Wait::No => Some(Duration::ZERO),
+                Wait::For(limit) | Wait::Many(_, limit) => Some(limit),
+                Wait::Forever => None,
+            })
     }
 
     fn wait(&self, deadline: Option<Instant>, sleep: bool) -> Wait {
@@ -374,7 +394,7 @@ impl Driver for UringDriver {
             self.feed_starved();
             self.drive_dirty();
             self.arm_accepts();
-            let sleep = !self.ring.has_completions() && self.waker.flag().prepare_sleep();
+            let sleep = self.prepare_sleep(deadline);
             let wait = self.wait(deadline, sleep);
             self.counters.completion_overflows += u64::from(self.ring.overflowed());
             self.counters.enters += 1;
@@ -389,6 +409,9 @@ impl Driver for UringDriver {
             if events.len() > first || deadline.is_some_and(|deadline| deadline <= now()) {
                 break;
             }
+        }
+        if events.len() > first {
+            self.gather.told(now);
         }
         self.end_flush();
         Ok(())
@@ -463,6 +486,10 @@ impl Driver for UringDriver {
             }
             _ => {}
         }
+    }
+
+    fn gather(&mut self, span: Duration) {
+        self.gather.set(span);
     }
 
     fn waker(&self) -> Waker {

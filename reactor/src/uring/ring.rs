@@ -128,6 +128,11 @@ impl Ring {
         self.ring.submitter()
     }
 
+    /// True when operations wait for the next enter.
+    pub(super) fn has_submissions(&mut self) -> bool {
+        !self.ring.submission().is_empty()
+    }
+
     pub(super) const fn in_flight(&self) -> u64 {
         self.in_flight
     }

@@ -84,7 +84,10 @@ suite! {
     waking:
         many_wakes_make_one_event,
         no_wake_is_lost,
+        no_wake_is_lost_while_sockets_gather,
+        sockets_that_gather_are_told_of_together,
         a_deadline_ends_a_poll,
+        a_deadline_ends_a_poll_that_gathers,
         a_fin_that_nobody_reads_keeps_no_core_busy;
     random:
         random_traffic_ends_with_everything_accounted_for;

@@ -23,10 +23,19 @@ pub(crate) fn many_wakes_make_one_event<S: Setup>() {
     assert_eq!(world.seen, [Seen::Woken, Seen::Woken]);
 }
 
-/// Each message is sent only after the one before was answered, so that one lost wake stops everything.
 pub(crate) fn no_wake_is_lost<S: Setup>() {
-    const ROUNDS: u32 = 20_000;
+    every_wake_is_told(&mut World::<S>::new(config()));
+}
+
+pub(crate) fn no_wake_is_lost_while_sockets_gather<S: Setup>() {
     let mut world = World::<S>::new(config());
+    world.driver().gather(Duration::from_secs(60));
+    every_wake_is_told(&mut world);
+}
+
+/// Each message is sent only after the one before was answered, so that one lost wake stops everything.
+fn every_wake_is_told<S: Setup>(world: &mut World<S>) {
+    const ROUNDS: u32 = 20_000;
     let (sender, mut inbox) = inbox::<u32>(4, world.driver().waker());
     let (answer, answers) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -57,8 +66,38 @@ pub(crate) fn no_wake_is_lost<S: Setup>() {
     world.seen.clear();
 }
 
-pub(crate) fn a_deadline_ends_a_poll<S: Setup>() {
+pub(crate) fn sockets_that_gather_are_told_of_together<S: Setup>() {
+    let span = Duration::from_millis(100);
     let mut world = World::<S>::new(config());
+    let virtual_time = world.driver().backend() == Backend::Fake;
+    let address = world.listen();
+    let (mut first, one) = world.pair(address);
+    let (mut second, other) = world.pair(address);
+    world.turn();
+    world.driver().gather(span);
+    let start = Instant::now();
+    first.write(b"one");
+    second.write(b"other");
+    world.poll(None);
+    while !world.data.contains_key(&one) && !world.data.contains_key(&other) {
+        world.poll(None);
+    }
+    assert!(virtual_time || start.elapsed() >= span);
+    assert_eq!(world.data[&one], b"one");
+    assert_eq!(world.data[&other], b"other");
+}
+
+pub(crate) fn a_deadline_ends_a_poll_that_gathers<S: Setup>() {
+    let mut world = World::<S>::new(config());
+    world.driver().gather(Duration::from_secs(60));
+    ends_at_its_deadline(&mut world);
+}
+
+pub(crate) fn a_deadline_ends_a_poll<S: Setup>() {
+    ends_at_its_deadline(&mut World::<S>::new(config()));
+}
+
+fn ends_at_its_deadline<S: Setup>(world: &mut World<S>) {
     let virtual_time = world.driver().backend() == Backend::Fake;
     for wait in [0, 1, 30] {
         let start = Instant::now();

@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use edge_proto::packet::{QoS, Version};
 
 pub(crate) use scenarios::{
-    Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf, P2p, Phoenix, Ping, Reactor, Relay,
-    Soak, Wargaming, Whatsapp,
+    Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf, P2p, Phoenix, Ping, Reactor,
+    Relay, Soak, Wargaming, Whatsapp,
 };
 
 /// Loads an MQTT server and says what it costs.

@@ -46,12 +46,7 @@ pub(super) fn run(arguments: &P2p) -> Result<()> {
 }
 
 /// One run. `slowest` are the messages per second that load for latency is a share of, if not what this server takes.
-fn once(
-    arguments: &P2p,
-    slowest: Option<f64>,
-    bench: &Bench,
-    figures: &mut Figures,
-) -> Result<()> {
+fn once(arguments: &P2p, slowest: Option<f64>, bench: &Bench, figures: &mut Figures) -> Result<()> {
     open(arguments, bench, figures)?;
     if let Some(rate) = arguments.rate {
         begin(arguments, bench, f64::from(rate));
