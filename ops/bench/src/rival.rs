@@ -83,7 +83,7 @@ const RIVALS: [Rival; 5] = [
         mqtt: Mqtt::V5,
         only: false,
         qos_max: QoS::ExactlyOnce,
-        websocket: false,
+        websocket: true,
         store: Store::Memory,
         user: Some("bench@localhost"),
         descriptors: 1,
