@@ -169,6 +169,7 @@ impl Shard {
                 self.owner.serve_scans(&mut turn);
                 self.owner.sweep_retained(&mut turn);
                 self.home.resume_scans(&mut turn);
+                self.home.resume_connects(&mut turn);
             }
             Event::Stop => self.edge.shut_down(&mut turn),
         }
@@ -280,6 +281,7 @@ impl Shard {
     pub fn next_deadline_ms(&self) -> Option<u64> {
         let work = self.owner.has_scans()
             || self.home.has_parked_scans()
+            || self.home.has_waiting_connects()
             || self
                 .edge
                 .has_stalled(&self.common.stats, &self.common.facts.limits);

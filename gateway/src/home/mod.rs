@@ -15,6 +15,7 @@ mod directory;
 mod lifetime;
 mod mailbox;
 mod subscribe;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -39,6 +40,7 @@ use crate::turn::{Turn, is_shared};
 pub use directory::Directory;
 use mailbox::Mailbox;
 use subscribe::SubscriptionOp;
+use waiting::Waiting;
 
 /// State of the home role on one core.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ pub struct Home {
     scans: Slab<Scan<(Key, SessionId)>>,
     /// Scans whose next page waits until the engine takes commands again; at most one entry for each scan.
     parked_scans: VecDeque<Key>,
+    /// CONNECTs that wait until the engine takes commands again.
+    waiting: Waiting,
     /// Durable sessions that have a connection.
     attached_durable: u64,
 }
@@ -139,18 +143,14 @@ impl Home {
             looking: 0,
             scans: Slab::default(),
             parked_scans: VecDeque::new(),
+            waiting: Waiting::default(),
             attached_durable: 0,
         }
     }
 
-    /// A CONNECT wants this client id.
-    pub fn attach(&mut self, turn: &mut Turn<'_>, attach: Attach) {
-        let known = self.sessions.find(&attach.client_id);
-        let needs_engine = attach.expiry_s > 0 || known.is_some_and(|key| self.is_durable(key));
-        if turn.congestion.engine && needs_engine {
-            return refuse(turn, &attach, ReasonCode::ServerBusy);
-        }
-        let key = match known {
+    /// A CONNECT gets this client id, once the one that has it is gone.
+    fn admit(&mut self, turn: &mut Turn<'_>, attach: Attach) {
+        let key = match self.sessions.find(&attach.client_id) {
             Some(key) => key,
             None if self.sessions.count() >= turn.facts.limits.sessions_max => {
                 return refuse(turn, &attach, ReasonCode::QuotaExceeded);
