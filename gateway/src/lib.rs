@@ -17,4 +17,5 @@ pub mod outbox;
 pub mod owner;
 pub mod retained_scan;
 pub mod shard;
+pub mod tls;
 pub mod turn;

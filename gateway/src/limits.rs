@@ -111,3 +111,34 @@ impl Default for Limits {
         }
     }
 }
+
+/// Bounds of the TLS layer of one core. Bytes and milliseconds unless the name says else.
+#[derive(Clone, Debug)]
+pub struct TlsLimits {
+    /// A handshake that is not complete within this time fails.
+    pub handshake_timeout_ms: u64,
+    /// Bytes of one handshake that were received and not processed; more fail it. A client's certificates have to fit.
+    pub handshake_bytes_max: usize,
+    /// Handshakes in progress on one core; further connections are closed at once. Times the bound above, it bounds their memory.
+    pub handshakes_max: u32,
+    /// Flights of handshakes processed in one turn, at 20 to 150 µs each; the others wait for the next turn.
+    pub handshakes_per_turn: u32,
+    /// Bytes of incomplete records on one core; above three quarters of it, a session that has more than its share of the rest fails.
+    pub partial_bytes_max: usize,
+    /// Records sealed with one key, within the bound of its cipher: then TLS 1.3 takes the next key and TLS 1.2 closes.
+    pub records_per_key_max: u64,
+}
+
+impl Default for TlsLimits {
+    /// Holds on a machine with 1 GiB of memory and two cores.
+    fn default() -> Self {
+        Self {
+            handshake_timeout_ms: 10_000,
+            handshake_bytes_max: 32 * 1024,
+            handshakes_max: 4_096,
+            handshakes_per_turn: 8,
+            partial_bytes_max: 64 * 1024 * 1024,
+            records_per_key_max: u64::MAX,
+        }
+    }
+}
