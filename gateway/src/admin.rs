@@ -1,5 +1,7 @@
 //! What an operator can ask a core, as values. The HTTP side and the command line are in `control/`.
 
+use std::sync::Arc;
+
 use edge_proto::packet::QoS;
 use edge_proto::reason::ReasonCode;
 use edge_proto::topic::{TopicFilter, TopicName};
@@ -12,6 +14,7 @@ use crate::message::Message;
 use crate::metrics::CoreSnapshot;
 use crate::owner::Owner;
 use crate::shard::{internal_message, snapshot};
+use crate::tls::Acceptor;
 use crate::turn::Turn;
 
 /// A question or an order for one core.
@@ -70,6 +73,8 @@ pub enum AdminRequest {
         /// Which topics.
         filter: String,
     },
+    /// New connections get these, by place. The event loop does it.
+    ReloadTls(Vec<Arc<Acceptor>>),
 }
 
 /// The answer to an [`AdminRequest`].
@@ -89,6 +94,8 @@ pub enum AdminReply {
     Subscriptions(Vec<SubscriptionInfo>),
     /// To `Retained`.
     Retained(Vec<RetainedInfo>),
+    /// To `ReloadTls`.
+    ReloadedTls,
     /// To `ClearRetained`: how many were removed, or why none.
     Cleared(Result<u64, String>),
 }
@@ -186,6 +193,7 @@ pub(crate) fn answer(
         AdminRequest::Retained { filter, limit } => {
             AdminReply::Retained(retained(owner, turn, &filter, limit))
         }
+        AdminRequest::ReloadTls(_) => AdminReply::ReloadedTls,
         AdminRequest::ClearRetained { filter } => {
             AdminReply::Cleared(match TopicFilter::parse(&filter) {
                 Ok(_) => Ok(owner.clear_retained(turn, &filter)),

@@ -4,6 +4,9 @@
 //! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ operator ─▶ timers ─▶ flush: sends, orders, mesh, commands, wakes
 //! ```
 
+mod secured;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,6 +23,8 @@ use crate::metrics::{CoreSnapshot, Counters};
 use crate::outbox::{Order, Outbox};
 use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
+
+pub use secured::Secured;
 
 /// The clock of a node: monotonic time since its start, and Unix time.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +86,15 @@ pub struct EngineBacklog {
     cores: AtomicUsize,
 }
 
+/// What comes in on a listener.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerKind {
+    /// True when MQTT is in WebSocket frames.
+    pub websocket: bool,
+    /// The place of the acceptor when all of it is in TLS.
+    pub acceptor: Option<usize>,
+}
+
 /// Whether a core has anything to do but keep-alive.
 #[derive(Debug, Default)]
 pub struct Activity {
@@ -121,8 +135,10 @@ pub struct EventLoop<D: Driver> {
     pub requests: Inbox<(u64, AdminRequest)>,
     /// Where answers to operators go.
     pub cores: Arc<Cores>,
-    /// Which listeners are WebSocket, by listener id.
-    pub websocket: Vec<bool>,
+    /// What each listener is, by listener id.
+    pub listeners: Vec<ListenerKind>,
+    /// Its TLS connections; `None` without a TLS listener.
+    pub secured: Option<Secured>,
     /// The time.
     pub clock: Clock,
     /// The common stop.
@@ -206,7 +222,8 @@ impl<D: Driver> EventLoop<D> {
                 .congested
                 .then_some(now + Self::CONGESTED_MS)
         };
-        let due = [self.shard.next_deadline_ms(), retry]
+        let handshakes = self.secured.as_ref().and_then(Secured::next_deadline_ms);
+        let due = [self.shard.next_deadline_ms(), retry, handshakes]
             .into_iter()
             .flatten()
             .min();
@@ -219,6 +236,9 @@ impl<D: Driver> EventLoop<D> {
             self.socket_event(now, event);
         }
         self.look_at_watched(now);
+        if let Some(secured) = &mut self.secured {
+            secured.turn(&mut self.driver, now, &mut self.shard, &mut self.outbox);
+        }
         let Self {
             shard,
             outbox,
@@ -227,6 +247,7 @@ impl<D: Driver> EventLoop<D> {
             requests,
             congestion,
             told,
+            secured,
             ..
         } = self;
         for lane in [Lane::Control, Lane::Data] {
@@ -238,6 +259,9 @@ impl<D: Driver> EventLoop<D> {
             shard.handle(now, Event::Engine(completion), outbox);
         });
         requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
+            if let (AdminRequest::ReloadTls(acceptors), Some(secured)) = (&request, &mut *secured) {
+                secured.reload(acceptors);
+            }
             shard.handle(now, Event::Admin(id, request), outbox);
         });
         *told = *congestion;
@@ -277,26 +301,25 @@ impl<D: Driver> EventLoop<D> {
             driver,
             shard,
             outbox,
+            secured,
             ..
         } = self;
+        let secured = secured.as_mut();
         match event {
             driver::Event::Accepted {
                 connection,
                 listener,
                 peer,
-            } => {
-                let websocket = self.websocket[usize::from(listener.0)];
-                shard.handle(
-                    now,
-                    Event::Accepted {
-                        connection,
-                        websocket,
-                        peer,
-                    },
-                    outbox,
-                );
-            }
+            } => self.accepted(
+                now,
+                connection,
+                self.listeners[usize::from(listener.0)],
+                peer,
+            ),
             driver::Event::Received { connection, buffer } => {
+                if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
+                    return secured.received(driver, now, (connection, buffer), shard, outbox);
+                }
                 let bytes = driver.received(buffer);
                 shard.handle(now, Event::Received { connection, bytes }, outbox);
                 driver.recycle(buffer);
@@ -305,13 +328,40 @@ impl<D: Driver> EventLoop<D> {
                 shard.handle(now, Event::Drained(connection), outbox);
             }
             driver::Event::PeerClosed { connection } => {
-                shard.handle(now, Event::PeerClosed(connection), outbox);
+                if secured
+                    .filter(|secured| secured.has(connection))
+                    .is_none_or(|secured| secured.peer_closed(driver, connection))
+                {
+                    shard.handle(now, Event::PeerClosed(connection), outbox);
+                }
             }
             driver::Event::Closed { connection, .. } => {
+                if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
+                    secured.closed(connection);
+                }
                 shard.handle(now, Event::Closed(connection), outbox);
             }
             driver::Event::Connected { .. } | driver::Event::Woken => {}
         }
+    }
+
+    fn accepted(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        listener: ListenerKind,
+        peer: SocketAddr,
+    ) {
+        let websocket = listener.websocket;
+        if let (Some(secured), Some(place)) = (&mut self.secured, listener.acceptor) {
+            return secured.accepted(&mut self.driver, now, connection, place, websocket, peer);
+        }
+        let accepted = Event::Accepted {
+            connection,
+            websocket,
+            peer,
+        };
+        self.shard.handle(now, accepted, &mut self.outbox);
     }
 
     /// A watched connection that had nothing unsent after the last flush gets no `Drained` from the driver.
@@ -327,12 +377,15 @@ impl<D: Driver> EventLoop<D> {
     /// Hands out what the turn produced.
     fn flush(&mut self) {
         self.outbox.seal();
-        for output in self.outbox.outputs.drain(..) {
-            self.driver.send(output.connection, output.bytes);
-        }
+        self.send_outputs();
         for order in self.outbox.orders.drain(..) {
             match order {
-                Order::Close(connection, how) => self.driver.close(connection, how),
+                Order::Close(connection, how) => {
+                    if let Some(secured) = &mut self.secured {
+                        secured.close(&mut self.driver, connection);
+                    }
+                    self.driver.close(connection, how);
+                }
                 Order::Pause(connection) => self.driver.pause(connection),
                 Order::Resume(connection) => self.driver.resume(connection),
                 Order::Watch(connection) => self.watched.push(connection),
@@ -350,10 +403,42 @@ impl<D: Driver> EventLoop<D> {
             let core = self.shard.facts().core;
             tracing::debug!(core, slot = connection.slot, %violation, "a client broke a rule of the protocol");
         }
-        for (id, reply) in self.outbox.admin.drain(..) {
-            self.cores.answer(id, with_driver(reply, &self.driver));
+        for (id, reply) in std::mem::take(&mut self.outbox.admin) {
+            self.cores.answer(id, self.complete(reply));
         }
         while let Some(buffer) = self.driver.reclaim() {
+            self.outbox.recycle(buffer);
+        }
+    }
+
+    /// Completes a snapshot with what the shard does not know.
+    fn complete(&self, reply: AdminReply) -> AdminReply {
+        match reply {
+            AdminReply::Snapshot(snapshot) => AdminReply::Snapshot(Box::new(CoreSnapshot {
+                driver: self.driver.counters(),
+                tls: self.secured.as_ref().map(|secured| secured.stats().clone()),
+                ..*snapshot
+            })),
+            reply => reply,
+        }
+    }
+
+    fn send_outputs(&mut self) {
+        let Some(secured) = &mut self.secured else {
+            for output in self.outbox.outputs.drain(..) {
+                self.driver.send(output.connection, output.bytes);
+            }
+            return;
+        };
+        let mut emptied = Vec::new();
+        for output in self.outbox.outputs.drain(..) {
+            if secured.has(output.connection) {
+                emptied.push(secured.send(&mut self.driver, output.connection, output.bytes));
+            } else {
+                self.driver.send(output.connection, output.bytes);
+            }
+        }
+        for buffer in emptied {
             self.outbox.recycle(buffer);
         }
     }
@@ -385,6 +470,9 @@ impl<D: Driver> EventLoop<D> {
             self.stop_by_ms = Some(now.mono_ms + Self::STOP_MS);
             self.give_up_ms = now.mono_ms + 2 * Self::STOP_MS;
             self.driver.stop_listening();
+            if let Some(secured) = &mut self.secured {
+                secured.shut_down(&mut self.driver);
+            }
             self.shard.handle(now, Event::Stop, &mut self.outbox);
             self.flush();
             return false;
@@ -398,16 +486,5 @@ impl<D: Driver> EventLoop<D> {
         self.stopping.quiet.load(Ordering::Acquire) >= cores
             && !self.port.has_pending()
             && (self.outbox.engine.is_empty() || now.mono_ms >= self.give_up_ms)
-    }
-}
-
-/// Completes a snapshot with the counters of the driver.
-fn with_driver(reply: AdminReply, driver: &impl Driver) -> AdminReply {
-    match reply {
-        AdminReply::Snapshot(snapshot) => AdminReply::Snapshot(Box::new(CoreSnapshot {
-            driver: driver.counters(),
-            ..*snapshot
-        })),
-        reply => reply,
     }
 }

@@ -177,6 +177,8 @@ pub struct CoreSnapshot {
     pub hottest_roots: Vec<(String, u64)>,
     /// Counters of the driver.
     pub driver: reactor::driver::DriverCounters,
+    /// What the TLS layer counted; `None` without a TLS listener.
+    pub tls: Option<crate::tls::Stats>,
 }
 
 impl CoreSnapshot {

@@ -336,6 +336,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         group_queue_messages: owner.queued_in_groups(),
         hottest_roots: owner.hottest_roots(),
         driver: reactor::driver::DriverCounters::default(),
+        tls: None,
     }
 }
 

@@ -132,7 +132,23 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[listeners]\ntcp = []\nwebsocket = []",
-        "node.toml:2: listeners.tcp = []: no listener at all: no client could connect; name an address in listeners.tcp or listeners.websocket",
+        "node.toml:2: listeners.tcp = []: no listener at all: no client could connect; name an address in listeners.tcp or another listener",
+    ),
+    (
+        "[listeners]\ntls = [\"127.0.0.1:8883\"]",
+        "default: tls.certificates = []: a TLS listener without a certificate; name its file, and that of its key in tls.keys",
+    ),
+    (
+        "[tls]\ncertificates = [\"a.crt\", \"b.crt\"]\nkeys = [\"a.key\"]",
+        r#"node.toml:3: tls.keys = ["a.key"]: 1 keys for 2 certificates; name one for each of tls.certificates, in the same order"#,
+    ),
+    (
+        "[tls]\nclient_certificates = \"required\"",
+        r#"node.toml:2: tls.client_certificates = "required": nobody could be verified; name the files of the authorities in tls.client_authorities, or set "none""#,
+    ),
+    (
+        "[tls]\ncertificates = 1",
+        r#"node.toml:2: tls.certificates = 1: not a list of files; write e.g. ["/etc/roadstead/tls.crt"]"#,
     ),
     (
         "[listeners]\nwebsocket = [\"127.0.0.1:1883\"]",

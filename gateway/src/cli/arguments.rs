@@ -145,6 +145,8 @@ pub(super) enum CtlCommand {
         #[command(subcommand)]
         command: RetainedCommand,
     },
+    /// Read the files of the TLS listeners again. Connections stay open.
+    Reload,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::table::printable;
 use super::{CommandError, EXIT_DONE, EXIT_FAILED};
-use crate::config::{Config, Origin};
+use crate::config::{Config, Origin, Protocol};
 
 /// User-space and kernel bytes of an idle session, together: the first bar of the budgets.
 const SESSION_BYTES: u64 = 768 + 4_096;
@@ -353,19 +353,16 @@ fn engine_folder(path: &Path) -> Finding {
 
 fn addresses(config: &Config) -> Vec<Finding> {
     let admin: Vec<_> = config.admin.address.0.into_iter().collect();
-    let all = [
-        ("listeners.tcp", &config.listeners.tcp),
-        ("listeners.websocket", &config.listeners.websocket),
-        ("admin.address", &admin),
-    ];
-    let one = |(key, addresses): (&str, &Vec<SocketAddr>)| {
+    let listeners = Protocol::ALL.map(|protocol| (protocol.key(), config.addresses(protocol)));
+    let all = listeners.into_iter().chain([("admin.address", &admin[..])]);
+    let one = |(key, addresses): (&str, &[SocketAddr])| {
         let optional = *config.origin(key) == Origin::Default;
         addresses
             .iter()
             .map(|address| bind(key, *address, optional))
             .collect::<Vec<_>>()
     };
-    all.into_iter().flat_map(one).collect()
+    all.flat_map(one).collect()
 }
 
 /// `optional`: an address of the defaults, which a machine without IPv6 need not have.

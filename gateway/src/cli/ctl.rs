@@ -57,6 +57,16 @@ pub(super) fn run(
             (answer, text)
         }
         CtlCommand::Retained { command } => retained(&client, command)?,
+        CtlCommand::Reload => {
+            let answer = client.post("/v1/reload", &serde_json::json!({}))?;
+            let head = [
+                ("FILE", "file"),
+                ("NAMES", "names"),
+                ("NOT AFTER (UNIX S)", "not_after_unix_s"),
+            ];
+            let text = listing(&answer, "certificates", &head, false);
+            (answer, text)
+        }
     };
     let text = if ctl.json {
         format!("{answer:#}\n")

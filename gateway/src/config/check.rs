@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::{Anonymous, Config, ConfigError};
+use super::{Anonymous, ClientCertificates, Config, ConfigError, Protocol};
 
 impl Config {
     /// Reports every contradiction.
     pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
         self.check_exposure(errors);
         self.check_addresses(errors);
+        self.check_tls(errors);
         self.check_sizes(errors);
     }
 
@@ -32,12 +33,10 @@ impl Config {
     /// Nothing without authentication is reachable from elsewhere unless the configuration says so in so many words.
     fn check_exposure(&self, errors: &mut Vec<ConfigError>) {
         if self.access.anonymous == Anonymous::Loopback {
-            let listeners = [
-                ("listeners.tcp", &self.listeners.tcp),
-                ("listeners.websocket", &self.listeners.websocket),
-            ];
-            for (path, addresses) in listeners {
-                let Some(address) = addresses.iter().find(|address| !is_loopback(address)) else {
+            for protocol in Protocol::ALL {
+                let path = protocol.key();
+                let mut addresses = self.addresses(protocol).iter();
+                let Some(address) = addresses.find(|address| !is_loopback(address)) else {
                     continue;
                 };
                 let problem = format!(
@@ -65,12 +64,8 @@ impl Config {
     fn check_addresses(&self, errors: &mut Vec<ConfigError>) {
         let mut seen = BTreeSet::new();
         let admin: Vec<_> = self.admin.address.0.into_iter().collect();
-        let all = [
-            ("listeners.tcp", &self.listeners.tcp),
-            ("listeners.websocket", &self.listeners.websocket),
-            ("admin.address", &admin),
-        ];
-        for (path, addresses) in all {
+        let listeners = Protocol::ALL.map(|protocol| (protocol.key(), self.addresses(protocol)));
+        for (path, addresses) in listeners.into_iter().chain([("admin.address", &admin[..])]) {
             for address in addresses {
                 if address.port() != 0 && !seen.insert(*address) {
                     errors.push(self.contradiction(
@@ -80,9 +75,36 @@ impl Config {
                 }
             }
         }
-        if self.listeners.tcp.is_empty() && self.listeners.websocket.is_empty() {
-            let problem = "no listener at all: no client could connect; name an address in listeners.tcp or listeners.websocket";
+        if Protocol::ALL
+            .iter()
+            .all(|protocol| self.addresses(*protocol).is_empty())
+        {
+            let problem = "no listener at all: no client could connect; name an address in listeners.tcp or another listener";
             errors.push(self.contradiction("listeners.tcp", problem.into()));
+        }
+    }
+
+    /// TLS listeners have what they need.
+    fn check_tls(&self, errors: &mut Vec<ConfigError>) {
+        let tls = &self.tls;
+        let (chains, keys) = (tls.certificates.0.len(), tls.keys.0.len());
+        if self.has_secure_listeners() && chains == 0 {
+            let problem = "a TLS listener without a certificate; name its file, and that of its key in tls.keys";
+            errors.push(self.contradiction("tls.certificates", problem.into()));
+        }
+        if chains != keys {
+            let problem = format!(
+                "{keys} keys for {chains} certificates; name one for each of tls.certificates, in the same order"
+            );
+            errors.push(self.contradiction("tls.keys", problem));
+        }
+        let asks = tls.client_certificates != ClientCertificates::None;
+        if asks && tls.client_authorities.0.is_empty() {
+            let problem = format!(
+                "nobody could be verified; name the files of the authorities in tls.client_authorities, or set \"{}\"",
+                ClientCertificates::None.word()
+            );
+            errors.push(self.contradiction("tls.client_certificates", problem));
         }
     }
 

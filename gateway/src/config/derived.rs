@@ -7,7 +7,7 @@ use reactor::probe::Preference;
 use super::{ByteSize, Config, CoreCount, IoBackend, MailboxWhenFull, SlowConsumerPolicy};
 use crate::engine::thread::ThreadLimits;
 use crate::engine::{Durability, MailboxLimits, WhenFull};
-use crate::limits::{Limits, SlowConsumer};
+use crate::limits::{Limits, SlowConsumer, TlsLimits};
 
 impl Config {
     /// Number of cores: as set, or as many as the process may use.
@@ -63,6 +63,19 @@ impl Config {
             mailbox_window_messages: self.mailboxes.window_messages,
             mailbox_window_bytes: bytes_u32(self.mailboxes.window_bytes),
             linger_ms: u32::try_from(milliseconds(self.mqtt.linger)).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Bounds of the TLS layer of one core.
+    pub fn to_tls_limits(&self) -> TlsLimits {
+        let cores = self.core_count() as u64;
+        let timeout = self.tls.handshake_timeout.as_millis();
+        TlsLimits {
+            handshake_timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX),
+            handshakes_max: self.tls.handshakes_max,
+            handshakes_per_turn: self.tls.handshakes_per_turn,
+            partial_bytes_max: ByteSize(self.tls.partial_bytes_max.0.div_ceil(cores)).as_usize(),
+            ..TlsLimits::default()
         }
     }
 

@@ -10,6 +10,7 @@ mod derived;
 mod error;
 mod origin;
 mod print;
+mod protocol;
 mod raw;
 mod sections;
 mod value;
@@ -18,11 +19,13 @@ pub use define::{Key, Section};
 pub use error::{ConfigError, ConfigErrors};
 pub use origin::Origin;
 pub use print::{example, markdown_table};
+pub use protocol::Protocol;
 pub use raw::{FlagValue, Sources};
 pub use sections::*;
 pub use value::{
-    Anonymous, ByteSize, CoreCount, Durability, HttpPath, IoBackend, LogFormat, LogLevel,
-    MailboxWhenFull, NodeName, OptionalAddress, RootDepths, Setting, SlowConsumerPolicy,
+    Anonymous, ByteSize, ClientCertificates, CoreCount, Durability, Files, HttpPath, IoBackend,
+    LogFormat, LogLevel, MailboxWhenFull, NodeName, OptionalAddress, RootDepths, Setting,
+    SlowConsumerPolicy, TlsVersion,
 };
 
 impl Config {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::define::sections;
 use super::value::{
-    Anonymous, ByteSize, CoreCount, Durability, HttpPath, IoBackend, LogFormat, LogLevel,
-    MailboxWhenFull, NodeName, OptionalAddress, RootDepths, SlowConsumerPolicy,
+    Anonymous, ByteSize, ClientCertificates, CoreCount, Durability, Files, HttpPath, IoBackend,
+    LogFormat, LogLevel, MailboxWhenFull, NodeName, OptionalAddress, RootDepths,
+    SlowConsumerPolicy, TlsVersion,
 };
 
 const fn loopback_v4(port: u16) -> SocketAddr {
@@ -63,11 +64,49 @@ sections! {
         tcp: Vec<SocketAddr> = vec![loopback_v4(1883), loopback_v6(1883)];
         /// Addresses for MQTT over WebSocket. [] = none.
         websocket: Vec<SocketAddr> = vec![loopback_v4(8083)];
+        /// Addresses for MQTT over TLS, by convention on port 8883. [] = none.
+        tls: Vec<SocketAddr> = vec![];
+        /// Addresses for MQTT over WebSocket over TLS, by convention on port 8084. [] = none.
+        websocket_tls: Vec<SocketAddr> = vec![];
         /// Path of the WebSocket upgrade request; another path is answered with 404.
         websocket_path: HttpPath = HttpPath("/mqtt".into());
         /// Connections the kernel holds for each listener of a core before they are accepted; more are not answered by the
         /// kernel. `net.core.somaxconn` bounds it.
         backlog: u32 = 4_096, 1 => 65_535;
+    }
+
+    /// TLS of `listeners.tls` and `listeners.websocket_tls`. Files are read again when they change, and on
+    /// `roadstead ctl reload`: new connections get what they say, and open ones stay.
+    tls: TlsSection {
+        /// PEM files with a certificate each, followed by those that lead to its root. A client gets the first that is for the name
+        /// it asks for (SNI), and the first of all when none is.
+        certificates: Files = Files::default();
+        /// PEM files with their private keys, in the same order, not encrypted.
+        keys: Files = Files::default();
+        /// "none" asks clients for no certificate, "optional" identifies those that show one, "required" refuses the others. One that
+        /// cannot be verified is always refused.
+        client_certificates: ClientCertificates = ClientCertificates::None;
+        /// PEM files with the certificates of the authorities that sign the clients'.
+        client_authorities: Files = Files::default();
+        /// PEM files with revocation lists of these authorities.
+        revocation_lists: Files = Files::default();
+        /// Oldest version that is spoken: "1.2" or "1.3".
+        version_min: TlsVersion = TlsVersion::V12;
+        /// Files with secrets of 32 bytes or more for session tickets, the same on all nodes: the first one seals, all open. [] = a
+        /// random one, so that nobody resumes at another node or after a restart.
+        ticket_secrets: Files = Files::default();
+        /// How long a ticket key is used; a ticket is accepted for once to twice as long.
+        ticket_epoch: Duration = Duration::from_secs(12 * 60 * MINUTE), Duration::from_secs(MINUTE) => Duration::from_secs(7 * DAY);
+        /// A handshake that is not complete within this time fails.
+        handshake_timeout: Duration = Duration::from_secs(10), Duration::from_millis(100) => Duration::from_secs(10 * MINUTE);
+        /// Handshakes in progress on one core; further connections are closed at once, and counted.
+        handshakes_max: u32 = 4_096, 1 => 1_000_000;
+        /// Steps of handshakes that one turn of a core does, each 20 to 500 µs; the others wait, so that a storm of them
+        /// does not stall those who are connected.
+        handshakes_per_turn: u32 = 8, 1 => 1_024;
+        /// Bytes of incomplete records of the node, divided evenly among the cores. Above three quarters of it a connection that has
+        /// more than its share is closed.
+        partial_bytes_max: ByteSize = ByteSize::mib(64), ByteSize::mib(1) => ByteSize::gib(64);
     }
 
     /// Who may connect.

@@ -202,6 +202,30 @@ impl Setting for PathBuf {
     }
 }
 
+/// Files in the order in which they are named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Files(pub Vec<PathBuf>);
+
+impl Setting for Files {
+    fn parse(value: &Value) -> Result<Self, String> {
+        let hint = r#"not a list of files; write e.g. ["/etc/roadstead/tls.crt"]"#;
+        let files: Result<_, _> = match value {
+            Value::String(text) if text.trim().is_empty() => Ok(Vec::new()),
+            Value::String(text) => text
+                .split(',')
+                .map(|path| PathBuf::parse(&Value::String(path.trim().to_owned())))
+                .collect(),
+            Value::Array(items) => items.iter().map(PathBuf::parse).collect(),
+            _ => Err(String::new()),
+        };
+        files.map(Self).map_err(|_| hint.to_owned())
+    }
+
+    fn to_value(&self) -> Value {
+        Value::Array(self.0.iter().map(PathBuf::to_value).collect())
+    }
+}
+
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.trim().parse().map_err(|_| {
         let hint = if text.trim().starts_with("localhost:") { " (names are not looked up)" } else { "" };
@@ -417,6 +441,22 @@ macro_rules! choices {
 }
 
 choices! {
+    /// Whether clients show certificates on TLS listeners.
+    ClientCertificates {
+        /// They are not asked.
+        None = "none",
+        /// Those that show one are identified by it.
+        Optional = "optional",
+        /// Those that show none are refused.
+        Required = "required",
+    }
+    /// The oldest version of TLS that is spoken.
+    TlsVersion {
+        /// TLS 1.2.
+        V12 = "1.2",
+        /// TLS 1.3.
+        V13 = "1.3",
+    }
     /// Which driver the cores use.
     IoBackend {
         /// io_uring where it works, else epoll; the start-up log says which and why.

@@ -28,7 +28,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a scrape waits for a core; shorter than the time Prometheus gives a scrape.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
 const PATHS: &str = "the paths are /healthz, /readyz, /metrics, /v1/status, /v1/sessions, /v1/sessions/{id}, /v1/publish, \
-                     /v1/subscriptions and /v1/retained";
+                     /v1/subscriptions, /v1/retained and /v1/reload";
 
 type ApiResult = Result<Json<Value>, ApiError>;
 
@@ -52,6 +52,7 @@ pub(super) fn router(admin: &Arc<Admin>, body_bytes_max: usize) -> Router {
         .route("/v1/publish", post(publish))
         .route("/v1/subscriptions", get(subscriptions))
         .route("/v1/retained", get(retained).delete(clear_retained))
+        .route("/v1/reload", post(reload))
         .fallback(unknown)
         .method_not_allowed_fallback(method)
         .layer(DefaultBodyLimit::max(body_bytes_max))
@@ -105,6 +106,28 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
         )
         .into_response(),
     }
+}
+
+/// Reads the TLS files again; answers with the certificates in use from then on.
+async fn reload(State(admin): State<Arc<Admin>>) -> ApiResult {
+    let certificates = &admin.status.certificates;
+    certificates.reload(&admin.cores).await.map_err(|error| {
+        let remedy =
+            "mend the file and reload again; open connections and new ones go on as before";
+        ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string(), remedy)
+    })?;
+    let certificates: Vec<Value> = certificates
+        .current()
+        .iter()
+        .map(|certificate| {
+            json!({
+                "file": certificate.file,
+                "names": certificate.names,
+                "not_after_unix_s": certificate.not_after_unix_s,
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "certificates": certificates })))
 }
 
 async fn node_status(State(admin): State<Arc<Admin>>) -> ApiResult {

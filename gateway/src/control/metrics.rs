@@ -3,6 +3,8 @@
 //! No series belongs to a client, and the number of series is bounded: a few are per core, ten are per root (the hottest),
 //! the rest is one each.
 
+mod tls;
+
 use std::collections::BTreeMap;
 
 use prometheus::core::Collector as _;
@@ -53,6 +55,7 @@ pub fn families(samples: &[CoreSample], status: &NodeStatus) -> Vec<MetricFamily
     families.extend(core_families(samples));
     families.extend(driver_families(samples));
     families.extend(engine_families(&status.engine()));
+    families.extend(tls::families(samples, &status.certificates.current()));
     families
 }
 

@@ -6,6 +6,7 @@
 
 mod answer;
 mod api;
+pub mod certificates;
 pub mod http;
 pub mod log;
 pub mod metrics;

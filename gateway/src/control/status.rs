@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde::Serialize;
 
+use super::certificates::Certificates;
 use crate::config::{Config, Durability};
 use crate::engine::status::{EngineCounters, EngineState, EngineStatus};
 
@@ -35,6 +37,8 @@ pub struct NodeStatus {
     pub engine_path: String,
     /// When its commits count as done.
     pub durability: Durability,
+    /// The files of the TLS listeners.
+    pub certificates: Arc<Certificates>,
     engine: Box<dyn Fn() -> EngineReport + Send + Sync>,
     ready: AtomicBool,
 }
@@ -42,7 +46,7 @@ pub struct NodeStatus {
 /// A listener that is open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Listener {
-    /// `tcp` or `websocket`.
+    /// `tcp`, `websocket`, `tls` or `websocket_tls`.
     pub kind: &'static str,
     /// The bound address.
     pub address: SocketAddr,
@@ -97,6 +101,8 @@ pub struct Opened {
     pub admin: Option<SocketAddr>,
     /// Asked at each scrape.
     pub engine: Box<dyn Fn() -> EngineReport + Send + Sync>,
+    /// The files of the TLS listeners.
+    pub certificates: Arc<Certificates>,
 }
 
 impl NodeStatus {
@@ -114,6 +120,7 @@ impl NodeStatus {
             engine_path: config.engine.path.display().to_string(),
             durability: config.engine.durability,
             engine: opened.engine,
+            certificates: opened.certificates,
             ready: AtomicBool::new(false),
         }
     }
@@ -149,7 +156,11 @@ pub fn banner(status: &NodeStatus) -> String {
         status.node, status.cores
     );
     for Listener { kind, address } in &status.listeners {
-        let _ = writeln!(text, "  {:<10} {address}", format!("{kind}:"));
+        let name = match *kind {
+            "websocket_tls" => "wss:".to_owned(),
+            kind => format!("{kind}:"),
+        };
+        let _ = writeln!(text, "  {name:<10} {address}");
     }
     if let Some(address) = status.admin {
         let _ = writeln!(

@@ -14,14 +14,20 @@ use reactor::uring::UringDriver;
 
 use super::{CoreReport, StartError, system};
 use crate::admin::AdminRequest;
+use crate::config::Protocol;
 use crate::control::Cores;
+use crate::control::certificates::Certificates;
 use crate::control::status::Listener;
 use crate::core_message::CoreMessage;
 use crate::engine::thread::CommandSender;
 use crate::engine::{Completion, Restored};
-use crate::event_loop::{Activity, Clock, EngineBacklog, EventLoop, Stopping};
+use crate::event_loop::{
+    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Secured, Stopping,
+};
+use crate::limits::TlsLimits;
 use crate::outbox::Outbox;
 use crate::shard::Shard;
+use crate::tls::Acceptor;
 use crate::turn::{Congestion, Facts};
 
 /// What a core is, known before its thread starts.
@@ -37,6 +43,9 @@ pub(super) struct CorePlan {
     pub(super) stopping: Arc<Stopping>,
     pub(super) engine_backlog: Arc<EngineBacklog>,
     pub(super) quiet_wait: Duration,
+    pub(super) tls: TlsLimits,
+    /// By place; none without TLS listeners.
+    pub(super) acceptors: Vec<Arc<Acceptor>>,
 }
 
 /// What a core gets once all drivers exist.
@@ -50,7 +59,7 @@ pub(super) struct CoreKit {
     /// Its part of the store; with each item the home core of its session.
     pub(super) restored: Vec<(Restored, u16)>,
     /// What to listen on, with the configuration keys.
-    pub(super) listeners: Vec<(Listener, &'static str)>,
+    pub(super) listeners: Vec<(Listener, Protocol)>,
 }
 
 /// Starts the thread of a core.
@@ -118,11 +127,15 @@ fn live<D: Driver>(
         completions: kit.completions,
         requests: kit.requests,
         cores: kit.cores,
-        websocket: kit
+        listeners: kit
             .listeners
             .iter()
-            .map(|(listener, _)| listener.kind == "websocket")
+            .map(|(_, protocol)| ListenerKind {
+                websocket: protocol.is_websocket(),
+                acceptor: Certificates::place(*protocol),
+            })
             .collect(),
+        secured: (!plan.acceptors.is_empty()).then(|| Secured::new(plan.tls, &plan.acceptors)),
         clock: plan.clock,
         stopping: plan.stopping,
         engine_backlog: plan.engine_backlog,
@@ -141,16 +154,16 @@ fn live<D: Driver>(
 
 fn listen(
     driver: &mut impl Driver,
-    listeners: &[(Listener, &'static str)],
+    listeners: &[(Listener, Protocol)],
     options: ListenOptions,
 ) -> Result<Vec<SocketAddr>, StartError> {
-    let open = |(listener, key): &(Listener, &'static str)| {
+    let open = |(listener, protocol): &(Listener, Protocol)| {
         let address = listener.address;
         let opened = driver.listen(address, options);
         opened
             .map(|(_, bound)| bound)
             .map_err(|source| StartError::Listen {
-                key,
+                key: protocol.key(),
                 address,
                 source,
             })

@@ -19,7 +19,8 @@ use reactor::mesh::{InboxSender, LaneCapacity, inbox, mesh};
 use reactor::probe::{Choice, ProbeError, choose, probe, raise_nofile_limit};
 
 use crate::admin::AdminRequest;
-use crate::config::Config;
+use crate::config::{Config, Protocol};
+use crate::control::certificates::{CertificateError, Certificates};
 use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, banner};
 use crate::control::{Cores, SendToCore, http};
 use crate::engine::EngineError;
@@ -59,6 +60,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// TLS listeners without usable certificates.
+    #[error("TLS: {0}")]
+    Certificates(#[from] CertificateError),
     /// The system refused a thread, random numbers, signals or the like.
     #[error("the system refused {what}: {source}")]
     System {
@@ -112,6 +116,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
     }
     let admin = bind_admin(&config)?;
     let plan = plan_listeners(&config)?;
+    let certificates = Certificates::of(&config)?;
+    let acceptors = certificates.read()?;
     let placement = Placement::single_node(cores);
     let store = Store::open(&config, &placement, clock.now().unix_ms)?;
 
@@ -138,6 +144,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
             stopping: Arc::clone(&stopping),
             engine_backlog: Arc::clone(&engine_backlog),
             quiet_wait: config.io.quiet_wait,
+            tls: config.to_tls_limits(),
+            acceptors: acceptors.clone(),
         };
         threads.push(core_thread::spawn(plan, reports.clone(), kit_receiver)?);
         kits.push(kit_sender);
@@ -153,6 +161,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         threads,
         report_receiver,
         placement,
+        certificates: Arc::new(certificates),
     };
     node.start(store, kits, plan, admin)
 }
@@ -167,6 +176,7 @@ struct Node {
     threads: Vec<JoinHandle<()>>,
     report_receiver: Receiver<CoreReport>,
     placement: Placement,
+    certificates: Arc<Certificates>,
 }
 
 impl Node {
@@ -175,7 +185,7 @@ impl Node {
         self,
         store: Store,
         kits: Vec<Sender<CoreKit>>,
-        mut listeners: Vec<(Listener, &'static str)>,
+        mut listeners: Vec<(Listener, Protocol)>,
         admin: Option<TcpListener>,
     ) -> Result<(), StartError> {
         let cores = self.placement.cores();
@@ -214,7 +224,7 @@ impl Node {
                 restored,
                 listeners: listeners
                     .iter()
-                    .map(|(listener, key)| (listener.clone(), *key))
+                    .map(|(listener, protocol)| (listener.clone(), *protocol))
                     .collect(),
             };
             let bound = self.hand_over(&kits[core], kit)?;
@@ -268,6 +278,7 @@ impl Node {
                 .as_ref()
                 .and_then(|listener| listener.local_addr().ok()),
             engine: Box::new(move || EngineReport::of(&engine_status)),
+            certificates: Arc::clone(&self.certificates),
         };
         let started = self.clock.now();
         let status = Arc::new(NodeStatus::new(
@@ -313,6 +324,13 @@ impl Node {
                         }
                     }
                 }
+            }
+        };
+        let watched = Arc::clone(&cores);
+        let stopped = async {
+            tokio::select! {
+                outcome = stopped => outcome,
+                () = self.certificates.watch(&watched) => Ok(()),
             }
         };
         let Some(admin) = admin else {
@@ -385,25 +403,23 @@ fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
 
 /// The listeners of each core. A socket that another process listens on is found here: later, with SO_REUSEPORT, the two
 /// would silently share the port.
-fn plan_listeners(config: &Config) -> Result<Vec<(Listener, &'static str)>, StartError> {
-    let tcp = config
-        .listeners
-        .tcp
-        .iter()
-        .map(|address| ("tcp", "listeners.tcp", *address));
-    let websocket = config
-        .listeners
-        .websocket
-        .iter()
-        .map(|address| ("websocket", "listeners.websocket", *address));
+fn plan_listeners(config: &Config) -> Result<Vec<(Listener, Protocol)>, StartError> {
     let mut plan = Vec::new();
-    for (kind, key, address) in tcp.chain(websocket) {
+    let all = Protocol::ALL.into_iter().flat_map(|protocol| {
+        let addresses = config.addresses(protocol).iter();
+        addresses.map(move |address| (protocol, *address))
+    });
+    for (protocol, address) in all {
         match bind_alone(address) {
-            Ok(_) => plan.push((Listener { kind, address }, key)),
+            Ok(_) => {
+                let kind = protocol.word();
+                plan.push((Listener { kind, address }, protocol));
+            }
             Err(error) if is_missing_ipv6(address, &error) => {
                 tracing::warn!(%address, "this machine has no IPv6; the address is left out");
             }
             Err(source) => {
+                let key = protocol.key();
                 return Err(StartError::Listen {
                     key,
                     address,

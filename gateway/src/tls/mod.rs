@@ -6,8 +6,8 @@
 //! ```
 //!
 //! rustls makes the handshakes. Once one is complete, its connection object is dropped, and what stays of a session is
-//! its keys, sequence numbers and, in TLS 1.3, the traffic secrets ([`live`]): some 250 bytes, and no buffer. Records are
-//! sealed and opened here ([`record`]), with the AEADs of aws-lc-rs.
+//! its keys, sequence numbers and, in TLS 1.3, the traffic secrets (`live`): some 250 bytes, and no buffer. Records are
+//! sealed and opened here (`record`), with the AEADs of aws-lc-rs.
 //!
 //! Time is an argument ([`Now`](crate::turn::Now)): rustls too gets the time of the turn, for certificates and tickets.
 //! Randomness is that of the system, through aws-lc-rs: keys from a seed would be nobody's secret.

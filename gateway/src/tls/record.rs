@@ -1,6 +1,6 @@
 //! The record layer after the handshake (RFC 8446 §5, RFC 5246 §6.2, RFC 5288, RFC 7905): framing, sealing and opening.
 //!
-//! An AEAD is made from its key for each record. That takes 150 to 190 ns (`docs/decisions/0007-tls-without-connections.md`)
+//! An AEAD is made from its key for each record. That takes 150 to 190 ns (`docs/decisions/0008-tls-without-connections.md`)
 //! and saves about a kilobyte per session.
 
 use aws_lc_rs::aead::{

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use gateway::admin::{AdminReply, AdminRequest, RetainedInfo, SessionInfo, SubscriptionInfo};
 use gateway::config::Config;
+use gateway::control::certificates::Certificates;
 use gateway::control::status::{EngineReport, Listener, NodeStatus, Opened};
 use gateway::control::{Cores, SendToCore, http};
 use gateway::engine::status::{EngineCounters, EngineState};
@@ -114,6 +115,7 @@ fn answer(core: usize, request: AdminRequest) -> AdminReply {
             AdminReply::Retained(rows.into_iter().take(limit).collect())
         }
         AdminRequest::ClearRetained { .. } => AdminReply::Cleared(Ok(2)),
+        AdminRequest::ReloadTls(_) => AdminReply::ReloadedTls,
     }
 }
 
@@ -177,6 +179,7 @@ pub(crate) fn status(engine: EngineState) -> NodeStatus {
         }],
         admin: Some(address("127.0.0.1:9883")),
         engine: Box::new(report),
+        certificates: Arc::new(Certificates::of(&config).expect("random numbers")),
     };
     let status = NodeStatus::new(
         &config,

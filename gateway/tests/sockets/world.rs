@@ -1,4 +1,4 @@
-//! A whole node over real sockets: shared subscriptions as work queues, also when the process is killed, and limits of a session.
+//! A node of its own, as a process, and clients over real sockets.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,12 +15,10 @@ use edge_proto::packet::{
 };
 use edge_proto::reason::ReasonCode;
 
-const FILTER: &str = "$share/workers/jobs/new";
-const JOBS: u32 = 100;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node of its own, ended by its id.
-struct Node {
+pub(crate) struct Node {
     process: Child,
     address: SocketAddr,
     folder: PathBuf,
@@ -36,10 +34,8 @@ impl Drop for Node {
 }
 
 impl Node {
-    fn start(name: &str, settings: &[&str]) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        drop(listener);
+    pub(crate) fn start(name: &str, settings: &[&str]) -> Self {
+        let address = free_address();
         let name = format!("roadstead-{name}-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
@@ -52,23 +48,36 @@ impl Node {
     }
 
     /// The process is killed and started again.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.kill().expect("it ran");
         self.process.wait().expect("it ended");
         self.process = spawn(self.address, &self.folder, &self.settings);
     }
 
     /// A connection; waits for the node to listen.
-    fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
+        Self::connect_to(self.address)
+    }
+
+    /// The same to another of its listeners.
+    pub(crate) fn connect_to(address: SocketAddr) -> TcpStream {
         const STEP: Duration = Duration::from_millis(20);
         for _ in 0..1_000 {
-            if let Ok(stream) = TcpStream::connect(self.address) {
+            if let Ok(stream) = TcpStream::connect(address) {
+                stream.set_nodelay(true).expect("a socket");
+                stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
                 return stream;
             }
             std::thread::park_timeout(STEP);
         }
-        panic!("the node does not listen on {}", self.address)
+        panic!("the node does not listen on {address}")
     }
+}
+
+/// An address that nobody listens on.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("bound")
 }
 
 fn spawn(address: SocketAddr, folder: &Path, more: &Vec<String>) -> Child {
@@ -79,11 +88,15 @@ fn spawn(address: SocketAddr, folder: &Path, more: &Vec<String>) -> Child {
         format!("engine.path={}", folder.display()),
     ];
     let mut command = Command::new(env!("CARGO_BIN_EXE_roadstead"));
+    let names_backend = |setting: &String| setting.starts_with("io.backend=");
+    if !more.iter().any(names_backend) {
+        command.args(["--io", "epoll"]);
+    }
     for setting in settings.iter().chain(more) {
         command.args(["--set", setting]);
     }
     command
-        .args(["--io", "epoll", "--cores", "2"])
+        .args(["--cores", "2"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
@@ -92,21 +105,25 @@ fn spawn(address: SocketAddr, folder: &Path, more: &Vec<String>) -> Child {
 }
 
 /// A client with a session that outlives its connections.
-struct Client {
-    stream: TcpStream,
+pub(crate) struct Client<S = TcpStream> {
+    stream: S,
     input: Vec<u8>,
 }
 
 impl Client {
-    fn connect(node: &Node, name: &str) -> Self {
+    pub(crate) fn connect(node: &Node, name: &str) -> Self {
         Self::connect_for(node, name, 3600)
     }
 
     /// With a session that lives so long after its connection.
-    fn connect_for(node: &Node, name: &str, expiry_s: u32) -> Self {
-        let stream = node.connect();
-        stream.set_nodelay(true).expect("a socket");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    pub(crate) fn connect_for(node: &Node, name: &str, expiry_s: u32) -> Self {
+        Self::over(node.connect(), name, expiry_s)
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Over a stream that somebody else has made.
+    pub(crate) fn over(stream: S, name: &str, expiry_s: u32) -> Self {
         let mut client = Self {
             stream,
             input: Vec::new(),
@@ -145,7 +162,7 @@ impl Client {
     }
 
     /// Subscribes with QoS 1; returns the reason code.
-    fn subscribe(&mut self, filter: &str) -> u8 {
+    pub(crate) fn subscribe(&mut self, filter: &str) -> u8 {
         let options = SubscriptionOptions::from_qos(QoS::AtLeastOnce);
         self.send(|out| encode::subscribe(out, Version::V5, 1, None, &[(filter, options)]));
         self.hear(|packet| match packet {
@@ -155,7 +172,7 @@ impl Client {
     }
 
     /// Publishes with QoS 1 and waits until it is acknowledged.
-    fn publish(&mut self, topic: &str, text: &str) {
+    pub(crate) fn publish(&mut self, topic: &str, text: &str) {
         let publish = Publish {
             dup: false,
             qos: QoS::AtLeastOnce,
@@ -174,7 +191,7 @@ impl Client {
     }
 
     /// DISCONNECT, and waits until the node has closed the connection: the session is offline then.
-    fn leave(mut self) {
+    pub(crate) fn leave(mut self) {
         let disconnect = Disconnect::new(ReasonCode::Success);
         self.send(|out| encode::disconnect(out, Version::V5, &disconnect));
         let mut rest = Vec::new();
@@ -182,7 +199,7 @@ impl Client {
     }
 
     /// The next message and its packet identifier.
-    fn unacknowledged(&mut self) -> (Option<u16>, String) {
+    pub(crate) fn unacknowledged(&mut self) -> (Option<u16>, String) {
         self.hear(|packet| match packet {
             Packet::Publish(publish) => Some((
                 publish.packet_id,
@@ -193,83 +210,12 @@ impl Client {
     }
 
     /// The next message, acknowledged.
-    fn message(&mut self) -> String {
+    pub(crate) fn message(&mut self) -> String {
         let (packet_id, text) = self.unacknowledged();
         if let Some(packet_id) = packet_id {
             let ack = Ack::new(packet_id, ReasonCode::Success);
             self.send(|out| encode::ack(out, Version::V5, PacketType::PubAck, &ack));
         }
         text
-    }
-}
-
-#[test]
-fn jobs_wait_for_any_worker_and_the_first_that_comes_gets_them_in_order() {
-    let mut node = Node::start("work-queue", &[]);
-    for name in ["one", "two"] {
-        let mut worker = Client::connect(&node, name);
-        assert_eq!(worker.subscribe(FILTER), 1);
-        worker.leave();
-    }
-    let mut publisher = Client::connect(&node, "publisher");
-    for job in 0..JOBS {
-        publisher.publish("jobs/new", &job.to_string());
-    }
-    node.kill();
-    let mut two = Client::connect(&node, "two");
-    for job in 0..JOBS {
-        assert_eq!(two.message(), job.to_string());
-    }
-    // One that comes now finds nothing, and shares what comes next.
-    let mut one = Client::connect(&node, "one");
-    let mut publisher = Client::connect(&node, "publisher");
-    for text in ["a", "b"] {
-        publisher.publish("jobs/new", text);
-    }
-    let mut got = [one.message(), two.message()];
-    got.sort();
-    assert_eq!(got, ["a", "b"]);
-}
-
-#[test]
-fn a_live_only_worker_that_is_busy_leaves_the_rest_to_others() {
-    const AT_ONCE: u32 = 32;
-    let node = Node::start("busy", &[]);
-    let mut founder = Client::connect(&node, "founder");
-    assert_eq!(founder.subscribe(FILTER), 1);
-    founder.leave();
-    let mut publisher = Client::connect(&node, "publisher");
-    for job in 0..JOBS {
-        publisher.publish("jobs/new", &job.to_string());
-    }
-    let mut busy = Client::connect_for(&node, "busy", 0);
-    busy.subscribe(FILTER);
-    for job in 0..AT_ONCE {
-        assert_eq!(busy.unacknowledged().1, job.to_string());
-    }
-    let mut quick = Client::connect_for(&node, "quick", 0);
-    quick.subscribe(FILTER);
-    for job in AT_ONCE..JOBS {
-        assert_eq!(quick.message(), job.to_string());
-    }
-}
-
-#[test]
-fn a_session_with_as_many_subscriptions_as_it_may_have_can_replace_one() {
-    const GRANTED: u8 = 1;
-    const QUOTA_EXCEEDED: u8 = ReasonCode::QuotaExceeded as u8;
-    let node = Node::start("replace", &["mqtt.subscriptions_per_session_max=3"]);
-    for expiry_s in [0, 3600] {
-        let mut client = Client::connect_for(&node, "client", expiry_s);
-        for filter in ["a/b", "+/b", "$share/group/a/b"] {
-            assert_eq!(client.subscribe(filter), GRANTED);
-        }
-        assert_eq!(client.subscribe("c"), QUOTA_EXCEEDED);
-        assert_eq!(client.subscribe("$share/other/a/b"), QUOTA_EXCEEDED);
-        for filter in ["$share/group/a/b", "+/b", "a/b"] {
-            assert_eq!(client.subscribe(filter), GRANTED, "{filter} is not new");
-        }
-        assert_eq!(client.subscribe("c"), QUOTA_EXCEEDED);
-        client.leave();
     }
 }

@@ -1,0 +1,5 @@
+//! A whole node over real sockets.
+
+mod groups;
+mod secure;
+mod world;
