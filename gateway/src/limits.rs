@@ -134,7 +134,7 @@ impl Default for TlsLimits {
     fn default() -> Self {
         Self {
             handshake_timeout_ms: 10_000,
-            handshake_bytes_max: 32 * 1024,
+            handshake_bytes_max: 20 * 1024,
             handshakes_max: 4_096,
             handshakes_per_turn: 8,
             partial_bytes_max: 64 * 1024 * 1024,

@@ -178,3 +178,65 @@ pub(super) fn direction(
     }
     Ok((aead, given))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::crypto::cipher::{AeadKey, Iv};
+
+    use super::*;
+
+    /// RFC 8448 §3: what the server's first application traffic secret makes.
+    const SECRET: [u8; 32] = [
+        0xa1, 0x1a, 0xf9, 0xf0, 0x55, 0x31, 0xf8, 0x56, 0xad, 0x47, 0x11, 0x6b, 0x45, 0xa9, 0x50,
+        0x32, 0x82, 0x04, 0xb4, 0xf4, 0x4b, 0xfb, 0x6b, 0x3a, 0x4b, 0x4f, 0x1f, 0x3f, 0xcb, 0x63,
+        0x16, 0x43,
+    ];
+    const KEY: [u8; 16] = [
+        0x9f, 0x02, 0x28, 0x3b, 0x6c, 0x9c, 0x07, 0xef, 0xc2, 0x6b, 0xb9, 0xf2, 0xac, 0x92, 0xe3,
+        0x56,
+    ];
+    const IV: [u8; 12] = [
+        0xcf, 0x78, 0x2b, 0x88, 0xdd, 0x83, 0x54, 0x9a, 0xad, 0xf1, 0xe9, 0x84,
+    ];
+
+    fn secret() -> [u8; SECRET_BYTES_MAX] {
+        let mut secret = [0; SECRET_BYTES_MAX];
+        secret[..SECRET.len()].copy_from_slice(&SECRET);
+        secret
+    }
+
+    fn keys() -> ConnectionTrafficSecrets {
+        let mut key = [0; 32];
+        key[..KEY.len()].copy_from_slice(&KEY);
+        ConnectionTrafficSecrets::Aes128Gcm {
+            key: AeadKey::from(key),
+            iv: Iv::new(IV),
+        }
+    }
+
+    #[test]
+    fn a_secret_makes_the_keys_of_the_specification() {
+        let (aead, given) = direction(&(5, keys()), Some(&secret())).expect("they belong together");
+        assert_eq!((aead, given.sequence), (Aead::Aes128Gcm, 5));
+        assert_eq!((&given.key[..16], given.iv), (&KEY[..], IV));
+    }
+
+    #[test]
+    fn a_secret_that_makes_other_keys_is_refused() {
+        for index in 0..SECRET.len() {
+            let mut other = secret();
+            other[index] ^= 1;
+            assert!(direction(&(0, keys()), Some(&other)).is_err());
+        }
+    }
+
+    #[test]
+    fn an_update_changes_everything_and_starts_at_zero() {
+        let (aead, mut next) =
+            direction(&(5, keys()), Some(&secret())).expect("they belong together");
+        update(aead, &mut next).expect("it can be derived");
+        assert_ne!(next.secret, secret());
+        assert_ne!((&next.key[..16], next.iv), (&KEY[..], IV));
+        assert_eq!((next.sequence, &next.secret[32..]), (0, &[0; 16][..]));
+    }
+}

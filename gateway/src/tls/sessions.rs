@@ -77,17 +77,24 @@ struct Waiting {
     resuming: VecDeque<ConnectionId>,
     /// Everybody else.
     starting: VecDeque<ConnectionId>,
+    /// How many were let go on.
+    popped: u64,
 }
 
 impl Waiting {
-    fn pop(&mut self, is_turn_of_the_last: bool) -> Option<ConnectionId> {
-        if is_turn_of_the_last && let Some(id) = self.starting.pop_front() {
-            return Some(id);
-        }
-        self.begun
-            .pop_front()
+    fn pop(&mut self) -> Option<ConnectionId> {
+        let is_turn_of_the_last = self.popped.is_multiple_of(4);
+        let id = if is_turn_of_the_last {
+            self.starting.pop_front()
+        } else {
+            None
+        };
+        let id = id
+            .or_else(|| self.begun.pop_front())
             .or_else(|| self.resuming.pop_front())
-            .or_else(|| self.starting.pop_front())
+            .or_else(|| self.starting.pop_front())?;
+        self.popped += 1;
+        Some(id)
     }
 
     fn is_empty(&self) -> bool {
@@ -283,7 +290,7 @@ impl Sessions {
         }
         self.flights_left = self.limits.handshakes_per_turn;
         while self.flights_left > 0 {
-            let Some(id) = self.waiting.pop(self.flights_left.is_multiple_of(4)) else {
+            let Some(id) = self.waiting.pop() else {
                 break;
             };
             if let Some(Session::Handshaking(handshake)) = self.table.get_mut(id.slot)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gateway::limits::TlsLimits;
 use gateway::tls::{ClientCertificates, Reason, Settings};
+use proptest::prelude::*;
 use rustls::client::Resumption;
 use rustls::{ClientConfig, version};
 
@@ -324,5 +325,49 @@ fn a_client_hello_may_be_split_over_records() {
             });
             assert!(complete, "records of {size} bytes");
         }
+    }
+}
+
+/// A record with a header that makes sense, or a real ClientHello that was changed, or anything.
+fn any_piece() -> impl Strategy<Value = Vec<u8>> {
+    let bytes = |most| prop::collection::vec(any::<u8>(), 0..most);
+    let record = (20..25_u8, 0..5_u8, bytes(300_usize)).prop_map(|(kind, minor, payload)| {
+        let length = (payload.len() as u16).to_be_bytes();
+        [&[kind, 3, minor][..], &length, &payload].concat()
+    });
+    let hello = (0..2_usize, prop::collection::vec(any::<(u16, u8)>(), 0..4)).prop_map(
+        |(version, changes)| {
+            let authority = Authority::new("root");
+            let mut hello = Client::new(authority.client_config(BOTH[version], None)).written();
+            for (index, byte) in changes {
+                let index = usize::from(index) % hello.len();
+                hello[index] = byte;
+            }
+            hello
+        },
+    );
+    prop_oneof![3 => record, 2 => hello, 1 => bytes(50_usize)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_nothing_panics_and_nothing_is_left(
+        pieces in prop::collection::vec(any_piece(), 1..6),
+        chunk in 1..400_usize,
+    ) {
+        let authority = Authority::new("root");
+        let mut server = Server::usual(&authority);
+        prop_assert!(server.accept(0));
+        for bytes in pieces.concat()[..].chunks(chunk) {
+            server.receive(0, bytes);
+            server.turn();
+        }
+        prop_assert!(server.of(0).established.is_none());
+        server.sessions.forget(id(0));
+        let stats = server.sessions.stats();
+        prop_assert_eq!((stats.handshakes_in_progress, stats.handshake_bytes), (0, 0));
+        prop_assert_eq!(stats.handshakes_waiting, 0);
     }
 }

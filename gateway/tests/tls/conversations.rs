@@ -3,8 +3,8 @@
 use gateway::limits::TlsLimits;
 use gateway::tls::{Reason, Settings, Version, Versions};
 use proptest::prelude::*;
-use rustls::crypto::aws_lc_rs::{DEFAULT_CIPHER_SUITES, default_provider};
-use rustls::{AlertDescription, version};
+use rustls::crypto::aws_lc_rs::{DEFAULT_CIPHER_SUITES, default_provider, kx_group};
+use rustls::{AlertDescription, NamedGroup, version};
 
 use crate::world::{Authority, BOTH, Client, Server, acceptor, id, text};
 
@@ -34,6 +34,29 @@ fn data_goes_both_ways_in_both_versions_and_all_suites() {
                 assert_eq!(std::mem::take(&mut client.data), plain, "{suite:?}");
             }
         }
+    }
+}
+
+#[test]
+fn a_group_that_the_server_does_not_have_costs_a_round_trip() {
+    let authority = Authority::new("root");
+    for (first, agreed) in [
+        (kx_group::MLKEM1024, NamedGroup::X25519),
+        (kx_group::X25519MLKEM768, NamedGroup::X25519MLKEM768),
+    ] {
+        let mut provider = default_provider();
+        provider.kx_groups = vec![first];
+        if agreed == NamedGroup::X25519 {
+            provider.kx_groups.push(kx_group::X25519);
+        }
+        let config = authority.client_config_with(provider, &version::TLS13, None);
+        let mut server = Server::usual(&authority);
+        let mut client = Client::new(config);
+        client.write(b"after all");
+        server.connect(0, &mut client);
+        let group = client.connection.negotiated_key_exchange_group();
+        assert_eq!(group.map(|group| group.name()), Some(agreed));
+        assert_eq!(server.of(0).data, b"after all");
     }
 }
 

@@ -4,6 +4,7 @@ mod bounds;
 mod certificates;
 mod conversations;
 mod forged;
+mod forger;
 mod resumption;
 mod settings;
 mod world;
