@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Roadstead, a messaging gateway: MQTT 5 and 3.1.1 over TCP and WebSocket.
+/// Roadstead, a messaging gateway: MQTT 5 and 3.1.1 over TCP, TLS and WebSocket.
 ///
 /// Without a command it runs a node with its defaults: MQTT on loopback port 1883, WebSocket on 8083, HTTP for operators on
 /// 9883, data in ./data.

@@ -127,7 +127,7 @@ impl Certificates {
     ///
     /// # Errors
     /// The first thing that is wrong with a file.
-    pub(crate) fn read(&self) -> Result<Vec<Arc<Acceptor>>, CertificateError> {
+    pub fn read(&self) -> Result<Vec<Arc<Acceptor>>, CertificateError> {
         if !self.used {
             return Ok(Vec::new());
         }

@@ -130,7 +130,7 @@ impl Sessions {
             table: Table::new(),
             waiting: Waiting::default(),
             deadlines: VecDeque::new(),
-            stats: Stats::new(),
+            stats: Stats::default(),
         };
         for acceptor in acceptors {
             let acceptor = sessions.of_core(acceptor.clone());

@@ -25,8 +25,8 @@ pub struct Stats {
     pub handshake_bytes: u64,
 }
 
-impl Stats {
-    pub(super) const fn new() -> Self {
+impl Default for Stats {
+    fn default() -> Self {
         Self {
             handshakes_full: 0,
             handshakes_resumed: 0,
@@ -39,7 +39,9 @@ impl Stats {
             handshake_bytes: 0,
         }
     }
+}
 
+impl Stats {
     /// Handshakes that failed for a reason.
     #[must_use]
     pub fn failed(&self, reason: Reason) -> u64 {

@@ -100,6 +100,7 @@ fn every_path_and_command_is_documented() {
         "/v1/publish",
         "/v1/subscriptions",
         "/v1/retained",
+        "/v1/reload",
         "roadstead check",
         "config print",
         "config check",
@@ -112,6 +113,7 @@ fn every_path_and_command_is_documented() {
         "ctl subscriptions",
         "retained list",
         "retained clear",
+        "ctl reload",
     ] {
         assert!(text.contains(word), "{word} is not in {PATH}");
     }

@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 
 use gateway::admin::{AdminReply, AdminRequest, RetainedInfo, SessionInfo, SubscriptionInfo};
-use gateway::config::Config;
+use gateway::config::{Config, Files};
 use gateway::control::certificates::Certificates;
 use gateway::control::status::{EngineReport, Listener, NodeStatus, Opened};
 use gateway::control::{Cores, SendToCore, http};
@@ -148,6 +149,10 @@ pub(crate) fn snapshot(core: usize) -> CoreSnapshot {
     snapshot.connections = 10;
     snapshot.sessions_connected = 9;
     snapshot.sessions = 12;
+    snapshot.tls = Some(gateway::tls::Stats {
+        handshakes_full: 2,
+        ..gateway::tls::Stats::default()
+    });
     snapshot.hottest_roots = (0..8)
         .map(|root| (format!("core{core}/root{root}"), 100 - 10 * root))
         .collect();
@@ -179,7 +184,7 @@ pub(crate) fn status(engine: EngineState) -> NodeStatus {
         }],
         admin: Some(address("127.0.0.1:9883")),
         engine: Box::new(report),
-        certificates: Arc::new(Certificates::of(&config).expect("random numbers")),
+        certificates: Arc::new(certificates()),
     };
     let status = NodeStatus::new(
         &config,
@@ -189,6 +194,32 @@ pub(crate) fn status(engine: EngineState) -> NodeStatus {
     );
     status.set_ready(true);
     status
+}
+
+/// The files of a TLS listener, read once.
+fn certificates() -> Certificates {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("roadstead-operator-{}-{count}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let chain = params.self_signed(&key).expect("it signs itself");
+    let files = [("tls.crt", chain.pem()), ("tls.key", key.serialize_pem())];
+    let [chain, key] = files.map(|(name, text)| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("it is written");
+        Files(vec![path])
+    });
+    let mut config = Config::default();
+    config.listeners.tls = vec!["127.0.0.1:8883".parse().expect("an address")];
+    config.tls.certificates = chain;
+    config.tls.keys = key;
+    let certificates = Certificates::of(&config).expect("random numbers");
+    certificates.read().expect("good files");
+    std::fs::remove_dir_all(&folder).expect("it was made");
+    certificates
 }
 
 /// A node that serves until it is dropped.
