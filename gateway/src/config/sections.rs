@@ -49,9 +49,9 @@ sections! {
         receive_buffer_bytes: ByteSize = ByteSize::kib(8), ByteSize::bytes(512) => ByteSize::mib(1);
         /// Events handled in one turn of a core.
         events_max: u32 = 512, 1 => 65_536;
-        /// A core that has had nothing but pings for a second, and these fast, sleeps this long before it looks at its sockets,
-        /// so that it wakes once for many of them; other cores and timers wake it at any time. "0s" = sockets always do.
-        quiet_wait: Duration = Duration::from_millis(5), Duration::ZERO => Duration::from_secs(1);
+        /// A core that has had nothing but pings for a second, and four or more of them in this time, sleeps so long before it looks
+        /// at its sockets, and wakes once for all of them; other cores and timers wake it at any time. "0s" = sockets always do.
+        quiet_wait: Duration = Duration::from_millis(20), Duration::ZERO => Duration::from_secs(1);
         /// Entries of the submission queue of io_uring, a power of two.
         submission_entries: u32 = 1_024, 8 => 32_768;
         /// Entries of the completion queue of io_uring, a power of two, at least `submission_entries`.

@@ -395,8 +395,9 @@ impl Driver for EpollDriver {
                 connection.end_flush();
             }
         }
-        if events.len() + self.config.events_max.max(1) > limit {
-            self.gather.told(now);
+        let told = events.len() + self.config.events_max.max(1) - limit;
+        if told > 0 {
+            self.gather.told(told, now);
         }
         Ok(())
     }

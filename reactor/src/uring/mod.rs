@@ -411,7 +411,7 @@ impl Driver for UringDriver {
             }
         }
         if events.len() > first {
-            self.gather.told(now);
+            self.gather.told(events.len() - first, now);
         }
         self.end_flush();
         Ok(())
