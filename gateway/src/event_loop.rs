@@ -278,7 +278,9 @@ impl<D: Driver> EventLoop<D> {
             driver::Event::Closed { connection, .. } => {
                 shard.handle(now, Event::Closed(connection), outbox);
             }
-            driver::Event::Connected { .. } | driver::Event::Woken => {}
+            driver::Event::Connected { .. }
+            | driver::Event::Datagrams { .. }
+            | driver::Event::Woken => {}
         }
     }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use reactor::datagram::DatagramConfig;
 use reactor::driver::{ConnectionId, Driver, DriverConfig, Event, ListenOptions};
 use reactor::epoll::EpollDriver;
 use reactor::probe::{pin_to_cpu, raise_nofile_limit};
@@ -100,6 +101,7 @@ fn config(connections: usize) -> DriverConfig {
         events_max: 1024,
         submission_entries: 1024,
         completion_entries: 16_384,
+        datagrams: DatagramConfig::small(),
     }
 }
 
