@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`driver`] (the trait and its events), [`uring`], [`epoll`], [`fake`] (its three implementations),
 //! [`probe`] (which of them this machine can run, and why), [`mesh`] (bounded rings between cores), [`slab`], [`wheel`].
-//! Datagrams: [`datagram`] (what is said about them).
+//! Datagrams: [`datagram`] (what is said about them), [`steering`] (which core they belong to).
 //! The rest is shared by the drivers: `waker` (the sleep protocol), `socket` (TCP by system call), `udp`, `buffers`,
 //! `send_queue`, `transmit` (datagrams that wait to be sent).
 //!
@@ -24,6 +24,7 @@ pub mod probe;
 mod send_queue;
 pub mod slab;
 mod socket;
+pub mod steering;
 mod transmit;
 mod udp;
 pub mod uring;
