@@ -146,9 +146,13 @@ impl UringDriver {
         let ring = Ring::new(config.submission_entries, config.completion_entries)?;
         let files = u32::try_from(crate::probe::open_files_limit().soft).unwrap_or(u32::MAX);
         let table = files.min(DESCRIPTORS_MAX);
-        let datagrams = config.datagrams.sockets_max.min(table / 2);
-        config.datagrams.sockets_max = datagrams;
         let wanted = config.connections_max.saturating_add(DESCRIPTOR_SLACK);
+        // Where the table is too small for both, each has half of it, or what the other leaves.
+        let datagrams = config
+            .datagrams
+            .sockets_max
+            .min(table - wanted.min(table / 2));
+        config.datagrams.sockets_max = datagrams;
         let descriptors = wanted.min(table - datagrams);
         if descriptors < wanted {
             config.connections_max = descriptors - DESCRIPTOR_SLACK.min(descriptors / 2);
