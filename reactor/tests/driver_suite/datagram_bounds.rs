@@ -89,6 +89,25 @@ pub(crate) fn more_sends_than_may_be_in_flight_all_go_out<S: Setup>() {
         }
     }
     assert_eq!(world.driver().counters().datagrams.sent, 300);
+    // One that always has more to send does not keep the others from it.
+    let (busy, _, to) = &sockets[0];
+    let (quiet, bound, peer) = (sockets[1].0, sockets[1].1, sockets[1].2.address());
+    for _ in 0..20 {
+        world.transmit(*busy, to.address(), b"busy");
+    }
+    world.transmit(quiet, peer, b"quiet");
+    let mut found = None;
+    let (mut turns, busy, to) = (0, *busy, to.address());
+    world.until("the quiet one was sent", |world| {
+        for _ in 0..20 {
+            world.transmit(busy, to, b"busy");
+        }
+        turns += 1;
+        found = sockets[1].2.receive();
+        found.is_some()
+    });
+    assert_eq!(found, Some((bound, b"quiet".to_vec())));
+    assert!(turns < 20, "{turns} turns");
 }
 
 pub(crate) fn a_datagram_that_is_too_large_to_send_is_counted<S: Setup>() {

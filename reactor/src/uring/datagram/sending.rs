@@ -63,7 +63,7 @@ impl UringDriver {
     /// Each socket in turn, until the headers are used up; completions bring them back.
     pub(super) fn start_sends(&mut self) {
         while let Some(key) = self.datagrams.sending.pop_front() {
-            for _ in 0..SENDS_IN_A_ROW {
+            for started in 0..SENDS_IN_A_ROW {
                 let datagrams = &mut self.datagrams;
                 let Some(socket) = datagrams.sockets.get_mut(key) else {
                     break;
@@ -73,7 +73,11 @@ impl UringDriver {
                     break;
                 }
                 let Some(place) = datagrams.place() else {
-                    datagrams.sending.push_front(key);
+                    if started == 0 {
+                        datagrams.sending.push_front(key);
+                    } else {
+                        datagrams.sending.push_back(key);
+                    }
                     return;
                 };
                 // Looked up again, since `place` had all of them.
