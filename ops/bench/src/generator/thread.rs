@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use reactor::datagram::DatagramConfig;
 use reactor::driver::{Backend, Close, ConnectionId, Driver, DriverConfig, Event, Waker};
 use reactor::epoll::EpollDriver;
 use reactor::probe::{cpus_allowed, pin_to_cpu};
@@ -98,6 +99,7 @@ pub(super) fn run(
         events_max: 512,
         submission_entries: 512,
         completion_entries: 4096,
+        datagrams: DatagramConfig::small(),
     };
     if let Some(cpu) = place.cpu
         && let Err(error) = pin_to_cpu(cpu)
@@ -267,7 +269,10 @@ impl<D: Driver> Thread<D> {
             Event::Closed {
                 connection, error, ..
             } => self.closed(connection, error),
-            Event::Accepted { .. } | Event::Drained { .. } | Event::Woken => {}
+            Event::Accepted { .. }
+            | Event::Drained { .. }
+            | Event::Datagrams { .. }
+            | Event::Woken => {}
         }
     }
 
