@@ -8,7 +8,10 @@
 //! - A secret, a password or a hash of one is in no error, no log line and no `Debug` output.
 //! - Every table has a fixed size; what is given up at the bound is counted.
 
+pub mod password;
 pub mod rules;
+pub mod scram;
+pub mod token;
 
 use std::fmt;
 use std::sync::Arc;
