@@ -8,10 +8,15 @@
 //! - A secret, a password or a hash of one is in no error, no log line and no `Debug` output.
 //! - Every table has a fixed size; what is given up at the bound is counted.
 
+mod address;
+pub mod bans;
+pub mod bucket;
+pub mod flap;
 pub mod password;
 pub mod rules;
 pub mod scram;
 pub mod token;
+mod ways;
 
 use std::fmt;
 use std::sync::Arc;
