@@ -51,7 +51,7 @@ pub enum Problem {
     /// No `:`.
     #[error("not name:hash[:group,group]; `roadstead passwd` writes such a line")]
     Form,
-    /// More than [`LINE_BYTES_MAX`].
+    /// More than a line may have.
     #[error("longer than {LINE_BYTES_MAX} bytes; put the user into fewer groups")]
     TooLong,
     /// A name that no placeholder of a rule can stand for.

@@ -22,6 +22,8 @@ mod parse;
 mod pattern;
 
 #[cfg(test)]
+mod search_tests;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

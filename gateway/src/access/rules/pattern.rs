@@ -112,11 +112,26 @@ impl Pattern {
 
     /// Whether the pattern, made the client's own, stands in a relation to a valid topic or filter.
     pub(super) fn relates(&self, who: &Who<'_>, filter: &str, relation: Relation) -> bool {
+        if self.differs_in_first_level(filter) {
+            return false;
+        }
         if !self.has_group {
             return self.relates_for(who, "", filter, relation);
         }
         let mut groups = who.identity.groups.iter();
         groups.any(|group| self.relates_for(who, group, filter, relation))
+    }
+
+    /// True for most patterns that have nothing to do with a filter, and quickly so. False says nothing.
+    fn differs_in_first_level(&self, filter: &str) -> bool {
+        let Some(Level::Literal(first)) = self.levels.first() else {
+            return false;
+        };
+        let (filter, first) = (filter.as_bytes(), first.as_bytes());
+        let is_wild = matches!(filter.first(), Some(b'+' | b'#'));
+        let is_same =
+            filter.starts_with(first) && matches!(filter.get(first.len()), None | Some(b'/'));
+        !is_wild && !is_same
     }
 
     fn relates_for(&self, who: &Who<'_>, group: &str, filter: &str, relation: Relation) -> bool {

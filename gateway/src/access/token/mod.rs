@@ -6,6 +6,8 @@
 mod keys;
 
 #[cfg(test)]
+mod rfc_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -80,7 +82,7 @@ pub enum TokenError {
     #[error("the token's algorithm is {0:?}; sign it with HS…, RS…, PS…, ES256, ES384 or EdDSA")]
     Algorithm(String),
     /// The key is not in the set: the issuer has changed keys, or the set is of another issuer.
-    #[error("no key {}; is the key set of this issuer, and up to date?", .0.as_deref().unwrap_or("at all"))]
+    #[error("no key{}; is the key set of this issuer, and up to date?", .0.as_ref().map_or_else(String::new, |id| format!(" {id:?}")))]
     NoKey(Option<String>),
     /// The key is there and is for other algorithms: a mistake, or an attempt at making it another kind of key.
     #[error("the key is not for {0:?}")]
@@ -169,15 +171,15 @@ pub fn verify(
 
 /// What a token claims, once its signature is found to be good.
 fn verified_claims(token: &[u8], keys: &KeySet) -> Result<Map<String, Value>, TokenError> {
+    const PARTS: TokenError = TokenError::Malformed("it has not three parts");
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::TooLong { bytes: token.len() });
     }
     let text = std::str::from_utf8(token).map_err(|_| TokenError::Malformed("it is not text"))?;
-    let parts = TokenError::Malformed("it has not three parts");
-    let (message, signature) = text.rsplit_once('.').ok_or(parts.clone())?;
-    let (header, payload) = message.split_once('.').ok_or(parts.clone())?;
+    let (message, signature) = text.rsplit_once('.').ok_or(PARTS)?;
+    let (header, payload) = message.split_once('.').ok_or(PARTS)?;
     if payload.contains('.') {
-        return Err(parts);
+        return Err(PARTS);
     }
     let decode = |part: &str| URL_SAFE_NO_PAD.decode(part);
     let header = decode(header).ok();
