@@ -176,15 +176,14 @@ impl PasswordFile {
     /// # Errors
     /// It is not, or there is no such user.
     pub fn verify(&self, user: &str, password: &[u8]) -> Result<Identity, Refused> {
-        let known = self.find(user);
-        let checked = known.or_else(|| self.stand_in(user, |_| true));
-        let matches = match checked {
-            Some((_, entry)) => entry.stored.matches(password),
-            None => Stored::of_nobody().matches(password),
+        let Some((name, entry)) = self.entry_to_check(user) else {
+            Stored::of_nobody().matches(password);
+            return Err(Refused);
         };
-        match known {
-            Some((name, entry)) if matches => Ok(identity(name, entry)),
-            _ => Err(Refused),
+        if entry.stored.matches(password) && **name == *user {
+            Ok(identity(name, entry))
+        } else {
+            Err(Refused)
         }
     }
 
@@ -209,6 +208,11 @@ impl PasswordFile {
     fn find(&self, user: &str) -> Option<&(Arc<str>, Entry)> {
         let at = self.users.binary_search_by(|(name, _)| (**name).cmp(user));
         at.ok().map(|at| &self.users[at])
+    }
+
+    /// The user's entry, or one that stands in for it, so that the answer takes as long. `None` for an empty file.
+    fn entry_to_check(&self, user: &str) -> Option<&(Arc<str>, Entry)> {
+        self.find(user).or_else(|| self.stand_in(user, |_| true))
     }
 
     /// Some entry of a kind, the same one every time for the same name. The search is bounded: entries of a kind that is rare in
@@ -455,13 +459,13 @@ mod tests {
     #[test]
     fn a_name_that_is_not_in_the_file_is_checked_against_an_entry_like_the_others() {
         let cheap = parse(&format!("alice:{HASH}")).expect("a good file");
-        let (_, entry) = cheap.stand_in("eve", |_| true).expect("an entry");
+        let (_, entry) = cheap.entry_to_check("eve").expect("an entry");
         assert!(
             matches!(&entry.stored, Stored::Argon2 { parameters, .. } if parameters.m_cost() == 64)
         );
         let mixed = parse(&format!("alice:{HASH}\nbob:{SCRAM}")).expect("a good file");
         let kinds: Vec<bool> = (0..64)
-            .map(|number| mixed.stand_in(&format!("eve{number}"), |_| true))
+            .map(|number| mixed.entry_to_check(&format!("eve{number}")))
             .map(|found| {
                 matches!(
                     found,
@@ -479,12 +483,17 @@ mod tests {
             kinds.contains(&true) && kinds.contains(&false),
             "names are spread over the kinds"
         );
-        let same = |name| {
-            mixed
-                .stand_in(name, |_| true)
-                .map(|(name, _)| Arc::clone(name))
-        };
+        let same = |name| mixed.entry_to_check(name).map(|(name, _)| Arc::clone(name));
         assert_eq!(same("eve"), same("eve"));
+        assert_eq!(same("bob").as_deref(), Some("bob"));
+        for number in 0..8 {
+            let stranger = format!("eve{number}");
+            assert_eq!(
+                mixed.verify(&stranger, b"open sesame"),
+                Err(Refused),
+                "not by the stand-in's password"
+            );
+        }
     }
 
     #[test]
