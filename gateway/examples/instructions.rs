@@ -16,8 +16,10 @@ use edge_proto::packet::{
     Version,
 };
 use edge_proto::reason::ReasonCode;
-use edge_proto::topic::RootDepths;
+use edge_proto::topic::{RootDepths, TopicName};
 use edge_proto::trie::FilterTrie;
+use gateway::access::rules::Rules;
+use gateway::access::{Identity, Who};
 use gateway::limits::Limits;
 use gateway::outbox::{Order, Outbox};
 use gateway::shard::{Event, Shard};
@@ -31,6 +33,15 @@ const CASES: &[Case] = &[
     ("decode_publish", decode_publish),
     ("encode_publish", encode_publish),
     ("match_10000_filters", match_filters),
+    ("judge_publish_1_of_20", |count| {
+        judge(count, "u/alice/in", true);
+    }),
+    ("judge_publish_20_of_20", |count| {
+        judge(count, "sensors/d42/state", true);
+    }),
+    ("judge_subscribe_20_of_20", |count| {
+        judge(count, "sensors/+/state", false);
+    }),
     ("turn_ping", turn_ping),
     ("turn_publish_qos0", |count| {
         turn_publish(count, QoS::AtMostOnce);
@@ -120,6 +131,42 @@ fn match_filters(count: u32) {
         trie.matches(black_box(topic), &mut |found| {
             black_box(found);
         });
+    }
+}
+
+/// Twenty rules, as a messenger with some services and devices has them: the client's own topics first, its devices last.
+fn twenty_rules() -> Rules {
+    use std::fmt::Write;
+    let mut text = String::from(
+        "[[rule]]\nallow = [\"publish\", \"subscribe\"]\ntopics = [\"u/%u/#\", \"g/%g/in\"]\n",
+    );
+    for service in 0..18 {
+        writeln!(text, "[[rule]]\nallow = [\"publish\"]\ngroups = [\"staff-{service}\"]\ntopics = [\"services/{service}/#\", \"+/{service}/in\"]")
+            .expect("text has room");
+    }
+    text.push_str(
+        "[[rule]]\nallow = [\"publish\", \"subscribe\"]\ntopics = [\"sensors/+/state\"]\n",
+    );
+    Rules::from_toml(&text).expect("valid rules")
+}
+
+fn judge(count: u32, topic: &str, publish: bool) {
+    let rules = twenty_rules();
+    let mut identity = Identity::of_user("alice");
+    identity.groups = ["family".into(), "chess".into()].into();
+    let who = Who {
+        identity: &identity,
+        client: "phone",
+    };
+    for _ in 0..count {
+        let topic = black_box(topic);
+        let decision = if publish {
+            let topic = TopicName::parse(topic).expect("a topic");
+            rules.publish(&who, topic, QoS::AtLeastOnce, false)
+        } else {
+            rules.subscribe(&who, topic, QoS::AtLeastOnce)
+        };
+        assert!(decision.is_allowed());
     }
 }
 

@@ -341,7 +341,9 @@ impl<D: Driver> EventLoop<D> {
                 }
                 shard.handle(now, Event::Closed(connection), outbox);
             }
-            driver::Event::Connected { .. } | driver::Event::Woken => {}
+            driver::Event::Connected { .. }
+            | driver::Event::Datagrams { .. }
+            | driver::Event::Woken => {}
         }
     }
 

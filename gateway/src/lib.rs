@@ -1,5 +1,6 @@
 //! The server: a pure shard core, and around it what touches the world.
 
+pub mod access;
 pub mod admin;
 pub mod cli;
 pub mod config;

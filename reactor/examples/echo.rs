@@ -7,12 +7,15 @@
 //! One thread serves, pinned to the first CPU; one thread loads through a driver of its own (epoll), pinned to the second.
 //! `active` connections have one message under way each. The figures are of the serving thread alone.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+mod measure;
 
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use measure::{COUNTED, HELD, cpu_time, now};
+use reactor::datagram::DatagramConfig;
 use reactor::driver::{ConnectionId, Driver, DriverConfig, Event, ListenOptions};
 use reactor::epoll::EpollDriver;
 use reactor::probe::{pin_to_cpu, raise_nofile_limit};
@@ -20,36 +23,6 @@ use reactor::uring::UringDriver;
 
 const MESSAGE: [u8; 128] = [7; 128];
 
-/// Counts the bytes that the serving thread holds.
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
-thread_local! {
-    static COUNTED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-// SAFETY: every call is passed on to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if COUNTED.try_with(std::cell::Cell::get).unwrap_or(false) {
-            HELD.fetch_add(layout.size(), Ordering::Relaxed);
-        }
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        if COUNTED.try_with(std::cell::Cell::get).unwrap_or(false) {
-            HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        }
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() {
@@ -100,6 +73,7 @@ fn config(connections: usize) -> DriverConfig {
         events_max: 1024,
         submission_entries: 1024,
         completion_entries: 16_384,
+        datagrams: DatagramConfig::small(),
     }
 }
 
@@ -244,20 +218,4 @@ fn open_all(
             }));
         }
     }
-}
-
-/// CPU time of the calling thread.
-fn cpu_time() -> Duration {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `time` is a timespec that outlives the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a measurement takes real time")]
-fn now() -> Instant {
-    Instant::now()
 }

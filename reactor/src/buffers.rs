@@ -1,6 +1,6 @@
 //! Receive buffers of the epoll and the fake driver: one block of memory, handed out in equal parts.
 
-use crate::driver::{BufferRef, DriverConfig};
+use crate::driver::BufferRef;
 
 /// `0` in [`Lent`] means that the buffer is not with the caller.
 #[derive(Debug)]
@@ -62,9 +62,9 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    pub(crate) fn new(config: &DriverConfig) -> Self {
-        let count = config.receive_buffers.max(1);
-        let buffer_bytes = config.receive_buffer_bytes.max(1) as usize;
+    pub(crate) fn new(count: u16, buffer_bytes: u32) -> Self {
+        let count = count.max(1);
+        let buffer_bytes = buffer_bytes.max(1) as usize;
         Self {
             memory: vec![0; usize::from(count) * buffer_bytes],
             buffer_bytes,

@@ -5,9 +5,13 @@
 //! silently: bytes handed to `send` are sent in order or the connection ends with [`Event::Closed`].
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::datagram::{
+    DatagramConfig, DatagramCounters, DatagramOptions, DatagramSocket, DatagramSocketId, Ecn,
+    Transmit,
+};
 pub use crate::waker::Waker;
 
 /// A connection of one driver: slot and generation, so that a stale id is recognised after its slot was used again.
@@ -30,6 +34,23 @@ pub struct BufferRef {
     pub index: u32,
     /// Length of the received bytes.
     pub length: u32,
+}
+
+impl BufferRef {
+    /// Tells buffers of datagrams from those of connections, which are fewer than this.
+    const DATAGRAMS: u32 = 1 << 31;
+
+    pub(crate) const fn is_of_datagrams(self) -> bool {
+        self.index & Self::DATAGRAMS != 0
+    }
+
+    /// This buffer of the other pool.
+    pub(crate) const fn switched(self) -> Self {
+        Self {
+            index: self.index ^ Self::DATAGRAMS,
+            ..self
+        }
+    }
 }
 
 /// Which implementation a driver is.
@@ -89,6 +110,22 @@ pub enum Event {
         /// `None` for an orderly end, else the error that ended it.
         error: Option<io::Error>,
     },
+    /// Datagrams arrived, all from one peer; read them with [`Driver::received`]. The last event of a socket comes before the
+    /// call of [`Driver::close_datagrams`].
+    Datagrams {
+        /// At which socket.
+        socket: DatagramSocketId,
+        /// Where they are: `chunks(stride)` of its bytes are the datagrams.
+        buffer: BufferRef,
+        /// From whom.
+        remote: SocketAddr,
+        /// To which of the local addresses, when the socket was asked to tell.
+        local: Option<IpAddr>,
+        /// ECN bits, the same for all, when the socket was asked to tell.
+        ecn: Option<Ecn>,
+        /// Length of each datagram in bytes, above 0; the last may be shorter.
+        stride: usize,
+    },
     /// A [`Waker`] of this driver was used since the last poll. Several wakes make one event.
     Woken,
 }
@@ -129,6 +166,8 @@ pub struct DriverConfig {
     pub submission_entries: u32,
     /// Entries of the completion queue (io_uring).
     pub completion_entries: u32,
+    /// What there is for datagrams.
+    pub datagrams: DatagramConfig,
 }
 
 impl DriverConfig {
@@ -142,6 +181,7 @@ impl DriverConfig {
             events_max: 256,
             submission_entries: 64,
             completion_entries: 1024,
+            datagrams: DatagramConfig::small(),
         }
     }
 }
@@ -175,11 +215,13 @@ pub struct DriverCounters {
     pub bytes_unsent: u64,
     /// Open connections now.
     pub connections: u64,
+    /// Of datagrams.
+    pub datagrams: DatagramCounters,
 }
 
 /// Sockets of one core. See the module documentation for the turn.
 ///
-/// A call for a stale [`ConnectionId`] (closed, or closing) does nothing.
+/// A call for a stale [`ConnectionId`] or [`DatagramSocketId`] (closed, or closing) does nothing.
 pub trait Driver {
     /// Which implementation this is.
     fn backend(&self) -> Backend;
@@ -215,7 +257,7 @@ pub trait Driver {
     /// Only what makes the driver unusable; an error of one connection is a `Closed` event.
     fn poll(&mut self, deadline: Option<Instant>, events: &mut Vec<Event>) -> io::Result<()>;
 
-    /// The bytes of a `Received` event. Mutable, so that a WebSocket frame can be unmasked in place.
+    /// The bytes of a `Received` or `Datagrams` event. Mutable, so that a WebSocket frame can be unmasked in place.
     fn received(&mut self, buffer: BufferRef) -> &mut [u8];
 
     /// Gives a receive buffer back before the next poll does it.
@@ -246,6 +288,34 @@ pub trait Driver {
     /// that one wake of the thread serves all that came meanwhile. A [`Waker`] and the deadline end that sleep as any other.
     /// Zero, as at first: sockets end a poll at once.
     fn gather(&mut self, span: Duration);
+
+    /// Binds a datagram socket and starts to receive. Returns the id and the bound address.
+    ///
+    /// # Errors
+    /// When the table of datagram sockets is full, there is no memory for the first one's buffers, or what socket, bind or an
+    /// option said.
+    fn bind_datagrams(
+        &mut self,
+        address: SocketAddr,
+        options: DatagramOptions,
+    ) -> io::Result<(DatagramSocketId, SocketAddr)>;
+
+    /// Takes a socket that was bound elsewhere and starts to receive; see [`crate::steering`].
+    ///
+    /// # Errors
+    /// As [`Driver::bind_datagrams`]; and the driver in memory has no use for a socket of the kernel.
+    fn adopt_datagrams(&mut self, socket: DatagramSocket) -> io::Result<DatagramSocketId>;
+
+    /// Queues datagrams to send. The next poll sends them, in order as long as the kernel has room; they may be lost like any
+    /// datagram. Never blocks: above [`DatagramOptions::unsent_bytes_max`] this transmit is dropped, which is counted, as is
+    /// what the kernel refuses. The vector comes back through [`Driver::reclaim`].
+    fn send_datagrams(&mut self, socket: DatagramSocketId, transmit: Transmit);
+
+    /// Memory that unsent transmits of this socket hold, of its `unsent_bytes_max`; 0 for a stale id.
+    fn datagrams_unsent(&self, socket: DatagramSocketId) -> u64;
+
+    /// Closes a datagram socket. What is unsent is dropped and counted. No event of it follows.
+    fn close_datagrams(&mut self, socket: DatagramSocketId);
 
     /// A handle with which any thread ends this driver's `poll`.
     fn waker(&self) -> Waker;

@@ -2,7 +2,9 @@
 //!
 //! Reading order: [`driver`] (the trait and its events), [`uring`], [`epoll`], [`fake`] (its three implementations),
 //! [`probe`] (which of them this machine can run, and why), [`mesh`] (bounded rings between cores), [`slab`], [`wheel`].
-//! The rest is shared by the drivers: `waker` (the sleep protocol), `socket` (TCP by system call), `buffers`, `send_queue`.
+//! Datagrams: [`datagram`] (what is said about them), [`steering`] (which core they belong to).
+//! The rest is shared by the drivers: `waker` (the sleep protocol), `socket` (TCP by system call), `udp`, `buffers`,
+//! `send_queue`, `transmit` (datagrams that wait to be sent).
 //!
 //! **Invariants**
 //! - All unsafe code of the workspace is in this crate; each block says why it is sound.
@@ -13,6 +15,7 @@
 #![cfg(target_os = "linux")]
 
 mod buffers;
+pub mod datagram;
 pub mod driver;
 pub mod epoll;
 pub mod fake;
@@ -22,6 +25,9 @@ pub mod probe;
 mod send_queue;
 pub mod slab;
 mod socket;
+pub mod steering;
+mod transmit;
+mod udp;
 pub mod uring;
 mod waker;
 pub mod wheel;

@@ -1,4 +1,4 @@
-//! TCP sockets by system call: what `std::net` has no option for, or does with one call too many.
+//! Sockets by system call, TCP above all (UDP goes on in `udp`): what `std::net` has no option for, or does with one call too many.
 
 use std::io::{self, IoSlice};
 use std::mem::{size_of, zeroed};
@@ -104,20 +104,23 @@ pub(crate) fn checked(result: c_int) -> io::Result<c_int> {
 }
 
 fn stream(address: SocketAddr, flags: c_int) -> io::Result<OwnedFd> {
+    open(address, libc::SOCK_STREAM | flags)
+}
+
+/// A socket of this type, of the address's family.
+pub(crate) fn open(address: SocketAddr, kind: c_int) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() {
         libc::AF_INET
     } else {
         libc::AF_INET6
     };
     // SAFETY: socket takes integers and no memory.
-    let fd = checked(unsafe {
-        libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags, 0)
-    })?;
+    let fd = checked(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn set(fd: &OwnedFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+pub(crate) fn set(fd: &OwnedFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let length = size_of::<c_int>() as socklen_t;
     let value: *const c_void = (&raw const value).cast();
     // SAFETY: `value` points to a c_int of `length` bytes that lives until the end of this function.
@@ -130,7 +133,7 @@ fn set_common(fd: &OwnedFd) -> io::Result<()> {
     set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
 }
 
-fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+pub(crate) fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     let raw = RawAddress::from(address);
     // SAFETY: `raw` is a socket address of `raw.length` bytes and outlives the call.
     checked(unsafe { libc::bind(fd.as_raw_fd(), raw.as_ptr(), raw.length) }).map(drop)
@@ -156,6 +159,11 @@ pub(crate) fn listen(
     let backlog = c_int::try_from(options.backlog).unwrap_or(c_int::MAX);
     // SAFETY: listen takes integers and no memory.
     checked(unsafe { libc::listen(fd.as_raw_fd(), backlog) })?;
+    let bound = bound_address(&fd)?;
+    Ok((fd, bound))
+}
+
+pub(crate) fn bound_address(fd: &OwnedFd) -> io::Result<SocketAddr> {
     let mut raw = RawAddress::empty();
     // SAFETY: `raw.storage` has room for `raw.length` bytes, and both outlive the call.
     checked(unsafe {
@@ -165,10 +173,8 @@ pub(crate) fn listen(
             &raw mut raw.length,
         )
     })?;
-    let bound = raw
-        .address()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    Ok((fd, bound))
+    raw.address()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// A socket that is ready to connect. A local address with port 0 takes its port at connect, so that one local address can

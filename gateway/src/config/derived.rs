@@ -1,6 +1,7 @@
 //! What the parts of the node take, made from the configuration.
 
 use edge_proto::topic::RootDepths;
+use reactor::datagram::DatagramConfig;
 use reactor::driver::{DriverConfig, ListenOptions};
 use reactor::probe::Preference;
 
@@ -88,6 +89,7 @@ impl Config {
             events_max: self.io.events_max as usize,
             submission_entries: self.io.submission_entries,
             completion_entries: self.io.completion_entries,
+            datagrams: DatagramConfig::server(),
         }
     }
 

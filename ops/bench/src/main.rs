@@ -10,6 +10,7 @@
 //! - Servers are measured in turns within one invocation, so that a ratio is of one machine in one state.
 
 mod arguments;
+mod certificate;
 mod chart;
 mod cleanup;
 mod clock;

@@ -10,6 +10,7 @@ use edge_proto::decode::{Sender, decode};
 use edge_proto::encode;
 use edge_proto::frame::{PACKET_LENGTH_MAX, next_frame};
 use edge_proto::packet::{ConnAck, Packet, SubAck, UserProperties, Version};
+use reactor::datagram::DatagramConfig;
 use reactor::driver::{Close, ConnectionId, Driver, DriverConfig, Event, ListenOptions};
 use reactor::uring::UringDriver;
 
@@ -43,6 +44,7 @@ pub(crate) fn run(arguments: &Relay) -> Result<()> {
         events_max: 512,
         submission_entries: 1_024,
         completion_entries: 8_192,
+        datagrams: DatagramConfig::small(),
     })
     .context("the relay needs io_uring")?;
     let options = ListenOptions {
@@ -84,6 +86,7 @@ pub(crate) fn run(arguments: &Relay) -> Result<()> {
                 Event::Connected { .. }
                 | Event::Drained { .. }
                 | Event::Closed { .. }
+                | Event::Datagrams { .. }
                 | Event::Woken => {}
             }
         }

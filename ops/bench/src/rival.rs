@@ -38,6 +38,7 @@ pub(crate) struct Rival {
     only: bool,
     qos_max: QoS,
     websocket: bool,
+    tls: bool,
     store: Store,
     /// User name that it wants.
     pub(crate) user: Option<&'static str>,
@@ -54,6 +55,7 @@ const RIVALS: [Rival; 5] = [
         qos_max: QoS::ExactlyOnce,
         // Its listener ignores the address to bind and would be open to the network.
         websocket: false,
+        tls: true,
         store: Store::Disk,
         user: None,
         descriptors: 1,
@@ -64,6 +66,7 @@ const RIVALS: [Rival; 5] = [
         only: true,
         qos_max: QoS::ExactlyOnce,
         websocket: true,
+        tls: false,
         store: Store::Disk,
         user: None,
         descriptors: 1,
@@ -74,6 +77,7 @@ const RIVALS: [Rival; 5] = [
         only: true,
         qos_max: QoS::ExactlyOnce,
         websocket: false,
+        tls: false,
         store: Store::Memory,
         user: None,
         descriptors: 1,
@@ -84,6 +88,7 @@ const RIVALS: [Rival; 5] = [
         only: false,
         qos_max: QoS::ExactlyOnce,
         websocket: true,
+        tls: false,
         store: Store::Memory,
         user: Some("bench@localhost"),
         descriptors: 1,
@@ -94,6 +99,7 @@ const RIVALS: [Rival; 5] = [
         only: true,
         qos_max: QoS::AtLeastOnce,
         websocket: false,
+        tls: false,
         store: Store::Disk,
         user: None,
         descriptors: 1,
@@ -122,8 +128,11 @@ impl Rival {
         if needs.qos > self.qos_max {
             return Some(format!("it has no QoS {}", needs.qos as u8));
         }
-        if transport == Transport::Websocket && !self.websocket {
+        if transport.is_websocket() && !self.websocket {
             return Some("no WebSocket listener that can be bound to loopback alone".to_owned());
+        }
+        if transport.is_secure() && (!self.tls || transport.is_websocket()) {
+            return Some("its TLS listener is not set up here".to_owned());
         }
         if needs.store > self.store {
             return Some(match self.store {

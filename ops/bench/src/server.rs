@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::arguments::{Common, Io, Transport};
+use crate::certificate;
 use crate::cleanup::{self, Guard};
 use crate::clock;
 use crate::machine::{CpuDivision, Plan};
@@ -57,7 +58,8 @@ struct Launch {
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     tcp: SocketAddr,
-    websocket: SocketAddr,
+    /// For what is not MQTT over TCP.
+    other: SocketAddr,
     admin: SocketAddr,
 }
 
@@ -89,14 +91,14 @@ impl Server {
         }
         let ports = free_ports()?;
         let recipe = match subject {
-            Subject::Rival(rival) => rival_launch(rival, plan, ports, store)?,
+            Subject::Rival(rival) => rival_launch(rival, common.transport(), plan, ports, store)?,
             Subject::Limit => relay_launch(plan, ports)?,
             Subject::Baseline(name) => baseline_launch(name, ports)?,
             Subject::Roadstead | Subject::Given => roadstead_launch(common, plan, ports)?,
         };
         let address = match common.transport() {
             Transport::Tcp => ports.tcp,
-            Transport::Websocket => ports.websocket,
+            Transport::Websocket | Transport::Tls | Transport::Wss => ports.other,
         };
         let mut server = Self::launch(recipe, plan.division.as_ref(), address)?;
         if matches!(subject, Subject::Roadstead) {
@@ -255,7 +257,13 @@ fn bound(division: Option<&CpuDivision>, words: Vec<OsString>) -> Vec<OsString> 
 
 type Recipe = (String, Vec<OsString>, Vec<(&'static str, OsString)>);
 
-fn rival_launch(rival: &Rival, plan: &Plan, ports: Ports, store: Store) -> Result<Recipe> {
+fn rival_launch(
+    rival: &Rival,
+    transport: Transport,
+    plan: &Plan,
+    ports: Ports,
+    store: Store,
+) -> Result<Recipe> {
     let command = rival.command();
     let mut words = vec![command.get_program().to_owned()];
     words.extend(command.get_args().map(ToOwned::to_owned));
@@ -267,10 +275,15 @@ fn rival_launch(rival: &Rival, plan: &Plan, ports: Ports, store: Store) -> Resul
     let durable = if store == Store::Disk { "yes" } else { "" };
     let mut variables: Vec<(&'static str, OsString)> = vec![
         ("PORT", ports.tcp.port().to_string().into()),
-        ("WEBSOCKET_PORT", ports.websocket.port().to_string().into()),
+        ("WEBSOCKET_PORT", ports.other.port().to_string().into()),
         ("CPUS", cpus.to_string().into()),
         ("DURABLE", durable.into()),
     ];
+    if transport.is_secure() {
+        let files = certificate::files()?;
+        variables.push(("TLS_CERTIFICATE", files.chain.clone().into()));
+        variables.push(("TLS_KEY", files.key.clone().into()));
+    }
     for (name, value) in command.get_envs() {
         let name = match name.to_str() {
             Some("TOOLS") => "TOOLS",
@@ -335,9 +348,12 @@ fn roadstead_launch(common: &Common, plan: &Plan, ports: Ports) -> Result<Recipe
     };
     let version = Command::new(&program).arg("--version").output();
     let version = version.with_context(|| format!("cannot run {}", program.display()))?;
-    let websocket = match common.transport() {
-        Transport::Tcp => "listeners.websocket=[]".to_owned(),
-        Transport::Websocket => format!("listeners.websocket=[\"{}\"]", ports.websocket),
+    let other = |key: &str| format!("listeners.{key}=[\"{}\"]", ports.other);
+    let listeners = match common.transport() {
+        Transport::Tcp => vec![],
+        Transport::Websocket => vec![other("websocket")],
+        Transport::Tls => vec![other("tls")],
+        Transport::Wss => vec![other("websocket_tls")],
     };
     let mut words: Vec<OsString> = vec![
         program.into(),
@@ -350,13 +366,21 @@ fn roadstead_launch(common: &Common, plan: &Plan, ports: Ports) -> Result<Recipe
         "--data".into(),
         "data".into(),
     ];
-    let keys = [
-        websocket,
+    let mut keys = vec![
+        "listeners.websocket=[]".to_owned(),
         format!("admin.address={}", ports.admin),
         "log.level=warn".to_owned(),
         format!("io.connections_max={}", plan.connections_max),
         format!("node.pin_cores={}", plan.division.is_some()),
     ];
+    keys.extend(listeners);
+    if common.transport().is_secure() {
+        let files = certificate::files()?;
+        keys.push(format!("tls.certificates=[\"{}\"]", files.chain.display()));
+        keys.push(format!("tls.keys=[\"{}\"]", files.key.display()));
+        let secret = files.ticket_secret.display();
+        keys.push(format!("tls.ticket_secrets=[\"{secret}\"]"));
+    }
     for key in keys.iter().chain(&common.set) {
         words.push("--set".into());
         words.push(key.into());
@@ -413,7 +437,7 @@ fn free_ports() -> Result<Ports> {
     };
     Ok(Ports {
         tcp: next()?,
-        websocket: next()?,
+        other: next()?,
         admin: next()?,
     })
 }

@@ -67,8 +67,8 @@ impl Subject {
     pub(crate) fn obstacle(&self, common: &Common, needs: Needs, files: u64) -> Option<String> {
         match self {
             Self::Rival(rival) => rival.obstacle(needs, common.transport(), files),
-            Self::Limit if common.transport() == Transport::Websocket => {
-                Some("the relay has no WebSocket".to_owned())
+            Self::Limit if common.transport() != Transport::Tcp => {
+                Some("the relay knows plain TCP alone".to_owned())
             }
             _ => None,
         }

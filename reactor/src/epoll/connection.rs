@@ -288,7 +288,6 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::DriverConfig;
 
     #[test]
     fn a_send_without_kernel_memory_is_put_off_so_many_times() {
@@ -301,7 +300,7 @@ mod tests {
         };
         let mut step = Step {
             id,
-            buffers: &mut Buffers::new(&DriverConfig::small()),
+            buffers: &mut Buffers::new(1, 64),
             reclaimed: &mut Reclaimed::default(),
             spare: &mut Spare::default(),
             counters: &mut DriverCounters::default(),

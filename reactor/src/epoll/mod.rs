@@ -5,6 +5,7 @@
 //! that has more stays in the queue, and then the next poll does not wait.
 
 mod connection;
+mod datagram;
 mod poller;
 
 use std::cmp::Reverse;
@@ -15,9 +16,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use connection::{Connection, Outcome, State, Step};
+use datagram::{Datagrams, Surroundings};
 use poller::Poller;
 
 use crate::buffers::Buffers;
+use crate::datagram::{DatagramOptions, DatagramSocket, DatagramSocketId, Transmit};
 use crate::driver::{
     Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
     ListenOptions, ListenerId, Waker,
@@ -33,6 +36,7 @@ const ACCEPTS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 const TOKEN_WAKER: u64 = u64::MAX;
+/// Set in the tokens of what is not a connection.
 const TOKEN_LISTENER: u64 = 1 << 63;
 
 #[derive(Debug)]
@@ -57,6 +61,7 @@ pub struct EpollDriver {
     /// When lingering connections are cut off. Entries of connections that ended before are passed over.
     lingering: BinaryHeap<Reverse<(Instant, ConnectionId)>>,
     buffers: Buffers,
+    datagrams: Datagrams,
     reclaimed: Reclaimed,
     spare: Spare<SendQueue>,
     waker: Waker,
@@ -82,7 +87,8 @@ impl EpollDriver {
             short: Vec::new(),
             short_until: None,
             lingering: BinaryHeap::new(),
-            buffers: Buffers::new(&config),
+            buffers: Buffers::new(config.receive_buffers, config.receive_buffer_bytes),
+            datagrams: Datagrams::new(config.datagrams),
             reclaimed: Reclaimed::default(),
             spare: Spare::default(),
             waker,
@@ -148,6 +154,10 @@ impl EpollDriver {
         for index in 0..count {
             let (flags, token) = self.poller.event(index);
             if token == TOKEN_WAKER {
+                continue;
+            }
+            if token & TOKEN_LISTENER != 0 && Datagrams::is_of(token) {
+                self.datagrams.note(flags, token);
                 continue;
             }
             if token & TOKEN_LISTENER != 0 {
@@ -298,6 +308,29 @@ impl EpollDriver {
         }
     }
 
+    /// Connections and datagram sockets in turn go first, lest one of them takes the room for events each time.
+    fn work_all(&mut self, limit: usize, events: &mut Vec<Event>) {
+        let connections_first = self.counters.enters.is_multiple_of(2);
+        if connections_first {
+            self.work(limit, events);
+        }
+        let (datagrams, mut around) = self.datagrams();
+        datagrams.work(limit, events, &mut around);
+        if !connections_first {
+            self.work(limit, events);
+        }
+    }
+
+    /// The datagram sockets, and what of the driver they work with.
+    const fn datagrams(&mut self) -> (&mut Datagrams, Surroundings<'_>) {
+        let around = Surroundings {
+            poller: &self.poller,
+            reclaimed: &mut self.reclaimed,
+            counters: &mut self.counters.datagrams,
+        };
+        (&mut self.datagrams, around)
+    }
+
     fn finish(&mut self, id: ConnectionId, error: Option<io::Error>, events: &mut Vec<Event>) {
         let Some(connection) = self.connections.remove(key(id)) else {
             return;
@@ -369,12 +402,14 @@ impl Driver for EpollDriver {
 
     fn poll(&mut self, deadline: Option<Instant>, events: &mut Vec<Event>) -> io::Result<()> {
         self.buffers.recycle_all();
+        self.datagrams.recycle_all();
         let limit = events.len() + self.config.events_max.max(1);
-        self.work(limit, events);
+        self.work_all(limit, events);
         self.send_again();
         // A poll that has something to tell, or to do, looks for more but does not wait for it.
         let sleep = events.len() + self.config.events_max.max(1) == limit
             && self.ready.is_empty()
+            && self.datagrams.is_idle()
             && self
                 .gather
                 .prepare_sleep(&self.waker, || self.timeout(deadline, true));
@@ -389,7 +424,7 @@ impl Driver for EpollDriver {
         self.expire_lingering();
         self.send_again();
         self.accept(limit, events);
-        self.work(limit, events);
+        self.work_all(limit, events);
         for id in &self.ready {
             if let Some(connection) = self.connections.get_mut(key(*id)) {
                 connection.end_flush();
@@ -403,10 +438,16 @@ impl Driver for EpollDriver {
     }
 
     fn received(&mut self, buffer: BufferRef) -> &mut [u8] {
+        if buffer.is_of_datagrams() {
+            return self.datagrams.received(buffer);
+        }
         self.buffers.received(buffer)
     }
 
     fn recycle(&mut self, buffer: BufferRef) {
+        if buffer.is_of_datagrams() {
+            return self.datagrams.recycle(buffer);
+        }
         self.buffers.recycle(buffer);
     }
 
@@ -469,6 +510,35 @@ impl Driver for EpollDriver {
 
     fn gather(&mut self, span: Duration) {
         self.gather.set(span);
+    }
+
+    fn bind_datagrams(
+        &mut self,
+        address: SocketAddr,
+        options: DatagramOptions,
+    ) -> io::Result<(DatagramSocketId, SocketAddr)> {
+        let socket = DatagramSocket::bind(address, options)?;
+        let bound = socket.address();
+        Ok((self.adopt_datagrams(socket)?, bound))
+    }
+
+    fn adopt_datagrams(&mut self, socket: DatagramSocket) -> io::Result<DatagramSocketId> {
+        let (datagrams, mut around) = self.datagrams();
+        datagrams.adopt(socket, &mut around)
+    }
+
+    fn send_datagrams(&mut self, socket: DatagramSocketId, transmit: Transmit) {
+        let (datagrams, mut around) = self.datagrams();
+        datagrams.queue(socket, transmit, &mut around);
+    }
+
+    fn datagrams_unsent(&self, socket: DatagramSocketId) -> u64 {
+        self.datagrams.unsent(socket)
+    }
+
+    fn close_datagrams(&mut self, socket: DatagramSocketId) {
+        let (datagrams, mut around) = self.datagrams();
+        datagrams.close(socket, &mut around);
     }
 
     fn waker(&self) -> Waker {

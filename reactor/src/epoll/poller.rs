@@ -32,7 +32,13 @@ impl Poller {
         self.control(libc::EPOLL_CTL_MOD, fd, interest, token)
     }
 
-    fn control(&self, operation: i32, fd: RawFd, interest: i32, token: u64) -> io::Result<()> {
+    pub(super) fn control(
+        &self,
+        operation: i32,
+        fd: RawFd,
+        interest: i32,
+        token: u64,
+    ) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: interest as u32,
             u64: token,

@@ -5,40 +5,17 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::connection::{Connection, Outcome, State};
+use super::datagram::Datagrams;
 use super::net::{End, FakeNet, Listening, Net, Owner};
 use crate::buffers::Buffers;
+use crate::datagram::{DatagramOptions, DatagramSocket, DatagramSocketId, Transmit};
 use crate::driver::{
     Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
     ListenOptions, ListenerId, Waker,
 };
 use crate::send_queue::{Reclaimed, SendQueue};
 use crate::slab::{Key, Slab};
-
-#[derive(Debug)]
-enum State {
-    Connecting,
-    /// The connect failed when it was made; told by the next poll.
-    Refused(io::ErrorKind),
-    Open,
-    /// Sends the rest; then FIN; then waits for the peer's.
-    Closing {
-        until: Instant,
-        fin_sent: bool,
-    },
-    Aborted,
-}
-
-#[derive(Debug)]
-struct Connection {
-    end: Option<End>,
-    state: State,
-    queue: SendQueue,
-    paused: bool,
-    /// `PeerClosed` was reported.
-    peer_closed: bool,
-    /// `unsent` was above zero at the end of a flush.
-    owes_drained: bool,
-}
 
 /// A [`Driver`] in memory. Made by [`FakeNet::driver`].
 #[derive(Debug)]
@@ -51,15 +28,10 @@ pub struct FakeDriver {
     /// Connections that close gracefully, to be cut off when they linger too long.
     closing: Vec<ConnectionId>,
     buffers: Buffers,
+    datagrams: Datagrams,
     reclaimed: Reclaimed,
     waker: Waker,
     counters: DriverCounters,
-}
-
-enum Outcome {
-    Keep,
-    Again,
-    Gone(Option<io::ErrorKind>),
 }
 
 impl FakeDriver {
@@ -71,7 +43,8 @@ impl FakeDriver {
             connections: Slab::new(),
             listeners: Vec::new(),
             closing: Vec::new(),
-            buffers: Buffers::new(&config),
+            buffers: Buffers::new(config.receive_buffers, config.receive_buffer_bytes),
+            datagrams: Datagrams::new(config.datagrams),
             reclaimed: Reclaimed::default(),
             waker: Waker::without_eventfd(),
             counters: DriverCounters::default(),
@@ -133,6 +106,34 @@ impl FakeDriver {
         }
     }
 
+    fn receive_datagrams(&mut self, net: &mut Net, room: usize, events: &mut Vec<Event>) {
+        let counters = &mut self.counters.datagrams;
+        self.datagrams
+            .receive(&mut net.ports, self.index, room, counters, events);
+    }
+
+    /// Steps every ready connection, and returns those that may have more.
+    fn step_ready(
+        &mut self,
+        net: &mut Net,
+        room: usize,
+        events: &mut Vec<Event>,
+    ) -> VecDeque<ConnectionId> {
+        let mut again = VecDeque::new();
+        // What becomes ready during this poll is news of this poll, except for `again`, which waits for the next.
+        while events.len() < room {
+            let Some(id) = net.ready[self.index].pop_front() else {
+                break;
+            };
+            match self.step(net, id, events) {
+                Outcome::Keep => {}
+                Outcome::Again => again.push_back(id),
+                Outcome::Gone(error) => self.finish(net, id, error, events),
+            }
+        }
+        again
+    }
+
     /// One step of one connection: at most one event, then `Again` if there may be more.
     fn step(&mut self, net: &mut Net, id: ConnectionId, events: &mut Vec<Event>) -> Outcome {
         let Some(connection) = self.connections.get_mut(key(id)) else {
@@ -169,15 +170,9 @@ impl FakeDriver {
             events.push(Event::Drained { connection: id });
             return Outcome::Again;
         }
-        if let Some(outcome) = Self::receive(
-            connection,
-            &mut self.buffers,
-            &mut self.counters,
-            net,
-            end,
-            id,
-            events,
-        ) {
+        if let Some(outcome) =
+            connection.receive(&mut self.buffers, &mut self.counters, net, end, id, events)
+        {
             return outcome;
         }
         if let State::Closing { until, fin_sent } = &mut connection.state {
@@ -193,58 +188,6 @@ impl FakeDriver {
             };
         }
         Outcome::Keep
-    }
-
-    fn receive(
-        connection: &mut Connection,
-        buffers: &mut Buffers,
-        counters: &mut DriverCounters,
-        net: &mut Net,
-        end: End,
-        id: ConnectionId,
-        events: &mut Vec<Event>,
-    ) -> Option<Outcome> {
-        let side = net.side(end)?;
-        let closing = matches!(connection.state, State::Closing { .. });
-        if closing {
-            side.inbound.clear();
-        }
-        if !side.inbound.is_empty() && !connection.paused {
-            if side.stalled_polls > 0 {
-                side.stalled_polls -= 1;
-                counters.receive_buffers_exhausted += 1;
-                return Some(Outcome::Again);
-            }
-            let Some(buffer) = buffers.next_free() else {
-                counters.receive_buffers_exhausted += 1;
-                return Some(Outcome::Again);
-            };
-            let count = side.inbound.len().min(side.chunk).min(buffer.len());
-            for (place, byte) in buffer.iter_mut().zip(side.inbound.drain(..count)) {
-                *place = byte;
-            }
-            counters.bytes_received += count as u64;
-            events.push(Event::Received {
-                connection: id,
-                buffer: buffers.lend_last(count),
-            });
-            net.notify(end.other());
-            return Some(Outcome::Again);
-        }
-        if let Some(kind) = side.broken {
-            return Some(Outcome::Gone(Some(kind)));
-        }
-        if side.fin
-            && side.inbound.is_empty()
-            && !connection.paused
-            && !closing
-            && !connection.peer_closed
-        {
-            connection.peer_closed = true;
-            events.push(Event::PeerClosed { connection: id });
-            return Some(Outcome::Again);
-        }
-        None
     }
 
     fn finish(
@@ -356,6 +299,7 @@ impl Driver for FakeDriver {
 
     fn poll(&mut self, _deadline: Option<Instant>, events: &mut Vec<Event>) -> io::Result<()> {
         self.buffers.recycle_all();
+        self.datagrams.recycle_all();
         self.counters.enters += 1;
         let room = events.len() + self.config.events_max;
         if self.waker.flag().awake() && events.len() < room {
@@ -364,17 +308,17 @@ impl Driver for FakeDriver {
         let handle = self.net.clone();
         let net = &mut *handle.lock();
         self.accept(net, room, events);
-        let mut again = VecDeque::new();
-        // What becomes ready during this poll is news of this poll, except for `again`, which waits for the next.
-        while events.len() < room {
-            let Some(id) = net.ready[self.index].pop_front() else {
-                break;
-            };
-            match self.step(net, id, events) {
-                Outcome::Keep => {}
-                Outcome::Again => again.push_back(id),
-                Outcome::Gone(error) => self.finish(net, id, error, events),
-            }
+        let counters = &mut self.counters.datagrams;
+        self.datagrams
+            .send(&mut net.ports, &mut self.reclaimed, counters);
+        // One of the two in turn goes first, lest it takes the room for events each time.
+        let connections_first = self.counters.enters.is_multiple_of(2);
+        if !connections_first {
+            self.receive_datagrams(net, room, events);
+        }
+        let mut again = self.step_ready(net, room, events);
+        if connections_first {
+            self.receive_datagrams(net, room, events);
         }
         self.closing.retain(|id| {
             let Some(connection) = self.connections.get(key(*id)) else {
@@ -399,10 +343,16 @@ impl Driver for FakeDriver {
     }
 
     fn received(&mut self, buffer: BufferRef) -> &mut [u8] {
+        if buffer.is_of_datagrams() {
+            return self.datagrams.received(buffer);
+        }
         self.buffers.received(buffer)
     }
 
     fn recycle(&mut self, buffer: BufferRef) {
+        if buffer.is_of_datagrams() {
+            return self.datagrams.recycle(buffer);
+        }
         self.buffers.recycle(buffer);
     }
 
@@ -470,6 +420,42 @@ impl Driver for FakeDriver {
 
     fn gather(&mut self, _span: Duration) {} // It never sleeps.
 
+    fn bind_datagrams(
+        &mut self,
+        address: SocketAddr,
+        options: DatagramOptions,
+    ) -> io::Result<(DatagramSocketId, SocketAddr)> {
+        let bound = self
+            .datagrams
+            .bind(&self.net, self.index, address, options)?;
+        self.counters.datagrams.sockets += 1;
+        Ok(bound)
+    }
+
+    fn adopt_datagrams(&mut self, _socket: DatagramSocket) -> io::Result<DatagramSocketId> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the driver in memory has no sockets of the kernel: use bind_datagrams",
+        ))
+    }
+
+    fn send_datagrams(&mut self, socket: DatagramSocketId, transmit: Transmit) {
+        let counters = &mut self.counters.datagrams;
+        self.datagrams
+            .queue(socket, transmit, &mut self.reclaimed, counters);
+    }
+
+    fn datagrams_unsent(&self, socket: DatagramSocketId) -> u64 {
+        self.datagrams.unsent(socket)
+    }
+
+    fn close_datagrams(&mut self, socket: DatagramSocketId) {
+        let ports = &mut self.net.lock().ports;
+        let counters = &mut self.counters.datagrams;
+        self.datagrams
+            .close(ports, socket, &mut self.reclaimed, counters);
+    }
+
     fn waker(&self) -> Waker {
         self.waker.clone()
     }
@@ -483,6 +469,7 @@ impl Drop for FakeDriver {
     fn drop(&mut self) {
         self.stop_listening();
         let net = &mut *self.net.lock();
+        self.datagrams.close_all(&mut net.ports);
         for (_, connection) in self.connections.iter() {
             if let Some(end) = connection.end {
                 net.close(end, true);

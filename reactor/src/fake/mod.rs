@@ -4,10 +4,16 @@
 //! driver connects to), writes bytes in the chunks it likes, reads what was sent, narrows its window so that sends become
 //! partial, and resets or ends the connection. Drivers of one net can also connect to each other. `poll` returns at once,
 //! with what there is; time passes by [`FakeNet::advance`] only.
+//!
+//! Datagrams go between sockets of drivers and [`FakeDatagramPeer`]s; [`FakeNet::set_datagram_fate`] loses, doubles and swaps
+//! them.
 
+mod connection;
+mod datagram;
 mod driver;
 mod net;
 
+pub use datagram::{DatagramFate, FakeDatagram, FakeDatagramPeer};
 pub use driver::FakeDriver;
 pub use net::{FakeNet, FakePeer};
 
@@ -16,11 +22,17 @@ mod tests {
     use std::net::SocketAddr;
     use std::time::{Duration, Instant};
 
-    use super::{FakeDriver, FakeNet};
+    use super::{DatagramFate, FakeDriver, FakeNet};
+    use crate::datagram::{DatagramOptions, Ecn, Transmit};
     use crate::driver::{Close, ConnectionId, Driver, DriverConfig, Event, ListenOptions};
 
     const ADDRESS: SocketAddr = SocketAddr::new(
         std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
+        1883,
+    );
+
+    const ADDRESS_OF_PEER: SocketAddr = SocketAddr::new(
+        std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)),
         1883,
     );
 
@@ -64,7 +76,7 @@ mod tests {
                 unsent,
                 error,
             } => (connection, format!("closed {unsent} {}", error.is_some())),
-            Event::Woken => panic!("nobody wakes"),
+            Event::Datagrams { .. } | Event::Woken => panic!("{event:?}"),
         };
         events.into_iter().map(tell).collect()
     }
@@ -91,6 +103,50 @@ mod tests {
         client.close(ours, Close::Graceful { linger_ms: 1_000 });
         assert_eq!(told(&mut client), ["closed 0 false"]);
         assert_eq!(told(&mut server), ["closed 0 false"]);
+    }
+
+    #[test]
+    fn datagrams_are_lost_doubled_and_swapped_as_the_test_says() {
+        let net = net();
+        let mut driver = net.driver(DriverConfig::small());
+        let options = DatagramOptions::server();
+        let (_, bound) = driver.bind_datagrams(ADDRESS, options).expect("it is free");
+        let peer = net.datagram_peer(ADDRESS_OF_PEER).expect("it is free");
+        net.set_datagram_fate(move |from, to, bytes| {
+            assert_eq!((from, to), (ADDRESS_OF_PEER, bound));
+            match bytes[0] {
+                b'l' => DatagramFate::Lose,
+                b't' => DatagramFate::Twice,
+                b'b' => DatagramFate::Behind,
+                _ => DatagramFate::Deliver,
+            }
+        });
+        let transmit = Transmit {
+            to: bound,
+            from: None,
+            ecn: Some(Ecn::Ce),
+            segment: Some(2),
+            bytes: b"a1l1t1b1a2b2l2b3a3b4".to_vec(),
+        };
+        peer.send(&transmit);
+        let mut events = Vec::new();
+        driver.poll(None, &mut events).expect("it does not fail");
+        let mut heard = Vec::new();
+        for event in events {
+            let Event::Datagrams {
+                buffer,
+                stride,
+                ecn,
+                ..
+            } = event
+            else {
+                panic!("{event:?}")
+            };
+            assert_eq!((stride, ecn), (2, Some(Ecn::Ce)));
+            let parts = driver.received(buffer).chunks(stride);
+            heard.extend(parts.map(|part| String::from_utf8_lossy(part).into_owned()));
+        }
+        assert_eq!(heard, ["a1", "t1", "t1", "a2", "b1", "b2", "a3", "b3"]);
     }
 
     #[test]

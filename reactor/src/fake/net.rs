@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::FakeDriver;
+use super::datagram::Ports;
 use crate::driver::{ConnectionId, DriverConfig, ListenerId};
 use crate::slab::{Key, Slab};
 
@@ -92,6 +93,7 @@ pub(super) struct Net {
     pub(super) listening: BTreeMap<SocketAddr, Listening>,
     /// Connections with news, by driver.
     pub(super) ready: Vec<VecDeque<ConnectionId>>,
+    pub(super) ports: Ports,
     port_next: u16,
 }
 
@@ -204,6 +206,7 @@ impl FakeNet {
             links: Slab::new(),
             listening: BTreeMap::new(),
             ready: Vec::new(),
+            ports: Ports::default(),
             port_next: 20_000,
         })))
     }
@@ -225,6 +228,7 @@ impl FakeNet {
         let index = {
             let mut net = self.lock();
             net.ready.push(VecDeque::new());
+            net.ports.add_driver();
             net.ready.len() - 1
         };
         FakeDriver::new(self.clone(), index, config)

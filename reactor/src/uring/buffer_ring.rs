@@ -8,10 +8,14 @@ use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
 use crate::buffers::Lent;
-use crate::driver::{BufferRef, DriverConfig};
+use crate::driver::BufferRef;
 
-/// The one buffer group of a driver.
+/// The buffer group of connections.
 pub(super) const GROUP: u16 = 0;
+/// The buffer group of datagram sockets.
+pub(super) const DATAGRAM_GROUP: u16 = 1;
+/// Each buffer begins on a page, so that what is short touches as few as it can.
+const PAGE_BYTES: usize = 4096;
 
 /// Anonymous memory, page-aligned and touched only when used.
 #[derive(Debug)]
@@ -46,7 +50,12 @@ pub(super) struct BufferRing {
     entries: Mapping,
     memory: Mapping,
     count: u16,
+    /// What the kernel may write into one.
     buffer_bytes: usize,
+    /// From the start of one buffer to the start of the next.
+    stride_bytes: usize,
+    /// Bytes of a buffer before those that are lent, which tell about them.
+    headroom: usize,
     /// Entries provided so far, modulo 2^16.
     tail: u16,
     lent: Lent,
@@ -54,22 +63,35 @@ pub(super) struct BufferRing {
 
 impl BufferRing {
     /// Makes the buffers and gives all of them to the kernel.
-    pub(super) fn new(submitter: &Submitter<'_>, config: &DriverConfig) -> io::Result<Self> {
-        let count = config.receive_buffers.clamp(1, 1 << 15).next_power_of_two();
-        let buffer_bytes = config.receive_buffer_bytes.max(1) as usize;
+    pub(super) fn new(
+        submitter: &Submitter<'_>,
+        group: u16,
+        count: u16,
+        lent_bytes: u32,
+        headroom: usize,
+    ) -> io::Result<Self> {
+        let count = count.clamp(1, 1 << 15).next_power_of_two();
+        let buffer_bytes = headroom + lent_bytes.max(1) as usize;
+        let stride_bytes = if headroom > 0 {
+            buffer_bytes.next_multiple_of(PAGE_BYTES)
+        } else {
+            buffer_bytes
+        };
         let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?;
-        let memory = Mapping::new(usize::from(count) * buffer_bytes)?;
+        let memory = Mapping::new(usize::from(count) * stride_bytes)?;
         // SAFETY: `entries` is page-aligned memory for `count` entries; it lives as long as the driver, which unmaps it
         // only after the ring has no operation in flight and is closed, or leaks it.
         unsafe {
             let start = entries.start.as_ptr() as u64;
-            submitter.register_buf_ring_with_flags(start, count, GROUP, 0)?;
+            submitter.register_buf_ring_with_flags(start, count, group, 0)?;
         }
         let mut buffers = Self {
             entries,
             memory,
             count,
             buffer_bytes,
+            stride_bytes,
+            headroom,
             tail: 0,
             lent: Lent::new(count),
         };
@@ -87,7 +109,7 @@ impl BufferRing {
     /// Notes that the kernel filled a buffer, and lends it to the caller.
     pub(super) fn lend(&mut self, index: u16, length: u32) -> BufferRef {
         assert!(
-            index < self.count && length as usize <= self.buffer_bytes,
+            index < self.count && self.headroom + length as usize <= self.buffer_bytes,
             "the kernel keeps to the ring"
         );
         self.lent.lend(index, length)
@@ -98,7 +120,7 @@ impl BufferRing {
             self.lent.holds(buffer),
             "a buffer is read before the next poll and before it is recycled"
         );
-        let start = buffer.index as usize * self.buffer_bytes;
+        let start = buffer.index as usize * self.stride_bytes + self.headroom;
         // SAFETY: the buffer is lent, so that the kernel has completed its receive and does not have it in the ring; the
         // range is within `memory` since `lend` checked index and length; `&mut self` makes the slice the only one.
         unsafe {
@@ -107,6 +129,18 @@ impl BufferRing {
                 buffer.length as usize,
             )
         }
+    }
+
+    /// All that the kernel wrote into a buffer, headroom included, before it is lent or given back.
+    pub(super) fn filled(&self, index: u16, length: usize) -> &[u8] {
+        assert!(
+            index < self.count && length <= self.buffer_bytes,
+            "the kernel keeps to the ring"
+        );
+        let start = usize::from(index) * self.stride_bytes;
+        // SAFETY: the kernel has completed its receive into this buffer and does not have it in the ring; the range is within
+        // `memory`, and `&self` keeps it from being provided again.
+        unsafe { std::slice::from_raw_parts(self.memory.start.as_ptr().add(start), length) }
     }
 
     /// Takes one lent buffer back.
@@ -143,7 +177,7 @@ impl BufferRing {
             self.memory
                 .start
                 .as_ptr()
-                .add(usize::from(index) * self.buffer_bytes)
+                .add(usize::from(index) * self.stride_bytes)
         };
         entry.set_addr(address as u64);
         entry.set_len(self.buffer_bytes as u32);

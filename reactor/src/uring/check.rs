@@ -4,19 +4,21 @@ use std::io;
 
 use io_uring::{Probe, opcode};
 
-use super::buffer_ring::BufferRing;
+use super::buffer_ring::{BufferRing, GROUP};
 use super::operation::{Kind, user_data};
 use super::ring::{Ring, Wait};
 use crate::driver::DriverConfig;
 use crate::probe::{RingFailure, RingStage};
 use crate::slab::Key;
 
-const OPERATIONS: [u8; 8] = [
+const OPERATIONS: [u8; 10] = [
     opcode::PollAdd::CODE,
     opcode::Accept::CODE,
     opcode::Connect::CODE,
     opcode::Recv::CODE,
     opcode::Send::CODE,
+    opcode::RecvMsgMulti::CODE,
+    opcode::SendMsg::CODE,
     opcode::Shutdown::CODE,
     opcode::Close::CODE,
     opcode::AsyncCancel::CODE,
@@ -55,7 +57,14 @@ fn check_one(config: &DriverConfig) -> Result<(Ring, BufferRing), RingFailure> {
     submitter
         .register_files_sparse(8)
         .map_err(at(RingStage::Descriptors))?;
-    let buffers = BufferRing::new(&submitter, config).map_err(at(RingStage::Buffers))?;
+    let buffers = BufferRing::new(
+        &submitter,
+        GROUP,
+        config.receive_buffers,
+        config.receive_buffer_bytes,
+        0,
+    )
+    .map_err(at(RingStage::Buffers))?;
     let anything = Key {
         slot: 0,
         generation: 0,

@@ -19,6 +19,10 @@ impl UringDriver {
             }
             return;
         }
+        if origin.kind.is_of_datagrams() {
+            self.complete_datagrams(&origin, completion, events);
+            return;
+        }
         // The slot of an operation in flight is not used again, so that this is a second lock on the same door.
         let Some(key) = self
             .connections
@@ -29,6 +33,10 @@ impl UringDriver {
         };
         match origin.kind {
             Kind::Wake | Kind::Cancel => {}
+            Kind::DatagramReceive
+            | Kind::DatagramSend
+            | Kind::DatagramCancel
+            | Kind::DatagramClose => {}
             Kind::Accept => self.accepted(key, completion.result, events),
             Kind::Connect => self.connected(key, completion.result, events),
             Kind::Poll => self.polled(key, Pending::POLL, completion),

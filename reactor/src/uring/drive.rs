@@ -249,7 +249,7 @@ impl UringDriver {
         self.push_plain(&entry);
     }
 
-    fn push_plain(&mut self, entry: &squeue::Entry) {
+    pub(super) fn push_plain(&mut self, entry: &squeue::Entry) {
         // SAFETY: entries of `operation` point to no memory; receives take theirs from the registered buffer ring.
         unsafe { self.ring.push(entry) };
     }

@@ -15,20 +15,22 @@ const PATIENCE: Duration = Duration::from_millis(10);
 const STANDSTILLS_MAX: u32 = 50;
 
 impl UringDriver {
-    /// Ends every connection and every accept, and drives them until none is left. Nobody is told.
+    /// Ends every connection, every accept and every datagram socket, and drives them until none is left. Nobody is told.
     pub(super) fn end_all(&mut self) {
         self.stop_listening();
         let keys: Vec<Key> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.end(key, 0);
         }
+        self.end_all_datagrams();
         let mut events = Vec::new();
         let mut standstills = 0;
-        while !self.connections.is_empty() && standstills < STANDSTILLS_MAX {
+        while self.sockets() > 0 && standstills < STANDSTILLS_MAX {
             self.drive_dirty();
+            self.drive_datagrams();
             let before = self.ring.in_flight();
             // Every one that is left has at least one completion under way.
-            let wanted = u32::try_from(self.connections.len()).unwrap_or(u32::MAX);
+            let wanted = u32::try_from(self.sockets()).unwrap_or(u32::MAX);
             if self.ring.enter(Wait::Many(wanted, PATIENCE)).is_err() {
                 return;
             }
@@ -37,6 +39,10 @@ impl UringDriver {
             let moved = self.ring.in_flight() < before;
             standstills = if moved { 0 } else { standstills + 1 };
         }
+    }
+
+    fn sockets(&self) -> usize {
+        self.connections.len() + self.datagrams.sockets()
     }
 }
 
@@ -48,12 +54,14 @@ impl Drop for UringDriver {
             for slot in slots {
                 self.addresses.remove(slot).map(HeldAddress::release);
             }
+            self.datagrams.release();
             // Closes the sockets now rather than when the kernel comes round to the ring.
             let _ = self.ring.submitter().unregister_files();
         } else {
             // The kernel may still read or write what operations point to: it stays allocated.
             std::mem::forget(std::mem::take(&mut self.connections));
             std::mem::forget(self.buffers.take());
+            self.datagrams.leak();
             // A second panic would hide the first, and abort.
             debug_assert!(
                 std::thread::panicking(),

@@ -10,12 +10,14 @@
 //! not end when its socket is shut down, and cancelling it searches a table of at most 256 buckets, which at 500,000
 //! connections are 2,000 entries each. A one-shot poll ends with the shutdown.
 //!
-//! Reading order: `connection` (states), `drive` (state → operations), `complete` (completion → state and event), `dropping`.
+//! Reading order: `connection` (states), `drive` (state → operations), `complete` (completion → state and event), `dropping`;
+//! `datagram` is all of that for datagram sockets.
 
 mod buffer_ring;
 mod check;
 mod complete;
 mod connection;
+mod datagram;
 mod drive;
 mod dropping;
 mod operation;
@@ -28,10 +30,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use buffer_ring::BufferRing;
+use buffer_ring::{BufferRing, GROUP};
 use connection::{Connection, Pending, Sending, State};
+use datagram::Datagrams;
 use ring::{Completion, Ring, Wait};
 
+use crate::datagram::{DatagramOptions, DatagramSocket, DatagramSocketId, Transmit};
 use crate::driver::{
     Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
     ListenOptions, ListenerId, Waker,
@@ -103,7 +107,7 @@ pub struct UringDriver {
     ring: Ring,
     config: DriverConfig,
     connections: Slab<Connection>,
-    /// Size of the table of direct descriptors.
+    /// Size of the part of the table of direct descriptors that is for connections; that for datagram sockets follows.
     descriptors: u32,
     /// By slot, for accepts and connects in flight.
     addresses: Table<HeldAddress>,
@@ -123,6 +127,7 @@ pub struct UringDriver {
     lingering: BinaryHeap<Reverse<(Instant, Key)>>,
     /// `None` only after they were leaked.
     buffers: Option<BufferRing>,
+    datagrams: Datagrams,
     reclaimed: Reclaimed,
     spare: Spare<Sending>,
     waker: Waker,
@@ -142,13 +147,22 @@ impl UringDriver {
     pub fn new(mut config: DriverConfig) -> io::Result<Self> {
         let ring = Ring::new(config.submission_entries, config.completion_entries)?;
         let files = u32::try_from(crate::probe::open_files_limit().soft).unwrap_or(u32::MAX);
+        let table = files.min(DESCRIPTORS_MAX);
         let wanted = config.connections_max.saturating_add(DESCRIPTOR_SLACK);
-        let descriptors = wanted.min(DESCRIPTORS_MAX).min(files);
+        // Where the table is too small for both, each has half of it, or what the other leaves.
+        let datagrams = config
+            .datagrams
+            .sockets_max
+            .min(table - wanted.min(table / 2));
+        config.datagrams.sockets_max = datagrams;
+        let descriptors = wanted.min(table - datagrams);
         if descriptors < wanted {
             config.connections_max = descriptors - DESCRIPTOR_SLACK.min(descriptors / 2);
         }
-        ring.submitter().register_files_sparse(descriptors)?;
-        let buffers = BufferRing::new(&ring.submitter(), &config)?;
+        let submitter = ring.submitter();
+        submitter.register_files_sparse(descriptors + datagrams)?;
+        let (count, bytes) = (config.receive_buffers, config.receive_buffer_bytes);
+        let buffers = BufferRing::new(&submitter, GROUP, count, bytes, 0)?;
         let mut driver = Self {
             ring,
             config,
@@ -164,6 +178,7 @@ impl UringDriver {
             short_until: None,
             lingering: BinaryHeap::new(),
             buffers: Some(buffers),
+            datagrams: Datagrams::new(&config, descriptors),
             reclaimed: Reclaimed::default(),
             spare: Spare::default(),
             waker: Waker::with_eventfd()?,
@@ -218,7 +233,8 @@ impl UringDriver {
             .iter()
             .filter_map(|listener| listener.paused_until)
             .min();
-        let Some(until) = [deadline, linger, paused, self.short_until]
+        let resting = self.datagrams.resting_until();
+        let Some(until) = [deadline, linger, paused, self.short_until, resting]
             .into_iter()
             .flatten()
             .min()
@@ -265,6 +281,7 @@ impl UringDriver {
         if self.short_until.is_some_and(|until| until <= now) {
             self.send_again();
         }
+        self.wake_resting_sockets(now);
         let second = now.saturating_duration_since(self.started).as_secs() as u16;
         if second != self.second {
             self.second = second;
@@ -387,6 +404,7 @@ impl Driver for UringDriver {
 
     fn poll(&mut self, deadline: Option<Instant>, events: &mut Vec<Event>) -> io::Result<()> {
         self.buffers().recycle_all();
+        self.datagrams.recycle_all();
         let first = events.len();
         let limit = first + self.config.events_max.max(1);
         loop {
@@ -394,6 +412,7 @@ impl Driver for UringDriver {
             self.feed_starved();
             self.drive_dirty();
             self.arm_accepts();
+            self.drive_datagrams();
             let sleep = self.prepare_sleep(deadline);
             let wait = self.wait(deadline, sleep);
             self.counters.completion_overflows += u64::from(self.ring.overflowed());
@@ -418,10 +437,16 @@ impl Driver for UringDriver {
     }
 
     fn received(&mut self, buffer: BufferRef) -> &mut [u8] {
+        if buffer.is_of_datagrams() {
+            return self.datagrams.received(buffer);
+        }
         self.buffers().received(buffer)
     }
 
     fn recycle(&mut self, buffer: BufferRef) {
+        if buffer.is_of_datagrams() {
+            return self.datagrams.recycle(buffer);
+        }
         self.buffers().recycle(buffer);
     }
 
@@ -490,6 +515,31 @@ impl Driver for UringDriver {
 
     fn gather(&mut self, span: Duration) {
         self.gather.set(span);
+    }
+
+    fn bind_datagrams(
+        &mut self,
+        address: SocketAddr,
+        options: DatagramOptions,
+    ) -> io::Result<(DatagramSocketId, SocketAddr)> {
+        let socket = DatagramSocket::bind(address, options)?;
+        Ok((self.adopt(&socket)?, socket.address()))
+    }
+
+    fn adopt_datagrams(&mut self, socket: DatagramSocket) -> io::Result<DatagramSocketId> {
+        self.adopt(&socket)
+    }
+
+    fn send_datagrams(&mut self, socket: DatagramSocketId, transmit: Transmit) {
+        self.queue_transmit(socket, transmit);
+    }
+
+    fn datagrams_unsent(&self, socket: DatagramSocketId) -> u64 {
+        self.datagrams.unsent(socket)
+    }
+
+    fn close_datagrams(&mut self, socket: DatagramSocketId) {
+        self.end_datagrams(socket);
     }
 
     fn waker(&self) -> Waker {

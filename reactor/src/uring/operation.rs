@@ -28,9 +28,25 @@ pub(super) enum Kind {
     Close,
     /// Cancels a connect, or a multishot receive or watch.
     Cancel,
+    /// Datagrams, many.
+    DatagramReceive,
+    /// Names its place in the pool of headers instead of a socket.
+    DatagramSend,
+    /// Cancels a receive of datagrams.
+    DatagramCancel,
+    DatagramClose,
 }
 
-const KINDS: [Kind; 11] = [
+impl Kind {
+    pub(super) const fn is_of_datagrams(self) -> bool {
+        matches!(
+            self,
+            Self::DatagramReceive | Self::DatagramSend | Self::DatagramCancel | Self::DatagramClose
+        )
+    }
+}
+
+const KINDS: [Kind; 15] = [
     Kind::Wake,
     Kind::Accept,
     Kind::Connect,
@@ -42,6 +58,10 @@ const KINDS: [Kind; 11] = [
     Kind::Shutdown,
     Kind::Close,
     Kind::Cancel,
+    Kind::DatagramReceive,
+    Kind::DatagramSend,
+    Kind::DatagramCancel,
+    Kind::DatagramClose,
 ];
 
 const GENERATION_MASK: u32 = (1 << 24) - 1;
@@ -148,4 +168,17 @@ pub(super) fn close(key: Key) -> squeue::Entry {
     opcode::Close::new(Fixed(key.slot))
         .build()
         .user_data(user_data(Kind::Close, key))
+}
+
+pub(super) fn cancel_datagrams(key: Key) -> squeue::Entry {
+    opcode::AsyncCancel::new(user_data(Kind::DatagramReceive, key))
+        .build()
+        .user_data(user_data(Kind::DatagramCancel, key))
+}
+
+/// `base` is the first descriptor of datagram sockets.
+pub(super) fn close_datagrams(base: u32, key: Key) -> squeue::Entry {
+    opcode::Close::new(Fixed(base + key.slot))
+        .build()
+        .user_data(user_data(Kind::DatagramClose, key))
 }

@@ -10,6 +10,8 @@
 
 mod closing;
 mod connecting;
+mod datagram_bounds;
+mod datagrams;
 mod limits;
 mod random;
 mod receiving;
@@ -89,6 +91,32 @@ suite! {
         a_deadline_ends_a_poll,
         a_deadline_ends_a_poll_that_gathers,
         a_fin_that_nobody_reads_keeps_no_core_busy;
+    datagrams:
+        a_datagram_arrives_whole_and_names_its_peer,
+        a_batch_is_split_by_its_stride,
+        a_transmit_of_several_datagrams_arrives_as_several,
+        without_batches_every_datagram_is_an_event,
+        a_transmit_longer_than_one_send_arrives_as_all_its_datagrams,
+        many_peers_are_told_apart_and_answered,
+        congestion_bits_arrive,
+        the_local_address_is_told_and_answered_from,
+        a_socket_with_a_peer_hears_nobody_else,
+        many_client_sockets_have_addresses_of_their_own,
+        received_datagrams_can_be_changed_and_buffers_recycled,
+        sent_vectors_of_datagrams_come_back_empty,
+        what_the_kernel_does_not_cut_goes_out_one_by_one,
+        wakes_and_deadlines_work_with_datagram_sockets_alone;
+    datagram_bounds:
+        few_buffers_lose_nothing_that_the_socket_holds,
+        the_newest_is_dropped_when_too_much_is_unsent,
+        more_sends_than_may_be_in_flight_all_go_out,
+        a_datagram_that_is_too_large_to_send_is_counted,
+        a_batch_that_fits_no_buffer_is_dropped_and_counted,
+        a_closed_port_is_counted_and_survived,
+        sockets_above_the_maximum_are_refused,
+        a_closed_socket_is_silent_and_its_id_stale,
+        a_dropped_driver_closes_its_datagram_sockets,
+        connections_and_datagrams_leave_room_for_each_other;
     random:
         random_traffic_ends_with_everything_accounted_for;
 }

@@ -1,16 +1,17 @@
 //! The three drivers with their peers.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use reactor::datagram::Transmit;
 use reactor::driver::DriverConfig;
 use reactor::epoll::EpollDriver;
-use reactor::fake::{FakeDriver, FakeNet, FakePeer};
+use reactor::fake::{FakeDatagramPeer, FakeDriver, FakeNet, FakePeer};
 use reactor::uring::UringDriver;
 
-use crate::world::{Peer, Read, Setup};
+use crate::world::{DatagramPeer, Peer, Read, Setup};
 
 /// How long one poll may wait.
 const POLL: Duration = Duration::from_millis(2);
@@ -45,6 +46,7 @@ impl Make for EpollDriver {
 impl<D: Make + reactor::driver::Driver> Setup for Real<D> {
     type Driver = D;
     type Peer = TcpPeer;
+    type DatagramPeer = UdpPeer;
 
     fn available() -> bool {
         let made = D::make(DriverConfig::small());
@@ -110,6 +112,32 @@ impl<D: Make + reactor::driver::Driver> Setup for Real<D> {
         self.listener = Some(listener);
         Some(address)
     }
+
+    fn datagram_peer(&mut self, address: SocketAddr) -> io::Result<UdpPeer> {
+        let socket = UdpSocket::bind(address)?;
+        socket.set_nonblocking(true)?;
+        Ok(UdpPeer(socket))
+    }
+}
+
+pub(crate) struct UdpPeer(UdpSocket);
+
+impl DatagramPeer for UdpPeer {
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().expect("it is bound")
+    }
+
+    fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+        let sent = self.0.send_to(bytes, to).expect("the loopback has room");
+        assert_eq!(sent, bytes.len());
+    }
+
+    fn receive(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        let mut bytes = vec![0; 1 << 16];
+        let (length, from) = self.0.recv_from(&mut bytes).ok()?;
+        bytes.truncate(length);
+        Some((from, bytes))
+    }
 }
 
 pub(crate) struct TcpPeer {
@@ -169,7 +197,7 @@ impl Peer for TcpPeer {
     }
 }
 
-fn set<T>(fd: i32, name: i32, value: &T) {
+pub(crate) fn set<T>(fd: i32, name: i32, value: &T) {
     let length = size_of::<T>() as libc::socklen_t;
     // SAFETY: `value` is `length` bytes that outlive the call.
     let result = unsafe {
@@ -219,6 +247,7 @@ pub(crate) struct Fake {
 impl Setup for Fake {
     type Driver = FakeDriver;
     type Peer = FakeEnd;
+    type DatagramPeer = FakeDatagrams;
 
     fn new(config: DriverConfig) -> Self {
         let net = FakeNet::new(Instant::now());
@@ -268,6 +297,33 @@ impl Setup for Fake {
 
     fn silence(&mut self) -> Option<SocketAddr> {
         None
+    }
+
+    fn datagram_peer(&mut self, address: SocketAddr) -> io::Result<FakeDatagrams> {
+        self.net.datagram_peer(address).map(FakeDatagrams)
+    }
+}
+
+pub(crate) struct FakeDatagrams(FakeDatagramPeer);
+
+impl DatagramPeer for FakeDatagrams {
+    fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+        self.0.send(&Transmit {
+            to,
+            from: None,
+            ecn: None,
+            segment: None,
+            bytes: bytes.to_vec(),
+        });
+    }
+
+    fn receive(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        let datagram = self.0.receive()?;
+        Some((datagram.from, datagram.bytes))
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use reactor::datagram::{DatagramConfig, DatagramOptions, DatagramSocketId, Ecn, Transmit};
 use reactor::driver::{ConnectionId, Driver, DriverConfig, Event, ListenOptions, ListenerId};
 
 /// A condition that does not come to hold within this time fails the test.
@@ -14,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) trait Setup {
     type Driver: Driver;
     type Peer: Peer;
+    type DatagramPeer: DatagramPeer;
 
     /// Whether it can run on this machine; says on stderr why not.
     fn available() -> bool {
@@ -35,6 +37,25 @@ pub(crate) trait Setup {
     fn nobody(&mut self) -> SocketAddr;
     /// An address that answers no connect, where there can be one.
     fn silence(&mut self) -> Option<SocketAddr>;
+    /// A datagram socket bound to this address.
+    fn datagram_peer(&mut self, address: SocketAddr) -> std::io::Result<Self::DatagramPeer>;
+}
+
+/// The other side of datagrams. Nothing blocks.
+pub(crate) trait DatagramPeer {
+    fn address(&self) -> SocketAddr;
+    fn send(&mut self, to: SocketAddr, bytes: &[u8]);
+    fn receive(&mut self) -> Option<(SocketAddr, Vec<u8>)>;
+}
+
+/// One datagram that the driver told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Heard {
+    pub(crate) socket: DatagramSocketId,
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: Option<IpAddr>,
+    pub(crate) ecn: Option<Ecn>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// What a peer finds when it reads.
@@ -73,6 +94,8 @@ pub(crate) enum Seen {
         unsent: usize,
         error: Option<ErrorKind>,
     },
+    /// With the number of datagrams.
+    Datagrams(DatagramSocketId, usize),
     Woken,
 }
 
@@ -89,6 +112,9 @@ pub(crate) struct World<S: Setup> {
     pub(crate) seen: Vec<Seen>,
     /// Received bytes by connection.
     pub(crate) data: BTreeMap<ConnectionId, Vec<u8>>,
+    /// Received datagrams, in order.
+    pub(crate) heard: Vec<Heard>,
+    closed_sockets: BTreeSet<DatagramSocketId>,
     phases: BTreeMap<ConnectionId, Phase>,
     ended: BTreeSet<ConnectionId>,
     events: Vec<Event>,
@@ -102,6 +128,7 @@ pub(crate) fn config() -> DriverConfig {
         events_max: 64,
         submission_entries: 32,
         completion_entries: 256,
+        datagrams: DatagramConfig::small(),
     }
 }
 
@@ -112,6 +139,8 @@ impl<S: Setup> World<S> {
             config,
             seen: Vec::new(),
             data: BTreeMap::new(),
+            heard: Vec::new(),
+            closed_sockets: BTreeSet::new(),
             phases: BTreeMap::new(),
             ended: BTreeSet::new(),
             events: Vec::new(),
@@ -195,10 +224,8 @@ impl<S: Setup> World<S> {
                 assert_eq!(phase, Some(&Phase::Open), "bytes come while open");
                 let bytes = self.setup.driver().received(buffer);
                 assert!(!bytes.is_empty() && bytes.len() == buffer.length as usize);
-                self.data
-                    .entry(connection)
-                    .or_default()
-                    .extend_from_slice(bytes);
+                let data = self.data.entry(connection).or_default();
+                data.extend_from_slice(bytes);
                 Seen::Received(connection, buffer.length as usize)
             }
             Event::Drained { connection } => {
@@ -214,8 +241,8 @@ impl<S: Setup> World<S> {
                 Seen::Drained(connection)
             }
             Event::PeerClosed { connection } => {
-                let before = self.phases.insert(connection, Phase::HalfClosed);
-                assert_eq!(before, Some(Phase::Open), "a peer closes once");
+                let phase = self.phases.insert(connection, Phase::HalfClosed);
+                assert_eq!(phase, Some(Phase::Open), "a peer closes once");
                 Seen::PeerClosed(connection)
             }
             Event::Closed {
@@ -239,9 +266,38 @@ impl<S: Setup> World<S> {
                     error: error.map(|error| error.kind()),
                 }
             }
+            datagrams @ Event::Datagrams { .. } => self.check_datagrams(&datagrams),
             Event::Woken => Seen::Woken,
         };
         self.seen.push(seen);
+    }
+
+    fn check_datagrams(&mut self, event: &Event) -> Seen {
+        let Event::Datagrams {
+            socket,
+            buffer,
+            remote,
+            local,
+            ecn,
+            stride,
+        } = *event
+        else {
+            panic!("{event:?}")
+        };
+        assert!(!self.closed_sockets.contains(&socket), "it is open");
+        let bytes = self.setup.driver().received(buffer);
+        assert!(bytes.len() == buffer.length as usize && !bytes.is_empty());
+        assert!((1..=bytes.len()).contains(&stride));
+        let parts = bytes.chunks(stride).map(|bytes| Heard {
+            socket,
+            remote,
+            local,
+            ecn,
+            bytes: bytes.to_vec(),
+        });
+        let before = self.heard.len();
+        self.heard.extend(parts);
+        Seen::Datagrams(socket, self.heard.len() - before)
     }
 
     /// Notes a connection that begins; for `connect`, before its first event.
@@ -323,6 +379,59 @@ impl<S: Setup> World<S> {
             world.closed(connection).is_some()
         });
         self.closed(connection).expect("it is closed")
+    }
+
+    pub(crate) fn bind(&mut self, options: DatagramOptions) -> (DatagramSocketId, SocketAddr) {
+        self.bind_at("127.0.0.1:0", options)
+    }
+
+    pub(crate) fn bind_at(
+        &mut self,
+        address: &str,
+        options: DatagramOptions,
+    ) -> (DatagramSocketId, SocketAddr) {
+        let address = address.parse().expect("an address");
+        self.driver()
+            .bind_datagrams(address, options)
+            .expect("a port is free")
+    }
+
+    pub(crate) fn datagram_peer(&mut self) -> S::DatagramPeer {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        self.setup.datagram_peer(address).expect("a port is free")
+    }
+
+    pub(crate) fn transmit(&mut self, socket: DatagramSocketId, to: SocketAddr, bytes: &[u8]) {
+        let transmit = Transmit {
+            to,
+            from: None,
+            ecn: None,
+            segment: None,
+            bytes: bytes.to_vec(),
+        };
+        self.driver().send_datagrams(socket, transmit);
+    }
+
+    pub(crate) fn close_socket(&mut self, socket: DatagramSocketId) {
+        self.driver().close_datagrams(socket);
+        self.closed_sockets.insert(socket);
+    }
+
+    pub(crate) fn until_heard(&mut self, count: usize) {
+        self.until("all datagrams were heard", |world| {
+            world.heard.len() >= count
+        });
+        assert_eq!(self.heard.len(), count);
+    }
+
+    /// The next datagram of a peer.
+    pub(crate) fn peer_hears(&mut self, peer: &mut S::DatagramPeer) -> (SocketAddr, Vec<u8>) {
+        let mut found = None;
+        self.until("the peer heard something", |_| {
+            found = peer.receive();
+            found.is_some()
+        });
+        found.expect("found")
     }
 
     /// Writes all of it, turn by turn.

@@ -11,6 +11,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use reactor::datagram::DatagramConfig;
 use reactor::driver::{Close, Driver, DriverConfig, Event, ListenOptions};
 use reactor::epoll::EpollDriver;
 use reactor::uring::UringDriver;
@@ -52,6 +53,7 @@ fn config() -> DriverConfig {
         events_max: 512,
         submission_entries: 1_024,
         completion_entries: 8_192,
+        datagrams: DatagramConfig::small(),
     }
 }
 

@@ -125,6 +125,10 @@ impl Common {
 pub(crate) enum Transport {
     Tcp,
     Websocket,
+    /// MQTT over TLS.
+    Tls,
+    /// MQTT over WebSocket over TLS.
+    Wss,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -177,7 +181,19 @@ impl Transport {
         match self {
             Self::Tcp => "tcp",
             Self::Websocket => "websocket",
+            Self::Tls => "tls",
+            Self::Wss => "wss",
         }
+    }
+
+    /// True when MQTT is in WebSocket frames.
+    pub(crate) const fn is_websocket(self) -> bool {
+        matches!(self, Self::Websocket | Self::Wss)
+    }
+
+    /// True when all of it is in TLS.
+    pub(crate) const fn is_secure(self) -> bool {
+        matches!(self, Self::Tls | Self::Wss)
     }
 }
 

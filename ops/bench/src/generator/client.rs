@@ -91,11 +91,11 @@ impl Client {
         }
     }
 
-    /// The connection is there: writes what opens the conversation.
+    /// The connection is there, TLS and all: writes what opens the conversation.
     pub(super) fn connected(&mut self, settings: &Settings, out: &mut Vec<u8>) {
         match settings.transport {
-            Transport::Tcp => self.greet(settings, out),
-            Transport::Websocket => {
+            Transport::Tcp | Transport::Tls => self.greet(settings, out),
+            Transport::Websocket | Transport::Wss => {
                 self.phase = Phase::Upgrading;
                 handshake::client_handshake(out, "127.0.0.1", "/mqtt", KEY);
             }

@@ -9,6 +9,7 @@ mod open;
 mod ping;
 mod publish;
 mod thread;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use edge_proto::packet::{QoS, Version};
 use hdrhistogram::Histogram;
 use reactor::driver::{Backend, Waker};
+use rustls::ClientConfig;
 
 use crate::arguments::Transport;
 use crate::clock;
@@ -68,6 +70,8 @@ pub(crate) struct Settings {
     /// Where they connect.
     pub(crate) remote: SocketAddr,
     pub(crate) transport: Transport,
+    /// True exactly when clients resume TLS sessions: those with durable sessions do.
+    pub(crate) tls_resumes: bool,
     pub(crate) version: Version,
     /// 0 = no keep-alive, no pings.
     pub(crate) keep_alive_s: u16,
@@ -199,6 +203,8 @@ impl Counters {
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
+    /// What TLS connections have in common; `None` on other transports.
+    tls: Option<Arc<ClientConfig>>,
     threads: usize,
     counters: Vec<Counters>,
     epoch: Instant,
@@ -231,8 +237,11 @@ pub(crate) struct Generator {
 impl Generator {
     /// Starts the threads, on the CPUs that are theirs; `clients` is how many will be opened in all.
     pub(crate) fn start(settings: Settings, plan: &Plan, clients: u32) -> Result<Self> {
+        let tls = settings.transport.is_secure();
+        let tls = tls.then(|| tls::config(settings.tls_resumes)).transpose()?;
         let shared = Arc::new(Shared {
             settings,
+            tls,
             threads: plan.threads,
             counters: (0..plan.threads).map(|_| Counters::default()).collect(),
             epoch: clock::now(),

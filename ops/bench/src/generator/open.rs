@@ -159,7 +159,7 @@ impl<D: Driver> Thread<D> {
             let client = &mut self.clients[place];
             client.leave(self.shared.settings.version, &mut out);
             let connection = client.connection;
-            self.driver.send(connection, out);
+            self.send(place, out);
             let how = Close::Graceful {
                 linger_ms: LINGER_MS,
             };

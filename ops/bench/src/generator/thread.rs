@@ -5,7 +5,8 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use reactor::driver::{Backend, Close, ConnectionId, Driver, DriverConfig, Event, Waker};
+use reactor::datagram::DatagramConfig;
+use reactor::driver::{Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, Event, Waker};
 use reactor::epoll::EpollDriver;
 use reactor::probe::{cpus_allowed, pin_to_cpu};
 use reactor::slab::Table;
@@ -14,6 +15,7 @@ use reactor::uring::UringDriver;
 use super::client::{Client, Outcome, Phase, STAMP_BYTES};
 use super::load::Active;
 use super::open::Opening;
+use super::tls::Tls;
 use super::{Command, Counters, Latencies, Shared};
 use crate::clock::{self, Pace};
 use crate::machine::Plan;
@@ -54,6 +56,7 @@ impl Place {
 
 pub(super) struct Thread<D> {
     pub(super) driver: D,
+    tls: Option<Tls>,
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
     /// In the order of their numbers, in which they were opened first.
@@ -83,6 +86,14 @@ pub(super) struct Thread<D> {
     stopping: bool,
 }
 
+/// Received bytes.
+enum Input<'a> {
+    /// As they came.
+    Buffer(BufferRef),
+    /// Out of TLS.
+    Plain(&'a mut [u8]),
+}
+
 /// Runs a thread until it is told to stop. Its waker, or why it has none, goes to `ready`.
 pub(super) fn run(
     place: Place,
@@ -98,6 +109,7 @@ pub(super) fn run(
         events_max: 512,
         submission_entries: 512,
         completion_entries: 4096,
+        datagrams: DatagramConfig::small(),
     };
     if let Some(cpu) = place.cpu
         && let Err(error) = pin_to_cpu(cpu)
@@ -137,6 +149,7 @@ fn start<D: Driver>(
         .wrapping_add(index as u64);
     let mut thread = Thread {
         driver,
+        tls: shared.tls.clone().map(Tls::new),
         index,
         clients: Vec::new(),
         by_slot: Table::new(),
@@ -253,21 +266,34 @@ impl<D: Driver> Thread<D> {
                 let Some(place) = self.place(connection) else {
                     return;
                 };
-                let mut out = self.driver.reclaim().unwrap_or_default();
-                self.clients[place].connected(&self.shared.settings, &mut out);
-                self.send(place, out);
+                match &mut self.tls {
+                    None => self.begin_conversation(place),
+                    Some(tls) => {
+                        let mut out = self.driver.reclaim().unwrap_or_default();
+                        let begun = tls.connected(connection.slot, &mut out);
+                        self.driver.send(connection, out);
+                        self.end_if_failed(connection, begun.map(|()| false));
+                    }
+                }
             }
             Event::Received { connection, buffer } => {
                 let Some(place) = self.place(connection) else {
                     return;
                 };
-                self.received(place, buffer);
+                if self.tls.is_some() {
+                    self.received_sealed(place, buffer);
+                } else {
+                    self.received(place, Input::Buffer(buffer));
+                }
             }
             Event::PeerClosed { connection } => self.driver.close(connection, Close::Abort),
             Event::Closed {
                 connection, error, ..
             } => self.closed(connection, error),
-            Event::Accepted { .. } | Event::Drained { .. } | Event::Woken => {}
+            Event::Accepted { .. }
+            | Event::Drained { .. }
+            | Event::Datagrams { .. }
+            | Event::Woken => {}
         }
     }
 
@@ -276,7 +302,43 @@ impl<D: Driver> Thread<D> {
         (self.clients[place].connection == connection).then_some(place)
     }
 
-    fn received(&mut self, place: usize, buffer: reactor::driver::BufferRef) {
+    /// Writes what opens the conversation with the server.
+    fn begin_conversation(&mut self, place: usize) {
+        let mut out = self.driver.reclaim().unwrap_or_default();
+        self.clients[place].connected(&self.shared.settings, &mut out);
+        self.send(place, out);
+    }
+
+    /// Bytes of a TLS connection.
+    fn received_sealed(&mut self, place: usize, buffer: BufferRef) {
+        let connection = self.clients[place].connection;
+        let Some(tls) = &mut self.tls else {
+            return;
+        };
+        let (mut plain, mut out) = (Vec::new(), self.driver.reclaim().unwrap_or_default());
+        let bytes = self.driver.received(buffer);
+        let outcome = tls.received(connection.slot, bytes, &mut plain, &mut out);
+        self.driver.send(connection, out);
+        if self.end_if_failed(connection, outcome) {
+            self.begin_conversation(place);
+        }
+        if !plain.is_empty() {
+            self.received(place, Input::Plain(&mut plain));
+        }
+    }
+
+    /// What TLS said, and false when it failed, which ends the connection.
+    fn end_if_failed(&mut self, connection: ConnectionId, outcome: anyhow::Result<bool>) -> bool {
+        outcome.unwrap_or_else(|error| {
+            if self.watching {
+                self.shared.fault(format!("TLS: {error:#}"));
+            }
+            self.driver.close(connection, Close::Abort);
+            false
+        })
+    }
+
+    fn received(&mut self, place: usize, input: Input<'_>) {
         let mut out = self.driver.reclaim().unwrap_or_default();
         let (client, counters) = (&mut self.clients[place], &self.shared.counters[self.index]);
         let (latencies, epoch) = (&mut self.latencies, self.shared.epoch);
@@ -300,7 +362,10 @@ impl<D: Driver> Thread<D> {
             }
             Outcome::Pong => pongs += 1,
         };
-        let bytes = self.driver.received(buffer);
+        let bytes = match input {
+            Input::Buffer(buffer) => self.driver.received(buffer),
+            Input::Plain(bytes) => bytes,
+        };
         let outcome = client.received(&self.shared.settings, bytes, &mut out, &mut sink);
         counters
             .pongs
@@ -327,9 +392,17 @@ impl<D: Driver> Thread<D> {
     }
 
     pub(super) fn send(&mut self, place: usize, out: Vec<u8>) {
-        if !out.is_empty() {
-            self.driver.send(self.clients[place].connection, out);
+        if out.is_empty() {
+            return;
         }
+        let connection = self.clients[place].connection;
+        let Some(tls) = &mut self.tls else {
+            return self.driver.send(connection, out);
+        };
+        let mut sealed = self.driver.reclaim().unwrap_or_default();
+        let outcome = tls.seal(connection.slot, &out, &mut sealed);
+        self.driver.send(connection, sealed);
+        self.end_if_failed(connection, outcome.map(|()| false));
     }
 
     fn closed(&mut self, connection: ConnectionId, error: Option<io::Error>) {
@@ -337,6 +410,9 @@ impl<D: Driver> Thread<D> {
             return;
         };
         self.by_slot.remove(connection.slot);
+        if let Some(tls) = &mut self.tls {
+            tls.closed(connection.slot);
+        }
         let before = std::mem::replace(&mut self.clients[place].phase, Phase::Ended);
         match before {
             Phase::Ended => return,

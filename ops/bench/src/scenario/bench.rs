@@ -74,6 +74,7 @@ impl Bench {
         let settings = Settings {
             remote: server.address,
             transport: common.transport(),
+            tls_resumes: clients.durable_from == 0,
             version: subject.version(common),
             keep_alive_s: clients.keep_alive_s,
             qos: clients.qos,

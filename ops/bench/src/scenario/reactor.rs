@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use reactor::datagram::DatagramConfig;
 use reactor::driver::{ConnectionId, Driver, DriverConfig, Event};
 use reactor::probe::{cpus_allowed, pin_to_cpu, raise_nofile_limit};
 use reactor::uring::UringDriver;
@@ -111,6 +112,7 @@ impl<'a> Clients<'a> {
             events_max: 512,
             submission_entries: 1_024,
             completion_entries: 8_192,
+            datagrams: DatagramConfig::small(),
         })?;
         let mut clients = Self {
             driver,
