@@ -6,7 +6,9 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use reactor::datagram::DatagramConfig;
-use reactor::driver::{Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, Event, Waker};
+use reactor::driver::{
+    Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, Event, Waker,
+};
 use reactor::epoll::EpollDriver;
 use reactor::probe::{cpus_allowed, pin_to_cpu};
 use reactor::slab::Table;

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use reactor::slab::Table;
-use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, NamedGroup, RootCertStore};
@@ -103,7 +105,10 @@ impl Tls {
         plain: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Result<bool> {
-        let connection = self.connections.get_mut(slot).context("no TLS connection")?;
+        let connection = self
+            .connections
+            .get_mut(slot)
+            .context("no TLS connection")?;
         let began = connection.is_handshaking();
         while !bytes.is_empty() {
             connection.read_tls(&mut bytes)?;
@@ -120,7 +125,10 @@ impl Tls {
 
     /// Seals plaintext.
     pub(super) fn seal(&mut self, slot: u32, plain: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        let connection = self.connections.get_mut(slot).context("no TLS connection")?;
+        let connection = self
+            .connections
+            .get_mut(slot)
+            .context("no TLS connection")?;
         connection.writer().write_all(plain)?;
         while connection.wants_write() {
             connection.write_tls(out)?;
