@@ -278,6 +278,20 @@ pub(crate) fn shutdown_both(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }
 
+/// accept(2) hands errors of the connection it would have returned to the caller; the next one may be well.
+pub(crate) fn is_of_one_connection(error: i32) -> bool {
+    [
+        libc::ECONNABORTED,
+        libc::EINTR,
+        libc::EPROTO,
+        libc::ENETDOWN,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::EPERM,
+    ]
+    .contains(&error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

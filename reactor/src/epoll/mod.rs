@@ -205,7 +205,8 @@ impl EpollDriver {
                         self.accepted(socket, peer, ListenerId(index as u16), events);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(error)
+                        if socket::is_of_one_connection(error.raw_os_error().unwrap_or(0)) => {}
                     Err(_) => {
                         self.counters.accept_errors += 1;
                         self.listeners[index].paused_until = Some(now() + ACCEPT_PAUSE);
@@ -548,21 +549,6 @@ impl Driver for EpollDriver {
     fn counters(&self) -> DriverCounters {
         self.counters
     }
-}
-
-/// accept(2) hands errors of the connection it would have returned to the caller; the next one may be well.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    let code = error.raw_os_error().unwrap_or(0);
-    [
-        libc::ECONNABORTED,
-        libc::EINTR,
-        libc::EPROTO,
-        libc::ENETDOWN,
-        libc::EHOSTUNREACH,
-        libc::ENETUNREACH,
-        libc::EPERM,
-    ]
-    .contains(&code)
 }
 
 const fn key(id: ConnectionId) -> Key {

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::driver::{Event, ListenerId};
 use crate::send_queue::{SHORTAGE_PAUSE, SHORTAGES_MAX, is_shortage};
+use crate::socket;
 
 impl UringDriver {
     pub(super) fn complete(&mut self, completion: Completion, events: &mut Vec<Event>) {
@@ -67,7 +68,7 @@ impl UringDriver {
         let stopped = listener.stopped;
         if result < 0 {
             self.connections.remove(key);
-            if !stopped && !is_of_one_connection(-result) {
+            if !stopped && !socket::is_of_one_connection(-result) {
                 self.counters.accept_errors += 1;
                 listener.paused_until = Some(now() + ACCEPT_PAUSE);
             }
@@ -318,18 +319,4 @@ impl UringDriver {
             error: connection.closed_error(),
         });
     }
-}
-
-/// accept(2) hands errors of the connection it would have returned to the caller; the next one may be well.
-fn is_of_one_connection(error: i32) -> bool {
-    [
-        libc::ECONNABORTED,
-        libc::EINTR,
-        libc::EPROTO,
-        libc::ENETDOWN,
-        libc::EHOSTUNREACH,
-        libc::ENETUNREACH,
-        libc::EPERM,
-    ]
-    .contains(&error)
 }

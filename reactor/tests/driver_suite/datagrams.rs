@@ -203,10 +203,10 @@ pub(crate) fn the_local_address_is_told_and_answered_from<S: Setup>() {
             from: Some(ip),
             ecn: None,
             segment: Some(4),
-            bytes: b"hereyouare".to_vec(),
+            bytes: b"leftoverhe".to_vec(),
         };
         world.driver().send_datagrams(socket, transmit);
-        for part in [&b"here"[..], b"youa", b"re"] {
+        for part in [&b"left"[..], b"over", b"he"] {
             let wanted = ((ip, bound.port()).into(), part.to_vec());
             assert_eq!(world.peer_hears(&mut peer), wanted);
         }
