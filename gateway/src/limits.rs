@@ -121,7 +121,7 @@ pub struct TlsLimits {
     pub handshake_bytes_max: usize,
     /// Handshakes in progress on one core; further connections are closed at once. Times the bound above, it bounds their memory.
     pub handshakes_max: u32,
-    /// Flights of handshakes processed in one turn, at 20 to 150 µs each; the others wait for the next turn.
+    /// Flights of handshakes processed in one turn, at 20 to 500 µs each; the others wait for the next turn.
     pub handshakes_per_turn: u32,
     /// Bytes of incomplete records on one core; above three quarters of it, a session that has more than its share of the rest fails.
     pub partial_bytes_max: usize,

@@ -143,7 +143,7 @@ impl Secured {
         }
     }
 
-    /// Seals and sends plaintext; returns its emptied vector.
+    /// Seals and sends plaintext; returns its vector, to be used again.
     pub fn send(&mut self, driver: &mut impl Driver, id: ConnectionId, plain: Vec<u8>) -> Vec<u8> {
         let mut sealed = driver.reclaim().unwrap_or_default();
         let goes_on = self.sessions.seal(id, &plain, &mut sealed);
