@@ -47,6 +47,11 @@ pub(super) struct Live {
     /// Since the last data.
     key_updates: u8,
     warnings: u8,
+    /// True exactly when a key update was answered since data was sealed last.
+    answered: bool,
+    /// True exactly when another one is to be answered, which waits for the next data (RFC 8446 §4.6.3): a peer that reads nothing
+    /// cannot make answers pile up.
+    owes_answer: bool,
     /// True exactly when TLS 1.2 was asked once for another handshake.
     renegotiation_refused: bool,
     /// True exactly when the peer's close_notify came.
@@ -73,6 +78,8 @@ impl Live {
             empty_records: 0,
             key_updates: 0,
             warnings: 0,
+            answered: false,
+            owes_answer: false,
             renegotiation_refused: false,
             peer_closed: false,
             closed: false,
@@ -253,7 +260,12 @@ impl Live {
             return unexpected("too many key updates without data between them");
         }
         if request == 1 && !self.closed {
-            self.update_tx(out)?;
+            if self.answered {
+                self.owes_answer = true;
+            } else {
+                self.answered = true;
+                self.update_tx(out)?;
+            }
         }
         secrets::update(self.cipher.aead, &mut self.rx)
     }
@@ -295,6 +307,10 @@ impl Live {
         if self.closed {
             return Ok(());
         }
+        if std::mem::take(&mut self.owes_answer) {
+            self.update_tx(out)?;
+        }
+        self.answered = false;
         let records_max = records_per_key_max.min(self.cipher.aead.records_per_key_max());
         for fragment in plain.chunks(PLAIN_BYTES_MAX) {
             // The last record of a key is the KeyUpdate, or an alert.

@@ -157,6 +157,27 @@ fn keys_are_updated_when_the_client_asks() {
 }
 
 #[test]
+fn answers_to_key_updates_do_not_pile_up_for_a_client_that_reads_nothing() {
+    let authority = Authority::new("root");
+    let mut server = Server::usual(&authority);
+    let mut client = Client::new(authority.client_config(&version::TLS13, None));
+    server.connect(0, &mut client);
+    server.converse(0, &mut client);
+    for round in 0..1_000 {
+        let updated = client.connection.refresh_traffic_keys();
+        updated.expect("the client can update");
+        client.write(b"x");
+        let bytes = client.written();
+        server.receive(0, &bytes);
+        assert!(server.of(0).sent.len() < 64, "one answer, round {round}");
+    }
+    assert_eq!(std::mem::take(&mut server.of(0).data).len(), 1_000);
+    assert!(server.send(0, b"data"));
+    server.converse(0, &mut client);
+    assert_eq!(std::mem::take(&mut client.data), b"data");
+}
+
+#[test]
 fn keys_are_updated_before_they_are_worn_out() {
     let authority = Authority::new("root");
     let limits = TlsLimits {
