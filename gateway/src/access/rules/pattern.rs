@@ -137,7 +137,7 @@ impl Pattern {
     fn relates_for(&self, who: &Who<'_>, group: &str, filter: &str, relation: Relation) -> bool {
         // A wildcard in the first level matches no topic that starts with `$` (MQTT-4.7.2-1).
         let hidden = filter.starts_with('$');
-        let mut steps = filter.split('/');
+        let mut steps = filter.as_bytes().split(|byte| *byte == b'/');
         for (index, level) in self.levels.iter().enumerate() {
             let first = index == 0;
             if *level == Level::Below {
@@ -146,12 +146,12 @@ impl Pattern {
             let Some(step) = steps.next() else {
                 return false;
             };
-            let wild = matches!(step, "+" | "#");
+            let wild = matches!(step, b"+" | b"#");
             if wild && relation == Relation::Covers {
                 match (step, level) {
-                    ("+", Level::Any) => continue,
+                    (b"+", Level::Any) => continue,
                     // A topic has a first level, so that here `+/#` is as much as `#`.
-                    ("#", Level::Any) if first => return self.levels[1..] == [Level::Below],
+                    (b"#", Level::Any) if first => return self.levels[1..] == [Level::Below],
                     _ => return false,
                 }
             }
@@ -162,7 +162,7 @@ impl Pattern {
                     }
                 }
                 Level::Literal(literal) => {
-                    if **literal != *step {
+                    if literal.as_bytes() != step {
                         return false;
                     }
                 }
@@ -178,14 +178,14 @@ impl Pattern {
                 }
                 Level::Below => {}
             }
-            if step == "#" {
+            if step == b"#" {
                 return self.rest_exists(who, group, index + 1, relation);
             }
         }
         match steps.next() {
             None => true,
             // `a/#` matches `a` too, so that it touches the pattern `a`.
-            Some("#") => relation != Relation::Covers,
+            Some(b"#") => relation != Relation::Covers,
             Some(_) => false,
         }
     }
@@ -194,7 +194,7 @@ impl Pattern {
     fn rest_exists(&self, who: &Who<'_>, group: &str, from: usize, relation: Relation) -> bool {
         for level in &self.levels[from..] {
             if let Level::Template(pieces) = level {
-                match fit(pieces, who, group, "+", false) {
+                match fit(pieces, who, group, b"+", false) {
                     Fit::Same => {}
                     Fit::Different => return false,
                     Fit::Unsure => return relation == Relation::TouchesIfUnsure,
@@ -245,8 +245,8 @@ fn parse_level(text: &str) -> Result<Level, PatternError> {
 }
 
 /// Holds a level with placeholders against a level of a filter, which may be a wildcard.
-fn fit(pieces: &[Piece], who: &Who<'_>, group: &str, step: &str, first: bool) -> Fit {
-    let wild = matches!(step, "+" | "#");
+fn fit(pieces: &[Piece], who: &Who<'_>, group: &str, step: &[u8], first: bool) -> Fit {
+    let wild = matches!(step, b"+" | b"#");
     let mut rest = step;
     for (index, piece) in pieces.iter().enumerate() {
         let (text, is_name) = match piece {
@@ -268,7 +268,7 @@ fn fit(pieces: &[Piece], who: &Who<'_>, group: &str, step: &str, first: bool) ->
             }
             continue;
         }
-        match rest.strip_prefix(text) {
+        match rest.strip_prefix(text.as_bytes()) {
             Some(left) => rest = left,
             None => return Fit::Different,
         }
