@@ -22,7 +22,7 @@ use gateway::access::rules::Rules;
 use gateway::access::{Identity, Who};
 use gateway::limits::Limits;
 use gateway::outbox::{Order, Outbox};
-use gateway::shard::{Event, Shard};
+use gateway::shard::{Arrival, Event, Shard};
 use gateway::turn::{Congestion, Facts, Now};
 use reactor::driver::ConnectionId;
 
@@ -223,8 +223,7 @@ impl Core {
     fn connect(&mut self, slot: u32) {
         let accepted = Event::Accepted {
             connection: Self::id(slot),
-            websocket: false,
-            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            arrival: Arrival::plain(false, SocketAddr::from(([127, 0, 0, 1], 1))),
         };
         self.shard.handle(self.now, accepted, &mut self.outbox);
         let client_id = format!("client-{slot}");

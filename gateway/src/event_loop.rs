@@ -21,7 +21,7 @@ use crate::engine::Completion;
 use crate::engine::thread::CommandSender;
 use crate::metrics::{CoreSnapshot, Counters};
 use crate::outbox::{Order, Outbox};
-use crate::shard::{Event, Shard};
+use crate::shard::{Arrival, Event, Shard};
 use crate::turn::{Congestion, Now};
 
 pub use secured::Secured;
@@ -360,8 +360,7 @@ impl<D: Driver> EventLoop<D> {
         }
         let accepted = Event::Accepted {
             connection,
-            websocket,
-            peer,
+            arrival: Arrival::plain(websocket, peer),
         };
         self.shard.handle(now, accepted, &mut self.outbox);
     }

@@ -18,6 +18,7 @@ use crate::message::Message;
 use crate::metrics::{CoreSnapshot, DropReason};
 use crate::outbox::Outbox;
 use crate::owner::Owner;
+use crate::tls;
 use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer, Turn};
 
 /// What happens to a core.
@@ -27,10 +28,8 @@ pub enum Event<'a> {
     Accepted {
         /// The connection.
         connection: ConnectionId,
-        /// True for a WebSocket listener.
-        websocket: bool,
-        /// Who it is.
-        peer: SocketAddr,
+        /// How it came in.
+        arrival: Arrival,
     },
     /// Bytes arrived. They are changed in place (WebSocket masks).
     Received {
@@ -55,6 +54,28 @@ pub enum Event<'a> {
     Tick(Congestion),
     /// The node stops: clients are told.
     Stop,
+}
+
+/// How a connection came in.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// True for a WebSocket listener.
+    pub websocket: bool,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// The certificate that the client showed, verified.
+    pub certificate: Option<Arc<tls::Identity>>,
+}
+
+impl Arrival {
+    /// A connection without TLS.
+    pub fn plain(websocket: bool, peer: SocketAddr) -> Self {
+        Self {
+            websocket,
+            peer,
+            certificate: None,
+        }
+    }
 }
 
 /// Which role an engine token belongs to.
@@ -146,11 +167,8 @@ impl Shard {
         match event {
             Event::Accepted {
                 connection,
-                websocket,
-                peer,
-            } => {
-                self.edge.accepted(&mut turn, connection, websocket, peer);
-            }
+                arrival,
+            } => self.edge.accepted(&mut turn, connection, arrival),
             Event::Received { connection, bytes } => {
                 self.edge.received(&mut turn, connection, bytes);
             }

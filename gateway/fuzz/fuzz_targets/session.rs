@@ -16,7 +16,7 @@ use gateway::engine::memory::Memory;
 use gateway::engine::{Engine, MailboxLimits, WhenFull};
 use gateway::limits::Limits;
 use gateway::outbox::{Order, Outbox};
-use gateway::shard::{Event, Shard};
+use gateway::shard::{Arrival, Event, Shard};
 use gateway::turn::{Congestion, Facts, Now};
 use libfuzzer_sys::fuzz_target;
 use reactor::driver::ConnectionId;
@@ -65,7 +65,7 @@ impl World {
         self.generations[client as usize] = Some(self.next_generation);
         let connection = ConnectionId { slot: client, generation: self.next_generation };
         let peer = SocketAddr::from(([127, 0, 0, 1], 1_024));
-        self.handle(Event::Accepted { connection, websocket: client == 3, peer });
+        self.handle(Event::Accepted { connection, arrival: Arrival::plain(client == 3, peer) });
         connection
     }
 

@@ -129,7 +129,7 @@ impl Edge {
         let Some(connection) = self.connection(id) else {
             return Ok(());
         };
-        let State::AwaitConnect(peer) = &connection.state else {
+        let State::AwaitConnect(arrival) = &connection.state else {
             return Ok(());
         };
         let attach = Attach {
@@ -139,7 +139,7 @@ impl Edge {
             clean_start: connect.clean_start,
             expiry_s,
             will,
-            peer: **peer,
+            peer: arrival.peer,
         };
         connection.state = State::Attaching(Box::new(attaching));
         turn.outbox

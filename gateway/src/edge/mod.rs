@@ -20,7 +20,6 @@ mod subscribe;
 mod websocket;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use edge_proto::frame::next_frame;
 use edge_proto::packet::Version;
@@ -34,6 +33,7 @@ use reactor::slab::{Key, Slab, Table};
 use crate::limits::Limits;
 use crate::outbox::Order;
 use crate::retained_scan::Scan;
+use crate::shard::Arrival;
 use crate::turn::{Stats, Timer, Turn};
 
 use connect::Attaching;
@@ -73,7 +73,7 @@ const _: () = assert!(
 
 #[derive(Debug)]
 enum State {
-    AwaitConnect(Box<SocketAddr>),
+    AwaitConnect(Box<Arrival>),
     Attaching(Box<Attaching>),
     Live(Box<Session>),
     Closing,
@@ -103,15 +103,9 @@ enum Flow {
 
 impl Edge {
     /// A listener has accepted a connection.
-    pub fn accepted(
-        &mut self,
-        turn: &mut Turn<'_>,
-        id: ConnectionId,
-        websocket: bool,
-        peer: SocketAddr,
-    ) {
+    pub fn accepted(&mut self, turn: &mut Turn<'_>, id: ConnectionId, arrival: Arrival) {
         turn.stats.counters.connections_accepted += 1;
-        let transport = if websocket {
+        let transport = if arrival.websocket {
             Transport::Upgrading
         } else {
             Transport::Tcp
@@ -124,7 +118,7 @@ impl Edge {
             id.slot,
             Connection {
                 link,
-                state: State::AwaitConnect(Box::new(peer)),
+                state: State::AwaitConnect(Box::new(arrival)),
             },
         );
     }

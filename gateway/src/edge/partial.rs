@@ -76,7 +76,7 @@ mod tests {
     use super::*;
     use crate::limits::Limits;
     use crate::outbox::{Order, Outbox};
-    use crate::shard::{Event, Shard};
+    use crate::shard::{Arrival, Event, Shard};
     use crate::turn::{Facts, Now};
 
     fn id(slot: u32) -> ConnectionId {
@@ -112,8 +112,7 @@ mod tests {
         for slot in 0..2 {
             let accepted = Event::Accepted {
                 connection: id(slot),
-                websocket: false,
-                peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+                arrival: Arrival::plain(false, SocketAddr::from(([127, 0, 0, 1], 1))),
             };
             shard.handle(now, accepted, &mut outbox);
             let mut bytes = Vec::new();

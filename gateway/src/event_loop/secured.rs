@@ -13,7 +13,7 @@ use reactor::driver::{BufferRef, Close, ConnectionId, Driver};
 
 use crate::limits::TlsLimits;
 use crate::outbox::Outbox;
-use crate::shard::{Event, Shard};
+use crate::shard::{Arrival, Event, Shard};
 use crate::tls::{Acceptor, Output, Sessions, Stats};
 use crate::turn::Now;
 
@@ -214,13 +214,16 @@ impl Teller<'_> {
     fn tell(&mut self, id: ConnectionId, output: Output<'_>) {
         match output {
             Output::Send(bytes) => self.sends.push((id, bytes)),
-            Output::Established(_) => {
+            Output::Established(established) => {
                 if let Some(Arriving { websocket, peer }) = self.arriving.remove(&id) {
-                    let connection = id;
-                    self.handle(Event::Accepted {
-                        connection,
+                    let arrival = Arrival {
                         websocket,
                         peer,
+                        certificate: established.identity.map(Arc::new),
+                    };
+                    self.handle(Event::Accepted {
+                        connection: id,
+                        arrival,
                     });
                 }
             }

@@ -10,7 +10,7 @@ use gateway::admin::AdminRequest;
 use gateway::core_message::CoreMessage;
 use gateway::engine::{Command, Completion, Restored};
 use gateway::outbox::{Order, Outbox};
-use gateway::shard::{Event, Shard};
+use gateway::shard::{Arrival, Event, Shard};
 use gateway::turn::{Congestion, Facts, Now, home_core};
 use reactor::driver::{Close, ConnectionId};
 
@@ -253,8 +253,7 @@ impl World {
                     core,
                     Event::Accepted {
                         connection,
-                        websocket: false,
-                        peer,
+                        arrival: Arrival::plain(false, peer),
                     },
                 );
             }

@@ -1,0 +1,269 @@
+//! What a node asks of those who connect: one immutable object, made outside the cores, the same on all of them, replaced whole.
+//!
+//! ```text
+//! CONNECT ─▶ Policy::ask ─▶ Decided ───────────────────────────────▶ attach, or CONNACK with a reason
+//!                │                                          ▲
+//!                └─ Elsewhere ─▶ Question ─▶ control thread ─┴ Verdict     (what is slow: argon2id, HTTP)
+//! ```
+//!
+//! Methods are asked in order. The first that takes the credentials as its own decides; the others never see them.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use reactor::driver::ConnectionId;
+
+use super::Identity;
+use super::password::PasswordFile;
+use super::rules::Rules;
+use super::token::{self, KeySet, TokenError, TokenPolicy};
+use crate::tls;
+
+/// Who may come in, how they prove who they are, and what they may do.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Where clients may come from that prove nothing.
+    pub anonymous: Origins,
+    /// How a client proves who it is, in the order in which they are asked.
+    pub methods: Box<[Method]>,
+    /// What clients may do. `None`: there are no rules of the node.
+    pub rules: Option<Arc<Rules>>,
+    /// Where clients may come from for whom everything is allowed that no rule decides. Whoever brings rules is never one of them.
+    pub unruled: Origins,
+}
+
+/// Where a client may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// From nowhere.
+    Nowhere,
+    /// From this machine.
+    Loopback,
+    /// From everywhere.
+    Everywhere,
+}
+
+/// A way to prove who one is.
+#[derive(Clone, Debug)]
+pub enum Method {
+    /// A name in the client's certificate, which TLS has verified.
+    Certificate(CertificateName),
+    /// A JSON Web Token as the password.
+    Token(Arc<TokenMethod>),
+    /// User name and password, and SCRAM-SHA-256, against a file.
+    Password(Arc<PasswordFile>),
+}
+
+/// Which name of a certificate is the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateName {
+    /// CN of the subject.
+    CommonName,
+    /// The first subject alternative name of type DNS.
+    DnsName,
+    /// The first subject alternative name of type URI.
+    Uri,
+    /// The first subject alternative name of type e-mail.
+    Email,
+}
+
+/// Tokens and what they must say.
+#[derive(Clone, Debug)]
+pub struct TokenMethod {
+    /// Keys of the issuer.
+    pub keys: KeySet,
+    /// What a token must say.
+    pub policy: TokenPolicy,
+}
+
+/// What a client shows of itself.
+#[derive(Clone)]
+pub struct Credentials {
+    /// Its client identifier.
+    pub client: Box<str>,
+    /// Its user name.
+    pub user_name: Option<Box<str>>,
+    /// Its password: a secret.
+    pub password: Option<Box<[u8]>>,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// Its certificate.
+    pub certificate: Option<Arc<tls::Identity>>,
+}
+
+/// Who a client is: `None` for one that proved nothing and may come in all the same.
+pub type Outcome = Result<Option<Arc<Identity>>, Refusal>;
+
+/// Why a client is not let in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It proved nothing.
+    #[error("it showed no credentials, and anonymous clients are not let in from its address")]
+    Anonymous,
+    /// Nobody knows what it showed.
+    #[error("no method knows its credentials")]
+    Unknown,
+    /// User name or password are wrong, which of them is not told.
+    #[error("the name or the password is wrong")]
+    Credentials,
+    /// Its token is no good.
+    #[error("{0}")]
+    Token(TokenError),
+    /// Its certificate has no name of the kind that is asked for.
+    #[error("its certificate has no {0}")]
+    NoName(CertificateName),
+    /// It may not come in, whoever it is.
+    #[error("it is banned")]
+    Banned,
+    /// The method could not be asked: nobody comes in by it until it can.
+    #[error("the method cannot be asked: {0}")]
+    Unavailable(Box<str>),
+    /// Too many wait already.
+    #[error("too many clients wait to be authenticated")]
+    Busy,
+}
+
+/// What a policy says to credentials.
+#[derive(Debug)]
+pub enum Answer {
+    /// This.
+    Decided(Outcome),
+    /// The method of this number must be asked, outside the core.
+    Elsewhere(usize),
+}
+
+/// What a core wants to know of the control thread: the methods of the policy from a number on.
+#[derive(Debug)]
+pub struct Question {
+    /// The core that asks.
+    pub core: u16,
+    /// About which connection.
+    pub connection: ConnectionId,
+    /// Under which policy.
+    pub policy: Arc<Policy>,
+    /// The method to begin with.
+    pub from: usize,
+    /// What the client showed.
+    pub credentials: Box<Credentials>,
+}
+
+/// The answer to a [`Question`].
+#[derive(Debug)]
+pub struct Verdict {
+    /// About which connection.
+    pub connection: ConnectionId,
+    /// What it is.
+    pub outcome: Outcome,
+}
+
+impl Policy {
+    /// Everybody may come in and do everything: a node without authentication that nobody else can reach, and tests.
+    pub fn open() -> Self {
+        Self {
+            anonymous: Origins::Everywhere,
+            methods: Box::default(),
+            rules: None,
+            unruled: Origins::Everywhere,
+        }
+    }
+
+    /// Asks the methods from a number on, as far as they answer at once.
+    pub fn ask(&self, from: usize, credentials: &Credentials, now_unix_ms: u64) -> Answer {
+        for (number, method) in self.methods.iter().enumerate().skip(from) {
+            let outcome = match method {
+                Method::Certificate(name) => name.of(credentials),
+                Method::Token(tokens) => tokens.check(credentials, now_unix_ms),
+                Method::Password(_) if credentials.user_name.is_some() => {
+                    return Answer::Elsewhere(number);
+                }
+                Method::Password(_) => None,
+            };
+            if let Some(outcome) = outcome {
+                return Answer::Decided(outcome.map(|identity| Some(Arc::new(identity))));
+            }
+        }
+        Answer::Decided(self.without_proof(credentials))
+    }
+
+    /// What becomes of a client that no method knows.
+    pub fn without_proof(&self, credentials: &Credentials) -> Outcome {
+        // Where nothing can be proved, a name and a password are what an SDK sends anyway.
+        let showed_nothing = credentials.user_name.is_none() && credentials.password.is_none();
+        if !showed_nothing && !self.methods.is_empty() {
+            return Err(Refusal::Unknown);
+        }
+        if self.anonymous.contain(credentials.peer.ip()) {
+            Ok(None)
+        } else {
+            Err(Refusal::Anonymous)
+        }
+    }
+}
+
+impl Origins {
+    /// True when an address is among them.
+    pub fn contain(self, address: IpAddr) -> bool {
+        match self {
+            Self::Nowhere => false,
+            Self::Loopback => address.to_canonical().is_loopback(),
+            Self::Everywhere => true,
+        }
+    }
+}
+
+impl CertificateName {
+    /// The user that a certificate names; `None` without a certificate.
+    fn of(self, credentials: &Credentials) -> Option<Result<Identity, Refusal>> {
+        let certificate = credentials.certificate.as_deref()?;
+        let name = match self {
+            Self::CommonName => certificate.common_name.as_ref(),
+            Self::DnsName => certificate.dns_names.first(),
+            Self::Uri => certificate.uris.first(),
+            Self::Email => certificate.emails.first(),
+        };
+        let name = name.filter(|name| !name.is_empty());
+        Some(
+            name.map(|name| Identity::of_user(name))
+                .ok_or(Refusal::NoName(self)),
+        )
+    }
+}
+
+impl fmt::Display for CertificateName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::CommonName => "common name",
+            Self::DnsName => "DNS name",
+            Self::Uri => "URI",
+            Self::Email => "e-mail address",
+        })
+    }
+}
+
+impl TokenMethod {
+    /// Checks a password that has the shape of a token; `None` for any other.
+    fn check(
+        &self,
+        credentials: &Credentials,
+        now_unix_ms: u64,
+    ) -> Option<Result<Identity, Refusal>> {
+        let password = credentials.password.as_deref()?;
+        let looks_like_one = password.iter().filter(|byte| **byte == b'.').count() == 2
+            && password.starts_with(b"eyJ"); // `{"` in base64url, as every header begins
+        looks_like_one.then(|| {
+            token::verify(password, &self.keys, &self.policy, now_unix_ms).map_err(Refusal::Token)
+        })
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Credentials")
+            .field("client", &self.client)
+            .field("user_name", &self.user_name)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
