@@ -13,6 +13,7 @@ use reactor::probe::pin_to_cpu;
 use reactor::uring::UringDriver;
 
 use super::{CoreReport, StartError, system};
+use crate::access::policy::Policy;
 use crate::admin::AdminRequest;
 use crate::config::Protocol;
 use crate::control::Cores;
@@ -37,6 +38,8 @@ pub(super) struct CorePlan {
     pub(super) driver: DriverConfig,
     pub(super) pin: bool,
     pub(super) listen: ListenOptions,
+    /// Who may come in and do what.
+    pub(super) policy: Arc<Policy>,
     pub(super) boot: u32,
     pub(super) facts: Facts,
     pub(super) clock: Clock,
@@ -109,7 +112,7 @@ fn live<D: Driver>(
     let Ok(kit) = kit.recv() else { return Ok(()) };
     let now = plan.clock.now();
     let mut outbox = Outbox::new(core, plan.facts.placement.cores());
-    let mut shard = Shard::new(plan.facts, plan.boot, now);
+    let mut shard = Shard::new(plan.facts, plan.policy, plan.boot, now);
     for (item, home) in &kit.restored {
         shard.restore(now, item, *home, &mut outbox);
     }

@@ -18,6 +18,7 @@ use reactor::driver::{Backend, Waker};
 use reactor::mesh::{InboxSender, LaneCapacity, inbox, mesh};
 use reactor::probe::{Choice, ProbeError, choose, probe, raise_nofile_limit};
 
+use crate::access::policy::Policy;
 use crate::admin::AdminRequest;
 use crate::config::{Config, Protocol};
 use crate::control::certificates::{CertificateError, Certificates};
@@ -26,7 +27,7 @@ use crate::control::{Cores, SendToCore, http};
 use crate::engine::EngineError;
 use crate::engine::thread::EngineThread;
 use crate::event_loop::{Clock, EngineBacklog, Stopping};
-use crate::turn::{Facts, home_core};
+use crate::turn::Facts;
 
 use core_thread::{CoreKit, CorePlan};
 use store::Store;
@@ -124,6 +125,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let (reports, report_receiver) = channel();
     let stopping = Arc::new(Stopping::default());
     let engine_backlog = Arc::new(EngineBacklog::default());
+    let policy = Arc::new(Policy::open()); // A listener that others reach is refused, or opened to everybody, by `access.anonymous`.
     let mut threads = Vec::new();
     let mut kits = Vec::new();
     let facts = facts(&config, &placement)?;
@@ -135,6 +137,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             driver: config.driver_config(),
             pin: config.node.pin_cores,
             listen: config.listen_options(),
+            policy: Arc::clone(&policy),
             boot: store.boot,
             facts: Facts {
                 core,
@@ -201,9 +204,7 @@ impl Node {
             senders.push(send_to_core(sender));
             requests.push(receiver);
         }
-        let placement = self.placement.clone();
-        let home = Box::new(move |client_id: &str| usize::from(home_core(&placement, client_id)));
-        let control = Arc::new(Cores::new(senders, home));
+        let control = Arc::new(Cores::new(senders));
         let (engine, commands, restored) = store
             .start(&self.config, cores, completion_senders)
             .map_err(system("the engine thread"))?;
