@@ -139,11 +139,13 @@ pub enum DropReason {
     Stale,
     /// The client refused it (PUBREC with an error).
     Refused,
+    /// The rules do not let the client read it any more.
+    Denied,
 }
 
 impl DropReason {
     /// All reasons, by index.
-    pub const ALL: [(Self, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str); 12] = [
         (Self::QueueFull, "queue_full"),
         (Self::CoreQueueFull, "core_queue_full"),
         (Self::MeshFull, "mesh_full"),
@@ -155,6 +157,7 @@ impl DropReason {
         (Self::MailboxRejected, "mailbox_rejected"),
         (Self::Stale, "stale"),
         (Self::Refused, "refused"),
+        (Self::Denied, "denied"),
     ];
 }
 

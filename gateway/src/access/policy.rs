@@ -35,7 +35,12 @@ pub struct Policy {
     pub rules: Option<Arc<Rules>>,
     /// Where clients may come from for whom everything is allowed that no rule decides. Whoever brings rules is never one of them.
     pub unruled: Origins,
+    /// Whether the server writes who sent a message to an inbox (`u/{user}/in`, `g/{group}/in`) on it: the user property [`SENDER`].
+    pub stamps_senders: bool,
 }
+
+/// The user property with the authenticated user who sent a message to an inbox. Nobody but the server writes it.
+pub const SENDER: &str = "from";
 
 /// Where a client may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +177,7 @@ impl Policy {
             methods: Box::default(),
             rules: None,
             unruled: Origins::Everywhere,
+            stamps_senders: true,
         }
     }
 
@@ -270,6 +276,18 @@ impl Policy {
             Decision::Denied(Denial::NoRule) if self.is_unruled(who, peer) => Ok(qos),
             Decision::Denied(denial) => Err(denial),
         }
+    }
+
+    /// True for a topic on whose messages the server writes who sent them.
+    pub fn stamps(&self, topic: &str) -> bool {
+        let is_inbox = || {
+            let below = topic
+                .strip_prefix("u/")
+                .or_else(|| topic.strip_prefix("g/"));
+            let name = below.and_then(|below| below.strip_suffix("/in"));
+            name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
+        };
+        self.stamps_senders && is_inbox()
     }
 
     fn is_unruled(&self, who: &Who<'_>, peer: IpAddr) -> bool {

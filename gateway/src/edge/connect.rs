@@ -12,12 +12,12 @@ use reactor::driver::ConnectionId;
 use super::depart::Leave;
 use super::exchange::Method;
 use super::login::{Login, judge_will};
+use super::publish::forwarded_properties;
 use super::session::{Session, Traffic};
 use super::{Edge, Flow, State, tells_reasons};
 use crate::access::Identity;
 use crate::core_message::{Attach, Attached, AttachedSession, CoreMessage, Detach};
 use crate::engine::WillRecord;
-use crate::limits::Limits;
 use crate::message::{Message, MessageParts, SessionId};
 use crate::shard::Arrival;
 use crate::turn::{Timer, Turn};
@@ -147,7 +147,7 @@ impl Edge {
         let will = connect
             .will
             .as_ref()
-            .map(|will| will_record(will, limits))
+            .map(|will| will_record(turn, entry.identity.as_deref(), will))
             .transpose()?;
         let asked_expiry_s = match connect.version {
             Version::V5 => connect.session_expiry_s.unwrap_or(0),
@@ -275,7 +275,7 @@ impl Edge {
             subscriptions: attached.subscriptions,
             subscribing: 0,
             sequence: 0,
-            filters: Vec::new(),
+            filters: Box::default(),
             shared: false,
             login: attaching.login,
             traffic: Traffic::resumed(attached.received),
@@ -401,14 +401,18 @@ fn keep_alive(connect: &Connect<'_>, maximum_s: u16) -> (u16, bool) {
 }
 
 /// The will as it is kept.
-fn will_record(will: &Will<'_>, limits: &Limits) -> Result<WillRecord, ReasonCode> {
+fn will_record(
+    turn: &Turn<'_>,
+    identity: Option<&Identity>,
+    will: &Will<'_>,
+) -> Result<WillRecord, ReasonCode> {
+    let limits = &turn.facts.limits;
     let levels = will.topic.split('/').count();
     let too_long = will.topic.len() > limits.topic_bytes_max || levels > limits.topic_levels_max;
     if too_long || will.topic.starts_with('$') {
         return Err(ReasonCode::TopicNameInvalid);
     }
-    let mut properties = Vec::new();
-    encode::forwarded_properties(&mut properties, &will.properties);
+    let properties = forwarded_properties(turn, identity, will.topic, &will.properties);
     let message = Message::new(MessageParts {
         topic: will.topic,
         properties: &properties,

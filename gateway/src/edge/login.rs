@@ -35,17 +35,14 @@ pub(super) struct Login {
 }
 
 impl Login {
-    /// `None` for a client of which nothing has to be known.
+    /// `None` for a client that proved nothing and may do everything.
     pub(super) fn new(
         turn: &Turn<'_>,
         (identity, method): (Option<Arc<Identity>>, Option<Method>),
         client: &str,
         peer: IpAddr,
     ) -> Option<Box<Self>> {
-        let expires = identity
-            .as_ref()
-            .is_some_and(|identity| identity.expires_at_unix_ms.is_some());
-        if turn.policy.is_open_to(identity.as_deref(), peer) && !expires && method.is_none() {
+        if identity.is_none() && turn.policy.is_open_to(None, peer) {
             return None;
         }
         Some(Box::new(Self {

@@ -122,6 +122,8 @@ struct Durable {
     load: u8,
     /// True when its subscriptions were judged since the node started.
     reviewed: bool,
+    /// True when a subscription was taken from it and what that one brought may still be in the mailbox: what is read from it is judged.
+    suspect: bool,
     /// QoS 2 packet identifiers received and not released, while it is not connected.
     received: Vec<u16>,
     mailbox: Mailbox,

@@ -1,7 +1,7 @@
 //! What clients may do, and what becomes of it when the rules or the client's proof change.
 
 use edge_proto::encode;
-use edge_proto::packet::{Connect, Publish, PublishProperties, QoS, Version, Will};
+use edge_proto::packet::{Connect, Publish, PublishProperties, QoS, UserProperties, Version, Will};
 use edge_proto::reason::ReasonCode;
 use gateway::access::policy::{Origins, Policy};
 use gateway::shard::Arrival;
@@ -338,4 +338,53 @@ fn whoever_brings_rules_has_no_others_than_these_and_the_nodes() {
         world.subscribe(id, "other", QoS::AtLeastOnce),
         NOT_AUTHORIZED
     );
+}
+
+#[test]
+fn what_a_cut_subscription_brought_into_the_mailbox_is_not_sent() {
+    let mut world = World::new(strict([tokens()], WIDE));
+    let token = token(&claims("alice", &[]));
+    let connect = Connect {
+        clean_start: false,
+        session_expiry_s: Some(600),
+        ..with_password("durable", "", token.as_bytes())
+    };
+    let (id, _) = world.connect(&connect);
+    world.subscribe(id, "u/bob/#", QoS::AtLeastOnce);
+    world.subscribe(id, "news/#", QoS::AtLeastOnce);
+    world.leave(id);
+    let bob = world.enter("bob-1", &claims("bob", &[]));
+    for topic in ["u/bob/x", "news/x"] {
+        world.publish(bob, topic, "before", plain(), false);
+    }
+    world.set_policy(strict([tokens()], NARROW));
+    let (_, heard) = world.connect(&connect);
+    assert!(
+        matches!(&heard[..], [Heard::ConnAck(_), Heard::Message { topic, .. }] if topic == "news/x"),
+        "{heard:?}"
+    );
+    assert!(world.conserves());
+}
+
+#[test]
+fn the_server_says_who_sent_a_message_to_an_inbox_and_nobody_else_can() {
+    let mut forged = Vec::new();
+    encode::user_properties(&mut forged, &[("from", "eve"), ("mood", "good")]);
+    let forged = UserProperties::parse(&forged).expect("well formed");
+    let mut world = World::new(strict([tokens()], RULES));
+    let bob = world.enter("bob-1", &claims("bob", &["chess"]));
+    world.subscribe(bob, "u/bob/#", QoS::AtLeastOnce);
+    world.subscribe(bob, "g/chess/in", QoS::AtLeastOnce);
+    let alice = world.enter("phone", &claims("alice", &["chess"]));
+    for topic in ["u/bob/in", "g/chess/in"] {
+        let properties = PublishProperties {
+            user_properties: forged,
+            ..plain()
+        };
+        world.publish(alice, topic, "x", properties, false);
+        assert_eq!(
+            world.hear_user_properties(bob),
+            [["mood", "good"], ["from", "alice"]]
+        );
+    }
 }

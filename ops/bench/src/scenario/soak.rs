@@ -44,6 +44,8 @@ pub(super) fn run(arguments: &Soak) -> Result<()> {
 struct Sample {
     at_s: f64,
     rss_bytes: f64,
+    /// Without the parts of the program file that were read in because they ran for the first time.
+    anonymous_bytes: f64,
     descriptors: f64,
     p999_ms: f64,
 }
@@ -77,7 +79,8 @@ fn once(arguments: &Soak, bench: &Bench, figures: &mut Figures) -> Result<()> {
             generator.forget();
             if let Some(last) = samples.last() {
                 eprintln!(
-                    "  {at_s:.0} s: {:.1} MB, {:.0} descriptors, p99.9 {:.1} ms",
+                    "  {at_s:.0} s: {:.3} MB of {:.3} MB, {:.0} descriptors, p99.9 {:.1} ms",
+                    last.anonymous_bytes / 1e6,
                     last.rss_bytes / 1e6,
                     last.descriptors,
                     last.p999_ms
@@ -105,9 +108,11 @@ fn sample(bench: &Bench, at_s: f64) -> Result<Option<Sample>> {
         return Ok(None);
     };
     let files = fs::read_dir(format!("/proc/{pid}/fd")).context("the server has ended")?;
+    let memory = memory::resident(pid)?;
     Ok(Some(Sample {
         at_s,
-        rss_bytes: memory::resident(pid)?.rss as f64,
+        rss_bytes: memory.rss as f64,
+        anonymous_bytes: memory.anonymous as f64,
         descriptors: files.count() as f64,
         p999_ms: bench.generator.latencies().message_ms(0.999),
     }))
@@ -120,8 +125,9 @@ fn slopes(samples: &[Sample], seconds: f64, figures: &mut Figures) {
         .filter(|sample| sample.at_s >= WARM_UP * seconds);
     let counted: Vec<Sample> = counted.copied().collect();
     type Figure = fn(&Sample) -> f64;
-    let wanted: [(&str, Figure); 3] = [
+    let wanted: [(&str, Figure); 4] = [
         ("rss_bytes_per_hour", |sample| sample.rss_bytes),
+        ("anonymous_bytes_per_hour", |sample| sample.anonymous_bytes),
         ("descriptors_per_hour", |sample| sample.descriptors),
         ("latency_ms_p999_per_hour", |sample| sample.p999_ms),
     ];
