@@ -4,26 +4,29 @@
 //! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ operator ─▶ timers ─▶ flush: sends, orders, mesh, commands, wakes
 //! ```
 
+mod arrivals;
+mod proxied;
 mod secured;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use reactor::driver::{self, ConnectionId, Driver, Waker};
+use reactor::driver::{self, Close, ConnectionId, Driver, Waker};
 use reactor::mesh::{Inbox, Lane, Port};
 
+use crate::access::gate::Gate;
 use crate::admin::{AdminReply, AdminRequest};
 use crate::control::Cores;
 use crate::core_message::CoreMessage;
 use crate::engine::Completion;
 use crate::engine::thread::CommandSender;
 use crate::metrics::{CoreSnapshot, Counters};
-use crate::outbox::{Order, Outbox};
-use crate::shard::{Arrival, Event, Shard};
+use crate::outbox::{Flapping, Order, Outbox};
+use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
 
+pub use proxied::{Proxied, ProxyLimits};
 pub use secured::Secured;
 
 /// The clock of a node: monotonic time since its start, and Unix time.
@@ -93,6 +96,8 @@ pub struct ListenerKind {
     pub websocket: bool,
     /// The place of the acceptor when all of it is in TLS.
     pub acceptor: Option<usize>,
+    /// True when each connection begins with a PROXY header.
+    pub proxied: bool,
 }
 
 /// Whether a core has anything to do but keep-alive.
@@ -139,6 +144,10 @@ pub struct EventLoop<D: Driver> {
     pub listeners: Vec<ListenerKind>,
     /// Its TLS connections; `None` without a TLS listener.
     pub secured: Option<Secured>,
+    /// Who may come in.
+    pub gate: Gate,
+    /// Connections whose PROXY header is not complete; `None` when no listener is behind a proxy.
+    pub proxied: Option<Proxied>,
     /// The time.
     pub clock: Clock,
     /// The common stop.
@@ -223,7 +232,8 @@ impl<D: Driver> EventLoop<D> {
                 .then_some(now + Self::CONGESTED_MS)
         };
         let handshakes = self.secured.as_ref().and_then(Secured::next_deadline_ms);
-        let due = [self.shard.next_deadline_ms(), retry, handshakes]
+        let headers = self.proxied.as_ref().and_then(Proxied::next_deadline_ms);
+        let due = [self.shard.next_deadline_ms(), retry, handshakes, headers]
             .into_iter()
             .flatten()
             .min();
@@ -236,6 +246,7 @@ impl<D: Driver> EventLoop<D> {
             self.socket_event(now, event);
         }
         self.look_at_watched(now);
+        self.end_overdue_headers(now);
         if let Some(secured) = &mut self.secured {
             secured.turn(&mut self.driver, now, &mut self.shard, &mut self.outbox);
         }
@@ -302,6 +313,7 @@ impl<D: Driver> EventLoop<D> {
             shard,
             outbox,
             secured,
+            proxied,
             ..
         } = self;
         let secured = secured.as_mut();
@@ -310,13 +322,14 @@ impl<D: Driver> EventLoop<D> {
                 connection,
                 listener,
                 peer,
-            } => self.accepted(
-                now,
-                connection,
-                self.listeners[usize::from(listener.0)],
-                peer,
-            ),
+            } => self.accepted(now, connection, listener, peer),
             driver::Event::Received { connection, buffer } => {
+                if proxied
+                    .as_ref()
+                    .is_some_and(|proxied| proxied.has(connection))
+                {
+                    return self.received_from_proxy(now, connection, buffer);
+                }
                 if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
                     return secured.received(driver, now, (connection, buffer), shard, outbox);
                 }
@@ -328,6 +341,12 @@ impl<D: Driver> EventLoop<D> {
                 shard.handle(now, Event::Drained(connection), outbox);
             }
             driver::Event::PeerClosed { connection } => {
+                if proxied
+                    .as_mut()
+                    .is_some_and(|proxied| proxied.forget(connection))
+                {
+                    return driver.close(connection, Close::Abort);
+                }
                 if secured
                     .filter(|secured| secured.has(connection))
                     .is_none_or(|secured| secured.peer_closed(driver, connection))
@@ -336,6 +355,10 @@ impl<D: Driver> EventLoop<D> {
                 }
             }
             driver::Event::Closed { connection, .. } => {
+                self.gate.leave(connection);
+                if let Some(proxied) = proxied {
+                    proxied.forget(connection);
+                }
                 if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
                     secured.closed(connection);
                 }
@@ -345,24 +368,6 @@ impl<D: Driver> EventLoop<D> {
             | driver::Event::Datagrams { .. }
             | driver::Event::Woken => {}
         }
-    }
-
-    fn accepted(
-        &mut self,
-        now: Now,
-        connection: ConnectionId,
-        listener: ListenerKind,
-        peer: SocketAddr,
-    ) {
-        let websocket = listener.websocket;
-        if let (Some(secured), Some(place)) = (&mut self.secured, listener.acceptor) {
-            return secured.accepted(&mut self.driver, now, connection, place, websocket, peer);
-        }
-        let accepted = Event::Accepted {
-            connection,
-            arrival: Arrival::plain(websocket, peer),
-        };
-        self.shard.handle(now, accepted, &mut self.outbox);
     }
 
     /// A watched connection that had nothing unsent after the last flush gets no `Drained` from the driver.
@@ -403,6 +408,14 @@ impl<D: Driver> EventLoop<D> {
         for (connection, violation) in self.outbox.violations.drain(..) {
             let core = self.shard.facts().core;
             tracing::debug!(core, slot = connection.slot, %violation, "a client broke a rule of the protocol");
+        }
+        for Flapping {
+            client_id,
+            peer,
+            ban_ms,
+        } in self.outbox.flapping.drain(..)
+        {
+            tracing::info!(?client_id, %peer, ban_ms, "a client connects again and again; its CONNECTs are refused for a while");
         }
         for (id, reply) in std::mem::take(&mut self.outbox.admin) {
             self.cores.answer(id, self.complete(reply));
@@ -471,9 +484,7 @@ impl<D: Driver> EventLoop<D> {
             self.stop_by_ms = Some(now.mono_ms + Self::STOP_MS);
             self.give_up_ms = now.mono_ms + 2 * Self::STOP_MS;
             self.driver.stop_listening();
-            if let Some(secured) = &mut self.secured {
-                secured.shut_down(&mut self.driver);
-            }
+            self.shut_down_arrivals();
             self.shard.handle(now, Event::Stop, &mut self.outbox);
             self.flush();
             return false;

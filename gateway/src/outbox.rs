@@ -2,6 +2,7 @@
 //! engine, answers to the admin side. One buffer per connection that was written to, so that each is flushed once.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use edge_proto::reason::Violation;
 use edge_proto::websocket;
@@ -35,6 +36,17 @@ pub enum Order {
     Watch(ConnectionId),
 }
 
+/// A client that connected again and again, and is kept out for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flapping {
+    /// Its client identifier.
+    pub client_id: Box<str>,
+    /// Where it comes from.
+    pub peer: IpAddr,
+    /// For how long.
+    pub ban_ms: u64,
+}
+
 /// The results of a turn.
 #[derive(Debug)]
 pub struct Outbox {
@@ -51,6 +63,8 @@ pub struct Outbox {
     pub engine: VecDeque<Command>,
     /// Rules that clients broke, for the log.
     pub violations: Vec<(ConnectionId, Violation)>,
+    /// Clients that are kept out from now on because they connected again and again, for the log.
+    pub flapping: Vec<Flapping>,
     /// Answers to admin requests.
     pub admin: Vec<(u64, AdminReply)>,
     /// Index + 1 into `outputs` by connection slot, 0 = none.
@@ -74,6 +88,7 @@ impl Outbox {
             local: VecDeque::new(),
             engine: VecDeque::new(),
             violations: Vec::new(),
+            flapping: Vec::new(),
             admin: Vec::new(),
             output_of_slot: Vec::new(),
             spare: Vec::new(),

@@ -147,7 +147,7 @@ impl Shard {
         Self {
             edge: Edge::default(),
             owner: Owner::new(facts.seed),
-            home: Home::new(facts.seed),
+            home: Home::new(facts.seed, &facts.limits),
             common: Common {
                 ids: SessionIds::new(boot, facts.core),
                 facts,
@@ -341,6 +341,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
     CoreSnapshot {
         counters: stats.counters.clone(),
         dropped: stats.dropped,
+        turned_away: stats.turned_away,
         deliveries_queued: stats.queued,
         queued_bytes: stats.queued_bytes,
         pending_bytes: stats.pending_bytes,
@@ -396,6 +397,7 @@ fn fire(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>
         match timer {
             Timer::Connect(connection) => edge.connect_timeout(turn, connection),
             Timer::KeepAlive(connection) => edge.keep_alive(turn, connection),
+            Timer::Throttled(connection) => edge.throttle_over(turn, connection),
             Timer::Session(key) => home.timer(turn, key),
             Timer::Group(key) => owner.retry(turn, key),
         }

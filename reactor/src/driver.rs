@@ -149,6 +149,29 @@ pub struct ListenOptions {
     pub backlog: u32,
     /// Share the port with the other cores (SO_REUSEPORT).
     pub reuse_port: bool,
+    /// When the kernel asks silent peers whether they still live; `None`: it never does.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// How the kernel finds out that the peer of a silent TCP connection is gone (SO_KEEPALIVE): after `idle_s` it asks, again every
+/// `interval_s`, and when `probes` of its questions were not answered the connection ends with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Seconds without traffic before the first question (TCP_KEEPIDLE), from 1 to 32,767.
+    pub idle_s: u16,
+    /// Seconds from one question to the next (TCP_KEEPINTVL), from 1 to 32,767.
+    pub interval_s: u16,
+    /// Questions without an answer (TCP_KEEPCNT), from 1 to 127.
+    pub probes: u8,
+}
+
+impl Keepalive {
+    /// A peer that is gone is found out within four minutes, for a packet every two.
+    pub const USUAL: Self = Self {
+        idle_s: 120,
+        interval_s: 30,
+        probes: 4,
+    };
 }
 
 /// Bounds and sizes of a driver. Every table and buffer pool of a driver is sized from here.

@@ -82,6 +82,7 @@ impl World {
             self.outbox.outputs.clear();
             self.outbox.admin.clear();
             self.outbox.violations.clear();
+            self.outbox.flapping.clear();
             let commands: Vec<_> = self.outbox.engine.drain(..).map(|command| (0, command)).collect();
             let orders = std::mem::take(&mut self.outbox.orders);
             if commands.is_empty() && orders.is_empty() {

@@ -12,6 +12,7 @@
 //! A CONNECT that waits is in `next`; a newer one replaces it, and the older is told that its session was taken over.
 
 mod directory;
+mod flapping;
 mod lifetime;
 mod mailbox;
 mod subscribe;
@@ -28,10 +29,12 @@ use reactor::driver::ConnectionId;
 use reactor::slab::{Key, Slab};
 use reactor::wheel::TimerKey;
 
+use crate::access::flap::FlapGuard;
 use crate::core_message::{
     Attach, Attached, AttachedSession, CoreMessage, Detach, Origin, Presence, load_level,
 };
 use crate::engine::{Command, Completion, SessionRecord, WillRecord};
+use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
 use crate::shard::{TokenRole, token};
@@ -60,6 +63,8 @@ pub struct Home {
     waiting: Waiting,
     /// Durable sessions that have a connection.
     attached_durable: u64,
+    /// Who connects again and again; `None` when nobody cares.
+    flapping: Option<FlapGuard>,
 }
 
 /// One session.
@@ -133,8 +138,10 @@ enum Request {
 
 impl Home {
     /// A home without sessions. The seed makes its hash tables unpredictable.
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, limits: &Limits) -> Self {
+        let guard = |policy| FlapGuard::new(limits.flapping_clients_max, policy, seed);
         Self {
+            flapping: limits.flapping.map(guard),
             sessions: Directory::new(seed),
             durable: HashMap::default(),
             requests: HashMap::default(),

@@ -72,6 +72,9 @@ impl Home {
     /// A CONNECT wants this client id. It waits while it needs the engine and that takes nothing more, or while an earlier one
     /// with the same client id does: the later one wins.
     pub fn attach(&mut self, turn: &mut Turn<'_>, attach: Attach) {
+        if self.is_flapping(turn, &attach) {
+            return refuse(turn, &attach, ReasonCode::ConnectionRateExceeded);
+        }
         let must_wait = turn.congestion.engine && self.needs_engine(&attach);
         if !must_wait && !self.waiting.holds(&attach.client_id) {
             return self.admit(turn, attach);
@@ -139,7 +142,7 @@ mod tests {
     impl Tested {
         fn behind() -> Self {
             Self {
-                home: Home::new(1),
+                home: Home::new(1, &Limits::default()),
                 outbox: Outbox::new(0, 1),
                 facts: Facts {
                     core: 0,

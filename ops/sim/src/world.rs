@@ -292,6 +292,7 @@ impl World {
             commands.push_back(command);
         }
         outbox.violations.clear();
+        outbox.flapping.clear();
         outbox.admin.clear();
     }
 

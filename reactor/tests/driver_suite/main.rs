@@ -12,6 +12,7 @@ mod closing;
 mod connecting;
 mod datagram_bounds;
 mod datagrams;
+mod keepalive;
 mod limits;
 mod random;
 mod receiving;
@@ -119,6 +120,25 @@ suite! {
         connections_and_datagrams_leave_room_for_each_other;
     random:
         random_traffic_ends_with_everything_accounted_for;
+}
+
+/// For the kernel's connections only: the driver in memory has none.
+mod real {
+    use crate::setups::{Epoll, Uring};
+    use crate::world::Setup;
+
+    #[test]
+    fn accepted_connections_of_io_uring_inherit_the_keepalive_of_their_listener() {
+        if Uring::available() {
+            crate::keepalive::accepted_connections_inherit_the_keepalive_of_their_listener::<Uring>(
+            );
+        }
+    }
+
+    #[test]
+    fn accepted_connections_of_epoll_inherit_the_keepalive_of_their_listener() {
+        crate::keepalive::accepted_connections_inherit_the_keepalive_of_their_listener::<Epoll>();
+    }
 }
 
 #[test]
