@@ -3,6 +3,7 @@
 //! No series belongs to a client, and the number of series is bounded: a few are per core, ten are per root (the hottest),
 //! the rest is one each.
 
+mod admission;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ pub fn families(samples: &[CoreSample], status: &NodeStatus) -> Vec<MetricFamily
     let mut families = node_families(samples, status);
     families.extend(counter_families(samples));
     families.extend(delivery_families(samples));
+    families.extend(admission::families(samples));
     families.extend(core_families(samples));
     families.extend(driver_families(samples));
     families.extend(engine_families(&status.engine()));

@@ -10,6 +10,7 @@ use edge_proto::session::outbound::Outbound;
 use reactor::slab::Key;
 
 use super::login::Login;
+use super::throttle::Throttle;
 use crate::core_message::{Presence, load_level};
 use crate::engine::Delivery;
 use crate::limits::Limits;
@@ -69,6 +70,8 @@ pub(super) struct Traffic {
     pub(super) outbound_aliases: Option<Box<OutboundAliases>>,
     /// Retained messages still to be asked for, once the queue is empty.
     pub(super) waiting_scans: Vec<Key>,
+    /// How fast the client sent lately, where that is bounded.
+    pub(super) throttle: Option<Box<Throttle>>,
 }
 
 /// A message that waits for the client.
@@ -164,11 +167,11 @@ impl Session {
     }
 
     /// Gives the memory of past traffic back.
-    pub(super) fn relax(&mut self) {
+    pub(super) fn relax(&mut self, turn: &Turn<'_>) {
         if self
             .traffic
-            .as_ref()
-            .is_some_and(|traffic| traffic.is_idle())
+            .as_mut()
+            .is_some_and(|traffic| traffic.is_idle(turn))
         {
             self.traffic = None;
         }
@@ -187,8 +190,11 @@ impl Traffic {
         (!received.is_empty()).then(|| resume(received))
     }
 
-    fn is_idle(&self) -> bool {
-        self.queue.is_empty()
+    fn is_idle(&mut self, turn: &Turn<'_>) -> bool {
+        let rates = &turn.facts.limits.session_rates;
+        let throttle = self.throttle.as_deref_mut();
+        throttle.is_none_or(|throttle| throttle.is_idle(rates, turn.now.mono_ms))
+            && self.queue.is_empty()
             && self.outbound.is_empty()
             && self.inbound.is_empty()
             && self.inbound_aliases.is_none()

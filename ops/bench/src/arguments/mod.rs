@@ -11,7 +11,7 @@ use edge_proto::packet::{QoS, Version};
 
 pub(crate) use scenarios::{
     Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf, P2p, Phoenix, Ping, Reactor,
-    Relay, Soak, Wargaming, Whatsapp,
+    Relay, Soak, Storm, StormClients, Wargaming, Whatsapp,
 };
 
 /// Loads an MQTT server and says what it costs.
@@ -50,11 +50,16 @@ pub(crate) enum Scenario {
     Phoenix(Phoenix),
     /// Churn for hours: does anything grow, is anything lost without a reason.
     Soak(Soak),
+    /// Far more clients want in than the server can take: latency of those who are in, before, during and after, and how many come in.
+    Storm(Storm),
     /// The echo of our reactor against monoio's and tokio-uring's: CPU per message, bytes per idle connection.
     Reactor(Reactor),
     /// The physical limit: moves bytes between the two clients of a pair and routes nothing.
     #[command(hide = true)]
     Relay(Relay),
+    /// The clients of a storm.
+    #[command(hide = true)]
+    StormClients(StormClients),
 }
 
 /// What every scenario has.

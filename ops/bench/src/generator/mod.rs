@@ -8,6 +8,7 @@ mod load;
 mod open;
 mod ping;
 mod publish;
+pub(crate) mod storm;
 mod thread;
 mod tls;
 
@@ -24,6 +25,7 @@ use reactor::driver::{Backend, Waker};
 use rustls::ClientConfig;
 
 use crate::arguments::Transport;
+use crate::certificate;
 use crate::clock;
 use crate::machine::Plan;
 use crate::memory;
@@ -238,7 +240,9 @@ impl Generator {
     /// Starts the threads, on the CPUs that are theirs; `clients` is how many will be opened in all.
     pub(crate) fn start(settings: Settings, plan: &Plan, clients: u32) -> Result<Self> {
         let tls = settings.transport.is_secure();
-        let tls = tls.then(|| tls::config(settings.tls_resumes)).transpose()?;
+        let resumes = settings.tls_resumes;
+        let config = || tls::config(&certificate::files()?.trusted, resumes);
+        let tls = tls.then(config).transpose()?;
         let shared = Arc::new(Shared {
             settings,
             tls,

@@ -10,7 +10,7 @@ use rustls::client::{
     ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
 };
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, NamedGroup, RootCertStore};
 
 use crate::certificate;
@@ -18,10 +18,13 @@ use crate::certificate;
 /// What the clients of all threads have in common.
 ///
 /// # Errors
-/// When there is no certificate to trust.
-pub(super) fn config(resumes: bool) -> Result<Arc<ClientConfig>> {
+/// When the certificate is none that can be trusted.
+pub(super) fn config(
+    trusted: &CertificateDer<'static>,
+    resumes: bool,
+) -> Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
-    roots.add(certificate::files()?.trusted.clone())?;
+    roots.add(trusted.clone())?;
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
