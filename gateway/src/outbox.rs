@@ -7,6 +7,7 @@ use edge_proto::reason::Violation;
 use edge_proto::websocket;
 use reactor::driver::{Close, ConnectionId};
 
+use crate::access::policy::Question;
 use crate::admin::AdminReply;
 use crate::core_message::CoreMessage;
 use crate::engine::Command;
@@ -53,6 +54,8 @@ pub struct Outbox {
     pub violations: Vec<(ConnectionId, Violation)>,
     /// Answers to admin requests.
     pub admin: Vec<(u64, AdminReply)>,
+    /// What the control thread is to find out about clients.
+    pub questions: Vec<Question>,
     /// Index + 1 into `outputs` by connection slot, 0 = none.
     output_of_slot: Vec<u32>,
     spare: Vec<Vec<u8>>,
@@ -75,6 +78,7 @@ impl Outbox {
             engine: VecDeque::new(),
             violations: Vec::new(),
             admin: Vec::new(),
+            questions: Vec::new(),
             output_of_slot: Vec::new(),
             spare: Vec::new(),
             spare_bytes: 0,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use reactor::driver::ConnectionId;
 use reactor::wheel::Wheel;
 
+use crate::access::policy::{Policy, Verdict};
 use crate::admin::AdminRequest;
 use crate::core_message::{CoreMessage, Origin, Presence, SubscribeRequest, Subscriber, Target};
 use crate::edge::Edge;
@@ -50,6 +51,10 @@ pub enum Event<'a> {
     Engine(Completion),
     /// A question of an operator, to be answered under this number.
     Admin(u64, AdminRequest),
+    /// The answer to a question about a client.
+    Verdict(Verdict),
+    /// This holds for every client from now on, those that are connected included.
+    Policy(Arc<Policy>),
     /// Time has passed; due timers fire. Also tells whether another core or the engine takes no more.
     Tick(Congestion),
     /// The node stops: clients are told.
@@ -189,6 +194,7 @@ impl Shard {
                 self.home.resume_scans(&mut turn);
                 self.home.resume_connects(&mut turn);
             }
+            Event::Verdict(_) | Event::Policy(_) => {} // No connection has asked anything yet.
             Event::Stop => self.edge.shut_down(&mut turn),
         }
         self.settle(now, outbox);
