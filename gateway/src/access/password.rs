@@ -171,6 +171,11 @@ impl PasswordFile {
         self.users.is_empty()
     }
 
+    /// True when this user is in the file.
+    pub fn contains(&self, user: &str) -> bool {
+        self.find(user).is_some()
+    }
+
     /// Whether this is the user's password. Slow by intent.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use reactor::driver::ConnectionId;
 
 use super::Identity;
+use super::bans::{Bans, Subject, Term};
+use super::call_out;
 use super::password::PasswordFile;
 use super::rules::Rules;
 use super::token::{self, KeySet, TokenError, TokenPolicy};
@@ -31,6 +33,8 @@ pub struct Policy {
     pub rules: Option<Arc<Rules>>,
     /// Where clients may come from for whom everything is allowed that no rule decides. Whoever brings rules is never one of them.
     pub unruled: Origins,
+    /// Who is kept out, whoever they prove to be.
+    pub bans: Arc<Bans>,
 }
 
 /// Where a client may come from.
@@ -53,6 +57,8 @@ pub enum Method {
     Token(Arc<TokenMethod>),
     /// User name and password, and SCRAM-SHA-256, against a file.
     Password(Arc<PasswordFile>),
+    /// Whatever the client shows, asked of an HTTP service.
+    CallOut,
 }
 
 /// Which name of a certificate is the user.
@@ -71,8 +77,10 @@ pub enum CertificateName {
 /// Tokens and what they must say.
 #[derive(Clone, Debug)]
 pub struct TokenMethod {
-    /// Keys of the issuer.
+    /// Keys of the issuer that are in files.
     pub keys: KeySet,
+    /// Those that are fetched while the node runs, as they were last: empty before the first time. `None` when none are fetched.
+    pub fetched: Option<KeySet>,
     /// What a token must say.
     pub policy: TokenPolicy,
 }
@@ -165,6 +173,7 @@ impl Policy {
             methods: Box::default(),
             rules: None,
             unruled: Origins::Everywhere,
+            bans: Arc::new(Bans::new(0, 0)),
         }
     }
 
@@ -173,17 +182,41 @@ impl Policy {
         for (number, method) in self.methods.iter().enumerate().skip(from) {
             let outcome = match method {
                 Method::Certificate(name) => name.of(credentials),
-                Method::Token(tokens) => tokens.check(credentials, now_unix_ms),
+                Method::Token(tokens) => match tokens.check(credentials, now_unix_ms) {
+                    Some(Err(Refusal::Token(TokenError::NoKey(_)))) if tokens.fetched.is_some() => {
+                        return Answer::Elsewhere(number); // The issuer may have a new key.
+                    }
+                    outcome => outcome,
+                },
                 Method::Password(_) if credentials.user_name.is_some() => {
                     return Answer::Elsewhere(number);
                 }
-                Method::Password(_) => None,
+                Method::CallOut if call_out::concerns(credentials) => {
+                    return Answer::Elsewhere(number);
+                }
+                Method::Password(_) | Method::CallOut => None,
             };
             if let Some(outcome) = outcome {
                 return Answer::Decided(outcome.map(|identity| Some(Arc::new(identity))));
             }
         }
         Answer::Decided(self.without_proof(credentials))
+    }
+
+    /// The ban that keeps a client out, by its address, its client identifier or the user it proved to be.
+    pub fn ban(
+        &self,
+        address: IpAddr,
+        client: &str,
+        user: Option<&str>,
+        now_unix_ms: u64,
+    ) -> Option<(Subject, &Term)> {
+        let of_address = self.bans.of_address(address, now_unix_ms);
+        let of_address = of_address.map(|(network, term)| (Subject::Network(network), term));
+        of_address.or_else(|| {
+            let (subject, term) = self.bans.of_client(client, user, now_unix_ms)?;
+            Some((subject.clone(), term))
+        })
     }
 
     /// What becomes of a client that no method knows.
@@ -243,7 +276,7 @@ impl fmt::Display for CertificateName {
 
 impl TokenMethod {
     /// Checks a password that has the shape of a token; `None` for any other.
-    fn check(
+    pub fn check(
         &self,
         credentials: &Credentials,
         now_unix_ms: u64,
@@ -251,9 +284,23 @@ impl TokenMethod {
         let password = credentials.password.as_deref()?;
         let looks_like_one = password.iter().filter(|byte| **byte == b'.').count() == 2
             && password.starts_with(b"eyJ"); // `{"` in base64url, as every header begins
-        looks_like_one.then(|| {
-            token::verify(password, &self.keys, &self.policy, now_unix_ms).map_err(Refusal::Token)
-        })
+        if !looks_like_one {
+            return None;
+        }
+        let verify = |keys| token::verify(password, keys, &self.policy, now_unix_ms);
+        let outcome = match verify(&self.keys) {
+            // A key in a file may be of another issuer than those that are fetched.
+            Err(
+                error @ (TokenError::NoKey(_)
+                | TokenError::NotItsAlgorithm(_)
+                | TokenError::Signature),
+            ) => match &self.fetched {
+                Some(fetched) => verify(fetched),
+                None => Err(error),
+            },
+            outcome => outcome,
+        };
+        Some(outcome.map_err(Refusal::Token))
     }
 }
 

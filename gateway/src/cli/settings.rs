@@ -5,6 +5,8 @@ use std::path::Path;
 use super::CommandError;
 use super::arguments::Settings;
 use crate::config::{Config, ConfigError, ConfigErrors, FlagValue, Sources};
+use crate::control::access::Access;
+use crate::control::certificates::Certificates;
 
 impl Settings {
     /// The configuration in effect.
@@ -58,6 +60,24 @@ pub(super) fn check_file(path: &Path) -> Result<Config, CommandError> {
         ..Sources::default()
     })
     .map_err(report)
+}
+
+/// Reads the files that a configuration names, as a node does at its start.
+pub(super) fn check_files(config: &Config) -> Result<(), CommandError> {
+    let certificates = Certificates::of(config).and_then(|certificates| certificates.read());
+    let certificates = certificates.map(drop).map_err(|error| format!("TLS: {error}"));
+    let access = Access::check(config).map_err(|error| error.to_string());
+    let errors: Vec<String> = [certificates, access]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(CommandError::Failed {
+        error: errors.join("\nerror: "),
+        remedy: None,
+    })
 }
 
 fn read(path: &Path) -> Result<(String, String), ConfigErrors> {

@@ -3,6 +3,7 @@
 //! No series belongs to a client, and the number of series is bounded: a few are per core, ten are per root (the hottest),
 //! the rest is one each.
 
+mod access;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,7 @@ pub fn families(samples: &[CoreSample], status: &NodeStatus) -> Vec<MetricFamily
     families.extend(core_families(samples));
     families.extend(driver_families(samples));
     families.extend(engine_families(&status.engine()));
+    families.extend(access::families(&status.access));
     families.extend(tls::families(samples, &status.certificates.current()));
     families
 }

@@ -13,9 +13,11 @@ use reactor::probe::pin_to_cpu;
 use reactor::uring::UringDriver;
 
 use super::{CoreReport, StartError, system};
+use crate::access::policy::{Policy, Verdict};
 use crate::admin::AdminRequest;
 use crate::config::Protocol;
 use crate::control::Cores;
+use crate::control::access::Asker;
 use crate::control::certificates::Certificates;
 use crate::control::status::Listener;
 use crate::core_message::CoreMessage;
@@ -26,7 +28,7 @@ use crate::event_loop::{
 };
 use crate::limits::TlsLimits;
 use crate::outbox::Outbox;
-use crate::shard::Shard;
+use crate::shard::{Event, Shard};
 use crate::tls::Acceptor;
 use crate::turn::{Congestion, Facts};
 
@@ -55,6 +57,10 @@ pub(super) struct CoreKit {
     pub(super) engine: CommandSender,
     pub(super) completions: Inbox<Completion>,
     pub(super) requests: Inbox<(u64, AdminRequest)>,
+    pub(super) verdicts: Inbox<Verdict>,
+    pub(super) asker: Asker,
+    /// Who may connect, until it is told otherwise.
+    pub(super) policy: Arc<Policy>,
     pub(super) cores: Arc<Cores>,
     /// Its part of the store; with each item the home core of its session.
     pub(super) restored: Vec<(Restored, u16)>,
@@ -110,6 +116,7 @@ fn live<D: Driver>(
     let now = plan.clock.now();
     let mut outbox = Outbox::new(core, plan.facts.placement.cores());
     let mut shard = Shard::new(plan.facts, plan.boot, now);
+    shard.handle(now, Event::Policy(kit.policy), &mut outbox);
     for (item, home) in &kit.restored {
         shard.restore(now, item, *home, &mut outbox);
     }
@@ -126,6 +133,8 @@ fn live<D: Driver>(
         engine: kit.engine,
         completions: kit.completions,
         requests: kit.requests,
+        verdicts: kit.verdicts,
+        asker: kit.asker,
         cores: kit.cores,
         listeners: kit
             .listeners

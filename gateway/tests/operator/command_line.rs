@@ -75,6 +75,9 @@ fn help_is_as_agreed() {
         &["ctl"],
         &["ctl", "sessions"],
         &["ctl", "publish"],
+        &["ctl", "bans"],
+        &["ctl", "bans", "add"],
+        &["passwd"],
     ] {
         let typed = [command, &["-h"]].concat();
         all += &format!(
@@ -278,6 +281,12 @@ fn ctl_prints_tables_for_people() {
         &["subscriptions"],
         &["retained", "list"],
         &["retained", "clear", "r/#", "--yes"],
+        &["bans", "list"],
+        &["bans", "add", "network", "192.0.2.7/24", "--reason", "spam"],
+        &["bans", "add", "client", "phone-7"],
+        &["bans", "list"],
+        &["bans", "lift", "network", "192.0.2.0/24"],
+        &["bans", "list"],
     ] {
         all += &format!(
             "$ roadstead ctl {}\n{}\n",
