@@ -355,10 +355,11 @@ fn engine_folder(path: &Path) -> Finding {
 
 /// The files that the configuration names, read as at a start.
 fn files(config: &Config) -> Finding {
-    match super::settings::check_files(config) {
-        Ok(()) => Finding::new(Level::Ok, "files", "good", ""),
-        Err(error) => Finding::new(Level::Failure, "files", "bad", error.to_string()),
+    let errors = super::settings::file_errors(config);
+    if errors.is_empty() {
+        return Finding::new(Level::Ok, "files", "good", "");
     }
+    Finding::new(Level::Failure, "files", "bad", errors.join("; "))
 }
 
 /// Who may connect, as far as it was probably not meant so.

@@ -127,7 +127,13 @@ fn dispatch<E: std::fmt::Display>(
             command: ConfigCommand::Check { file },
         } => {
             let config = settings::check_file(&file)?;
-            settings::check_files(&config)?;
+            let errors = settings::file_errors(&config);
+            if !errors.is_empty() {
+                return Err(CommandError::Failed {
+                    error: errors.join("\nerror: "),
+                    remedy: None,
+                });
+            }
             for warning in config.access_warnings() {
                 writeln!(output.err, "warning: {warning}")?;
             }

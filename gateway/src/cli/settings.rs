@@ -62,22 +62,15 @@ pub(super) fn check_file(path: &Path) -> Result<Config, CommandError> {
     .map_err(report)
 }
 
-/// Reads the files that a configuration names, as a node does at its start.
-pub(super) fn check_files(config: &Config) -> Result<(), CommandError> {
+/// What is wrong with the files that a configuration names, read as at the start of a node.
+pub(super) fn file_errors(config: &Config) -> Vec<String> {
     let certificates = Certificates::of(config).and_then(|certificates| certificates.read());
     let certificates = certificates.map(drop).map_err(|error| format!("TLS: {error}"));
     let access = Access::check(config).map_err(|error| error.to_string());
-    let errors: Vec<String> = [certificates, access]
+    [certificates, access]
         .into_iter()
         .filter_map(Result::err)
-        .collect();
-    if errors.is_empty() {
-        return Ok(());
-    }
-    Err(CommandError::Failed {
-        error: errors.join("\nerror: "),
-        remedy: None,
-    })
+        .collect()
 }
 
 fn read(path: &Path) -> Result<(String, String), ConfigErrors> {

@@ -318,10 +318,10 @@ impl Node {
         let _ = write!(stdout, "{}", banner(&status)).and_then(|()| stdout.flush()); // Nobody may be reading.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .build();
-        let outcome = runtime
-            .map_err(system("the control runtime"))?
-            .block_on(self.control(admin, control, &status, verdicts));
+            .build()
+            .map_err(system("the control runtime"))?;
+        let outcome = runtime.block_on(self.control(admin, control, &status, verdicts));
+        runtime.shutdown_background(); // A name that is still looked up must not keep the node from stopping.
         status.set_ready(false);
         self.stop(engine);
         outcome
