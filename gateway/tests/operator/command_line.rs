@@ -97,6 +97,10 @@ fn what_is_typed_wrongly_ends_with_2_and_what_fails_with_1() {
         &["--set", "node.cores"],
         &["ctl", "publish", "a"],
         &["ctl", "publish", "a", "b", "--qos", "3"],
+        &["ctl", "bans", "add", "group", "staff"],
+        &["ctl", "bans", "add", "user", "eve", "--for", "1 parsec"],
+        &["passwd", "users"],
+        &["passwd", "users", "eve", "--delete", "--scram"],
     ] {
         assert_eq!(run(typed).code, EXIT_USAGE, "{typed:?}");
     }
