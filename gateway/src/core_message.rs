@@ -5,7 +5,7 @@
 //! thing. Between two cores the messages of one lane arrive in the order they were sent: [`CoreMessage::is_lossy`] says
 //! which lane. Order of a publisher's messages is kept per QoS, because QoS 0 has a lane of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use edge_proto::packet::{QoS, SubscriptionOptions};
@@ -13,6 +13,7 @@ use edge_proto::reason::ReasonCode;
 use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 
+use crate::access::Identity;
 use crate::engine::{Delivery, SubscriptionRecord, WillRecord};
 use crate::message::{Message, SessionId};
 
@@ -87,6 +88,15 @@ pub enum CoreMessage {
     },
     /// Edge → home: the connection has ended and nothing of it is outstanding.
     Detach(Box<Detach>),
+    /// Home → edge: who the client of this connection is, when the policy has begun to ask.
+    Introduce(Box<Introduce>),
+    /// Edge → home: the client has proved again who it is.
+    Identify {
+        /// The session.
+        home: Key,
+        /// Who.
+        identity: Arc<Identity>,
+    },
     /// Edge → home: make a durable subscription.
     HomeSubscribe(Box<HomeSubscribe>),
     /// Edge → home: remove a durable subscription.
@@ -408,6 +418,28 @@ pub struct Attach {
     pub will: Option<WillRecord>,
     /// Where the client connects from.
     pub peer: SocketAddr,
+    /// Who it proved to be.
+    pub identity: Option<Arc<Identity>>,
+}
+
+impl Attach {
+    /// The user of the client; `None` when it proved nothing.
+    pub fn user(&self) -> Option<&str> {
+        self.identity.as_ref()?.user.as_deref()
+    }
+}
+
+/// Who the client of a connection is.
+#[derive(Debug)]
+pub struct Introduce {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Client identifier.
+    pub client_id: Box<str>,
+    /// Who it proved to be.
+    pub identity: Option<Arc<Identity>>,
+    /// Where it connects from.
+    pub peer: IpAddr,
 }
 
 /// A home's answer to a CONNECT.

@@ -22,7 +22,7 @@ use crate::core_message::CoreMessage;
 use crate::engine::Completion;
 use crate::engine::thread::CommandSender;
 use crate::metrics::{CoreSnapshot, Counters};
-use crate::outbox::{Order, Outbox};
+use crate::outbox::{Note, Order, Outbox};
 use crate::shard::{Arrival, Event, Shard};
 use crate::turn::{Congestion, Now};
 
@@ -430,6 +430,10 @@ impl<D: Driver> EventLoop<D> {
             let core = self.shard.facts().core;
             tracing::debug!(core, slot = connection.slot, %violation, "a client broke a rule of the protocol");
         }
+        let core = self.shard.facts().core;
+        for note in self.outbox.notes.drain(..) {
+            log_note(core, &note);
+        }
         for (id, reply) in std::mem::take(&mut self.outbox.admin) {
             self.cores.answer(id, self.complete(reply));
         }
@@ -513,5 +517,28 @@ impl<D: Driver> EventLoop<D> {
         self.stopping.quiet.load(Ordering::Acquire) >= cores
             && !self.port.has_pending()
             && (self.outbox.engine.is_empty() || now.mono_ms >= self.give_up_ms)
+    }
+}
+
+fn log_note(core: u16, note: &Note) {
+    match note {
+        Note::Refused {
+            connection,
+            client,
+            refusal,
+        } => {
+            let slot = connection.slot;
+            tracing::debug!(core, slot, client, %refusal, "a client was not let in");
+        }
+        Note::Denied {
+            connection,
+            client,
+            action,
+            topic,
+            denial,
+        } => {
+            let slot = connection.slot;
+            tracing::debug!(core, slot, client, action, topic, %denial, "a client may not do this");
+        }
     }
 }

@@ -57,6 +57,20 @@ counters! {
     publishes_internal,
     /// Messages that matched no subscription.
     publishes_unmatched,
+    /// Clients not let in because of who they are or are not.
+    authentications_refused,
+    /// Connections ended because what their client had proved ended.
+    logins_expired,
+    /// Clients that proved again who they are, by AUTH.
+    logins_renewed,
+    /// Publishes and wills that the rules deny.
+    publishes_denied,
+    /// Subscriptions that the rules deny.
+    subscribes_denied,
+    /// Subscriptions ended because the rules do not allow them any more.
+    subscriptions_cut,
+    /// Wills not published because the rules do not allow them any more.
+    wills_denied,
     /// Publishes refused: a topic that no client may publish to, or too many levels.
     publishes_refused,
     /// Publishes of QoS 0 dropped because another core took no more.

@@ -7,7 +7,8 @@ use edge_proto::reason::Violation;
 use edge_proto::websocket;
 use reactor::driver::{Close, ConnectionId};
 
-use crate::access::policy::Question;
+use crate::access::policy::{Question, Refusal};
+use crate::access::rules::Denial;
 use crate::admin::AdminReply;
 use crate::core_message::CoreMessage;
 use crate::engine::Command;
@@ -36,6 +37,33 @@ pub enum Order {
     Watch(ConnectionId),
 }
 
+/// What a client was not let do, for the log.
+#[derive(Debug)]
+pub enum Note {
+    /// It was not let in.
+    Refused {
+        /// Its connection.
+        connection: ConnectionId,
+        /// What it calls itself.
+        client: Box<str>,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// It may not publish or subscribe.
+    Denied {
+        /// Its connection.
+        connection: ConnectionId,
+        /// Its client identifier.
+        client: Box<str>,
+        /// What it wanted.
+        action: &'static str,
+        /// The topic or filter.
+        topic: Box<str>,
+        /// Why.
+        denial: Denial,
+    },
+}
+
 /// The results of a turn.
 #[derive(Debug)]
 pub struct Outbox {
@@ -52,6 +80,8 @@ pub struct Outbox {
     pub engine: VecDeque<Command>,
     /// Rules that clients broke, for the log.
     pub violations: Vec<(ConnectionId, Violation)>,
+    /// What clients were not let do, for the log: as many as a log has use for.
+    pub notes: Vec<Note>,
     /// Answers to admin requests.
     pub admin: Vec<(u64, AdminReply)>,
     /// What the control thread is to find out about clients.
@@ -77,11 +107,20 @@ impl Outbox {
             local: VecDeque::new(),
             engine: VecDeque::new(),
             violations: Vec::new(),
+            notes: Vec::new(),
             admin: Vec::new(),
             questions: Vec::new(),
             output_of_slot: Vec::new(),
             spare: Vec::new(),
             spare_bytes: 0,
+        }
+    }
+
+    /// Notes something for the log, unless the turn has noted enough.
+    pub fn note(&mut self, note: impl FnOnce() -> Note) {
+        const NOTES_MAX: usize = 64;
+        if self.notes.len() < NOTES_MAX {
+            self.notes.push(note());
         }
     }
 

@@ -127,6 +127,7 @@ struct Common {
     timers: Wheel<Timer>,
     ids: SessionIds,
     congestion: Congestion,
+    policy: Arc<Policy>,
 }
 
 impl Common {
@@ -139,6 +140,7 @@ impl Common {
             timers: &mut self.timers,
             ids: &mut self.ids,
             congestion: self.congestion,
+            policy: &self.policy,
         }
     }
 }
@@ -148,7 +150,7 @@ impl Shard {
     const TIMERS_PER_TICK: usize = 1024;
 
     /// A core without connections and sessions. `boot` counts the starts of the store.
-    pub fn new(facts: Facts, boot: u32, now: Now) -> Self {
+    pub fn new(facts: Facts, policy: Arc<Policy>, boot: u32, now: Now) -> Self {
         Self {
             edge: Edge::default(),
             owner: Owner::new(facts.seed),
@@ -159,15 +161,26 @@ impl Shard {
                 stats: Stats::default(),
                 timers: Wheel::new(now.mono_ms),
                 congestion: Congestion::default(),
+                policy,
             },
         }
     }
 
     /// Handles one event and everything that it causes on this core.
     pub fn handle(&mut self, now: Now, event: Event<'_>, outbox: &mut Outbox) {
-        if let Event::Tick(congestion) = event {
-            self.common.congestion = congestion;
-        }
+        let event = match event {
+            Event::Tick(congestion) => {
+                self.common.congestion = congestion;
+                event
+            }
+            Event::Policy(policy) => {
+                self.common.policy = policy;
+                self.edge.begin_review();
+                self.home.begin_review();
+                return;
+            }
+            _ => event,
+        };
         let mut turn = self.common.turn(now, outbox);
         match event {
             Event::Accepted {
@@ -193,8 +206,11 @@ impl Shard {
                 self.owner.sweep_retained(&mut turn);
                 self.home.resume_scans(&mut turn);
                 self.home.resume_connects(&mut turn);
+                self.edge.review(&mut turn);
+                self.home.review(&mut turn);
             }
-            Event::Verdict(_) | Event::Policy(_) => {} // No connection has asked anything yet.
+            Event::Verdict(verdict) => self.edge.judged(&mut turn, verdict),
+            Event::Policy(_) => {} // Taken above: a turn has one policy.
             Event::Stop => self.edge.shut_down(&mut turn),
         }
         self.settle(now, outbox);
@@ -306,6 +322,8 @@ impl Shard {
         let work = self.owner.has_scans()
             || self.home.has_parked_scans()
             || self.home.has_waiting_connects()
+            || self.edge.is_reviewing()
+            || self.home.is_reviewing()
             || self
                 .edge
                 .has_stalled(&self.common.stats, &self.common.facts.limits);
@@ -371,6 +389,7 @@ fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion
         | Completion::Published { token, .. }
         | Completion::MailboxPage { token, .. }
         | Completion::SessionDeleted { token, .. }
+        | Completion::Subscriptions { token, .. }
         | Completion::Moved { token, .. } => *token,
         Completion::Appended { session, .. } | Completion::Rejected { session }
             if session.is_group_queue() =>
@@ -402,6 +421,7 @@ fn fire(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>
         match timer {
             Timer::Connect(connection) => edge.connect_timeout(turn, connection),
             Timer::KeepAlive(connection) => edge.keep_alive(turn, connection),
+            Timer::Login(connection) => edge.login_over(turn, connection),
             Timer::Session(key) => home.timer(turn, key),
             Timer::Group(key) => owner.retry(turn, key),
         }
@@ -451,12 +471,17 @@ fn dispatch(
         CoreMessage::Attached(attached) => edge.attached(turn, *attached),
         CoreMessage::Evict { connection, reason } => edge.evict(turn, connection, reason),
         CoreMessage::Detach(detach) => home.detach(turn, *detach),
+        CoreMessage::Introduce(introduce) => edge.introduced(turn, *introduce),
+        CoreMessage::Identify {
+            home: session,
+            identity,
+        } => home.identify(turn, session, identity),
         CoreMessage::HomeSubscribe(request) => home.subscribe(turn, *request),
         CoreMessage::HomeUnsubscribe {
             home: session,
             reply,
             filter,
-        } => home.unsubscribe(turn, session, reply, filter),
+        } => home.unsubscribe(turn, session, Some(reply), filter),
         CoreMessage::MailboxPush(push) => edge.mailbox_push(turn, *push),
         CoreMessage::MailboxAck {
             home: session,

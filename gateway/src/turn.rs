@@ -8,6 +8,7 @@ use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 use reactor::wheel::Wheel;
 
+use crate::access::policy::Policy;
 use crate::core_message::{CoreMessage, Origin, Presence, PublishRequest, SharedPresence};
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
@@ -32,6 +33,8 @@ pub enum Timer {
     KeepAlive(ConnectionId),
     /// The session at this home expires, or its will is due.
     Session(Key),
+    /// What a client has proved ends.
+    Login(ConnectionId),
     /// Time to offer the queue of this shared subscription once more to members that took nothing.
     Group(Key),
 }
@@ -60,9 +63,9 @@ impl Facts {
             .core_of_root(self.root_depths.root_of_topic(topic))
     }
 
-    /// The home core of a client identifier: the owner of root `u/{user}`.
-    pub fn home_of(&self, client_id: &str) -> u16 {
-        home_core(&self.placement, client_id)
+    /// The home core of a user: the owner of root `u/{user}`. A client without a user has its client identifier in its place.
+    pub fn home_of(&self, user: &str) -> u16 {
+        home_core(&self.placement, user)
     }
 
     /// The cores that must know a filter: the owner of its root, or all of them for a broad one.
@@ -107,9 +110,9 @@ pub fn queue_core(
     }
 }
 
-/// The home core of a client identifier.
-pub fn home_core(placement: &Placement, client_id: &str) -> u16 {
-    placement.core_of_root(&format!("u/{client_id}"))
+/// The home core of a user, or of a client identifier without one.
+pub fn home_core(placement: &Placement, user: &str) -> u16 {
+    placement.core_of_root(&format!("u/{user}"))
 }
 
 /// True for a shared subscription.
@@ -191,6 +194,8 @@ pub struct Turn<'a> {
     pub outbox: &'a mut Outbox,
     /// What never changes.
     pub facts: &'a Facts,
+    /// Who may come in and do what.
+    pub policy: &'a Arc<Policy>,
     /// Counters.
     pub stats: &'a mut Stats,
     /// The wheel of this core.

@@ -14,13 +14,17 @@ use std::sync::Arc;
 
 use reactor::driver::ConnectionId;
 
-use super::Identity;
 use super::bans::{Bans, Subject, Term};
 use super::call_out;
 use super::password::PasswordFile;
-use super::rules::Rules;
+use super::rules::{Decision, Denial, Rules};
+use super::scram::ScramError;
 use super::token::{self, KeySet, TokenError, TokenPolicy};
+use super::{Identity, Who};
 use crate::tls;
+use edge_proto::packet::QoS;
+use edge_proto::reason::ReasonCode;
+use edge_proto::topic::TopicName;
 
 /// Who may come in, how they prove who they are, and what they may do.
 #[derive(Clone, Debug)]
@@ -118,6 +122,9 @@ pub enum Refusal {
     /// Its token is no good.
     #[error("{0}")]
     Token(TokenError),
+    /// Its exchange of messages failed.
+    #[error("{0}")]
+    Exchange(ScramError),
     /// Its certificate has no name of the kind that is asked for.
     #[error("its certificate has no {0}")]
     NoName(CertificateName),
@@ -182,7 +189,7 @@ impl Policy {
         for (number, method) in self.methods.iter().enumerate().skip(from) {
             let outcome = match method {
                 Method::Certificate(name) => name.of(credentials),
-                Method::Token(tokens) => match tokens.check(credentials, now_unix_ms) {
+                Method::Token(tokens) => match tokens.check_password(credentials, now_unix_ms) {
                     Some(Err(Refusal::Token(TokenError::NoKey(_)))) if tokens.fetched.is_some() => {
                         return Answer::Elsewhere(number); // The issuer may have a new key.
                     }
@@ -200,7 +207,8 @@ impl Policy {
                 return Answer::Decided(outcome.map(|identity| Some(Arc::new(identity))));
             }
         }
-        Answer::Decided(self.without_proof(credentials))
+        let showed_any = credentials.user_name.is_some() || credentials.password.is_some();
+        Answer::Decided(self.without_proof(showed_any, credentials.peer.ip()))
     }
 
     /// The ban that keeps a client out, by its address, its client identifier or the user it proved to be.
@@ -219,17 +227,101 @@ impl Policy {
         })
     }
 
-    /// What becomes of a client that no method knows.
-    pub fn without_proof(&self, credentials: &Credentials) -> Outcome {
+    /// What becomes of a client that no method knows, whether it showed a name or a password or neither.
+    pub fn without_proof(&self, showed_any: bool, peer: IpAddr) -> Outcome {
         // Where nothing can be proved, a name and a password are what an SDK sends anyway.
-        let showed_nothing = credentials.user_name.is_none() && credentials.password.is_none();
-        if !showed_nothing && !self.methods.is_empty() {
+        if showed_any && !self.methods.is_empty() {
             return Err(Refusal::Unknown);
         }
-        if self.anonymous.contain(credentials.peer.ip()) {
+        if self.anonymous.contain(peer) {
             Ok(None)
         } else {
             Err(Refusal::Anonymous)
+        }
+    }
+
+    /// The tokens that are asked about, if any method is.
+    pub fn tokens(&self) -> Option<&TokenMethod> {
+        self.methods.iter().find_map(|method| match method {
+            Method::Token(tokens) => Some(&**tokens),
+            _ => None,
+        })
+    }
+
+    /// The file with the secrets of SCRAM, if a method has one.
+    pub fn scram(&self) -> Option<&PasswordFile> {
+        self.methods.iter().find_map(|method| match method {
+            Method::Password(file) => Some(&**file),
+            _ => None,
+        })
+    }
+
+    /// True when a client may do everything, so that nothing of it is judged.
+    pub fn is_open_to(&self, identity: Option<&Identity>, peer: IpAddr) -> bool {
+        let brings_rules = identity.is_some_and(|identity| identity.rules.is_some());
+        self.rules.is_none() && !brings_rules && self.unruled.contain(peer)
+    }
+
+    /// Whether a client may publish to a topic, a will included.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn may_publish(
+        &self,
+        (who, peer): (&Who<'_>, IpAddr),
+        topic: TopicName<'_>,
+        qos: QoS,
+        retain: bool,
+    ) -> Result<(), Denial> {
+        let decision = match &self.rules {
+            Some(rules) => rules.publish(who, topic, qos, retain),
+            None => Rules::default().publish(who, topic, qos, retain),
+        };
+        match decision {
+            Decision::Allowed { .. } => Ok(()),
+            Decision::Denied(Denial::NoRule) if self.is_unruled(who, peer) => Ok(()),
+            Decision::Denied(denial) => Err(denial),
+        }
+    }
+
+    /// Whether a client may have a subscription, and the QoS that it is granted.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn may_subscribe(
+        &self,
+        (who, peer): (&Who<'_>, IpAddr),
+        filter: &str,
+        qos: QoS,
+    ) -> Result<QoS, Denial> {
+        let decision = match &self.rules {
+            Some(rules) => rules.subscribe(who, filter, qos),
+            None => Rules::default().subscribe(who, filter, qos),
+        };
+        match decision {
+            Decision::Allowed { qos_max, .. } => Ok(qos_max),
+            Decision::Denied(Denial::NoRule) if self.is_unruled(who, peer) => Ok(qos),
+            Decision::Denied(denial) => Err(denial),
+        }
+    }
+
+    fn is_unruled(&self, who: &Who<'_>, peer: IpAddr) -> bool {
+        who.identity.rules.is_none() && self.unruled.contain(peer)
+    }
+}
+
+impl Refusal {
+    /// What CONNACK says.
+    pub const fn reason(&self) -> ReasonCode {
+        match self {
+            Self::Anonymous => ReasonCode::NotAuthorized,
+            Self::Unknown | Self::Credentials | Self::Token(_) | Self::NoName(_) => {
+                ReasonCode::BadUserNameOrPassword
+            }
+            Self::Exchange(_) => ReasonCode::NotAuthorized,
+            Self::Banned => ReasonCode::Banned,
+            Self::Unavailable(_) => ReasonCode::ServerUnavailable,
+            Self::Busy => ReasonCode::ServerBusy,
         }
     }
 }
@@ -276,7 +368,7 @@ impl fmt::Display for CertificateName {
 
 impl TokenMethod {
     /// Checks a password that has the shape of a token; `None` for any other.
-    pub fn check(
+    pub fn check_password(
         &self,
         credentials: &Credentials,
         now_unix_ms: u64,
@@ -284,10 +376,15 @@ impl TokenMethod {
         let password = credentials.password.as_deref()?;
         let looks_like_one = password.iter().filter(|byte| **byte == b'.').count() == 2
             && password.starts_with(b"eyJ"); // `{"` in base64url, as every header begins
-        if !looks_like_one {
-            return None;
-        }
-        let verify = |keys| token::verify(password, keys, &self.policy, now_unix_ms);
+        looks_like_one.then(|| self.check(password, now_unix_ms))
+    }
+
+    /// Whose token this is.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self, token: &[u8], now_unix_ms: u64) -> Result<Identity, Refusal> {
+        let verify = |keys| token::verify(token, keys, &self.policy, now_unix_ms);
         let outcome = match verify(&self.keys) {
             // A key in a file may be of another issuer than those that are fetched.
             Err(
@@ -300,7 +397,7 @@ impl TokenMethod {
             },
             outcome => outcome,
         };
-        Some(outcome.map_err(Refusal::Token))
+        outcome.map_err(Refusal::Token)
     }
 }
 

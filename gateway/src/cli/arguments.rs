@@ -235,11 +235,17 @@ pub(super) enum SessionsCommand {
     Show {
         /// Client identifier.
         id: String,
+        /// Of this user, where several have a client of this name.
+        #[arg(long)]
+        user: Option<String>,
     },
     /// Disconnect a client.
     Kick {
         /// Client identifier.
         id: String,
+        /// Of this user only.
+        #[arg(long)]
+        user: Option<String>,
         /// Also end its session: its subscriptions and waiting messages are deleted.
         #[arg(long)]
         delete: bool,

@@ -101,6 +101,7 @@ fn sessions(client: &Client, command: SessionsCommand) -> Result<(Value, String)
             };
             let head = [
                 ("CLIENT", "client_id"),
+                ("USER", "user"),
                 ("CONNECTED", "connected"),
                 ("PEER", "peer"),
                 ("HOME", "home_core"),
@@ -111,15 +112,18 @@ fn sessions(client: &Client, command: SessionsCommand) -> Result<(Value, String)
             let text = listing(&answer, "sessions", &head, !answer["next"].is_null());
             Ok((answer, text))
         }
-        SessionsCommand::Show { id } => {
-            let answer = client.get(&format!("/v1/sessions/{}", segment(&id)), &[])?;
+        SessionsCommand::Show { id, user } => {
+            let user = user.as_deref().map(|user| ("user", user));
+            let path = format!("/v1/sessions/{}", segment(&id));
+            let answer = client.get(&path, user.as_slice())?;
             let text = session_text(&answer);
             Ok((answer, text))
         }
-        SessionsCommand::Kick { id, delete } => {
+        SessionsCommand::Kick { id, user, delete } => {
             let path = format!("/v1/sessions/{}", segment(&id));
-            let answer =
-                client.delete(&path, &[("delete", if delete { "true" } else { "false" })])?;
+            let mut query = vec![("delete", if delete { "true" } else { "false" })];
+            query.extend(user.as_deref().map(|user| ("user", user)));
+            let answer = client.delete(&path, &query)?;
             let done = if delete {
                 "disconnected, its session deleted"
             } else {
@@ -346,6 +350,7 @@ fn session_text(answer: &Value) -> String {
     };
     pairs(&[
         ("client", plain(&answer["client_id"])),
+        ("user", plain(&answer["user"])),
         ("connected", yes_no(&answer["connected"]).into()),
         ("peer", plain(&answer["peer"])),
         ("edge", on_core(&answer["edge_core"])),

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::arguments::Passwd;
 use super::{CommandError, EXIT_DONE};
-use crate::access::password::{PasswordFile, hash_line, scram_line};
+use crate::access::password::{PasswordFile, Problem, check_names, hash_line, scram_line};
 use crate::durable_file;
 
 /// Longest password that is read.
@@ -31,7 +31,7 @@ pub(super) fn run(passwd: &Passwd, out: &mut dyn Write) -> Result<u8, CommandErr
     } else {
         // Before a password is asked for: a name that cannot be in a file would make it typed for nothing.
         let groups: Vec<&str> = groups.iter().map(|group| group.trim()).collect();
-        line(user, &groups, b"x", *scram)?;
+        check_names(user, &groups).map_err(unfit)?;
         Some(line(user, &groups, &password()?, *scram)?)
     };
     let is_new = change(file, user, new.as_deref())?;
@@ -60,10 +60,14 @@ fn line(user: &str, groups: &[&str], password: &[u8], scram: bool) -> Result<Str
             ));
         }
     };
-    line.map_err(|problem| CommandError::Failed {
+    line.map_err(unfit)
+}
+
+fn unfit(problem: Problem) -> CommandError {
+    CommandError::Failed {
         error: problem.to_string(),
         remedy: None,
-    })
+    }
 }
 
 /// Replaces the line of a user, adds it, or takes it out; true when the user was not there. Everything else stays as it is.

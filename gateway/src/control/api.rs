@@ -24,7 +24,7 @@ use super::answer::{ApiError, filter, gather, query, rows};
 use super::http::{Admin, guard};
 use super::metrics::{CoreSample, exposition};
 use super::status::{EngineReport, VERSION};
-use crate::admin::{AdminReply, AdminRequest, SubscriptionInfo};
+use crate::admin::{AdminReply, AdminRequest, SubscriptionInfo, page_length};
 
 /// How old the last turn of a healthy core may be.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -187,9 +187,10 @@ async fn sessions(State(admin): State<Arc<Admin>>, uri: Uri) -> ApiResult {
         _ => None,
     })
     .await?;
-    rows.sort_by(|a, b| a.client_id.cmp(&b.client_id));
-    let more = rows.len() > limit;
-    rows.truncate(limit);
+    rows.sort_by(|a, b| (&a.client_id, &a.user).cmp(&(&b.client_id, &b.user)));
+    let page = page_length(&rows, limit, |session| &session.client_id);
+    let more = rows.len() > page;
+    rows.truncate(page);
     let next = rows
         .last()
         .filter(|_| more)
@@ -212,31 +213,43 @@ fn session_id(path: Result<Path<String>, PathRejection>) -> Result<String, ApiEr
         .map_err(|error| ApiError::bad(error.body_text(), remedy))
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SessionQuery {
+    user: Option<String>,
+}
+
 async fn session(
     State(admin): State<Arc<Admin>>,
     path: Result<Path<String>, PathRejection>,
+    uri: Uri,
 ) -> ApiResult {
     let client_id = session_id(path)?;
-    let home = admin.cores.core_of_client(&client_id);
-    match admin
-        .cores
-        .ask(
-            home,
-            AdminRequest::Session {
-                client_id: client_id.clone(),
-            },
-        )
-        .await?
-    {
-        AdminReply::Session(Some(session)) => Ok(Json(json!(session))),
-        AdminReply::Session(None) => Err(no_session(&client_id)),
-        _ => Err(ApiError::mismatch()),
+    let SessionQuery { user } = query(&uri)?;
+    let request = AdminRequest::Session {
+        user,
+        client_id: client_id.clone(),
+    };
+    let found = gather(&admin.cores, request, |reply| match reply {
+        AdminReply::Session(sessions) => Some(sessions),
+        _ => None,
+    })
+    .await?;
+    match &found[..] {
+        [] => Err(no_session(&client_id)),
+        [session] => Ok(Json(json!(session))),
+        sessions => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("{} users have a client \"{client_id}\"", sessions.len()),
+            "say whose with ?user=…; `roadstead ctl sessions list` shows them",
+        )),
     }
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct KickQuery {
+    user: Option<String>,
     delete: bool,
 }
 
@@ -246,22 +259,23 @@ async fn kick(
     uri: Uri,
 ) -> ApiResult {
     let client_id = session_id(path)?;
-    let KickQuery { delete } = query(&uri)?;
-    let home = admin.cores.core_of_client(&client_id);
-    match admin
-        .cores
-        .ask(
-            home,
-            AdminRequest::Kick {
-                client_id: client_id.clone(),
-                delete,
-            },
-        )
-        .await?
-    {
-        AdminReply::Kicked(true) => Ok(Json(json!({ "kicked": client_id, "deleted": delete }))),
-        AdminReply::Kicked(false) => Err(no_session(&client_id)),
-        _ => Err(ApiError::mismatch()),
+    let KickQuery { user, delete } = query(&uri)?;
+    let request = AdminRequest::Kick {
+        user,
+        client_id: client_id.clone(),
+        delete,
+    };
+    let mut kicked = false;
+    for reply in admin.cores.ask_all(request).await? {
+        match reply {
+            AdminReply::Kicked(found) => kicked |= found,
+            _ => return Err(ApiError::mismatch()),
+        }
+    }
+    if kicked {
+        Ok(Json(json!({ "kicked": client_id, "deleted": delete })))
+    } else {
+        Err(no_session(&client_id))
     }
 }
 

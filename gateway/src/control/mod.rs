@@ -34,7 +34,6 @@ pub struct Cores {
     senders: Vec<SendToCore>,
     pending: Mutex<BTreeMap<u64, oneshot::Sender<AdminReply>>>,
     next_id: AtomicU64,
-    core_of_client: Box<dyn Fn(&str) -> usize + Send + Sync>,
 }
 
 /// Why a core gave no answer.
@@ -52,27 +51,18 @@ pub enum AskError {
 }
 
 impl Cores {
-    /// Cores reached through these senders; `core_of_client` names the home of a client id.
-    pub fn new(
-        senders: Vec<SendToCore>,
-        core_of_client: Box<dyn Fn(&str) -> usize + Send + Sync>,
-    ) -> Self {
+    /// Cores reached through these senders.
+    pub fn new(senders: Vec<SendToCore>) -> Self {
         Self {
             senders,
             pending: Mutex::default(),
             next_id: AtomicU64::new(1),
-            core_of_client,
         }
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
         self.senders.len()
-    }
-
-    /// The core that is the home of this client id (of a client without an authenticated user).
-    pub fn core_of_client(&self, client_id: &str) -> usize {
-        (self.core_of_client)(client_id)
     }
 
     /// Asks one core and waits for its answer, for at most ten seconds.

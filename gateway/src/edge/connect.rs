@@ -1,4 +1,4 @@
-//! CONNECT: from the first packet of a connection to its CONNACK.
+//! CONNECT: from the first packet of a connection to its CONNACK. Who the client is, is found out in `login.rs` and `exchange.rs`.
 
 use std::sync::Arc;
 
@@ -10,12 +10,16 @@ use edge_proto::reason::ReasonCode;
 use reactor::driver::ConnectionId;
 
 use super::depart::Leave;
+use super::exchange::Method;
+use super::login::{Login, judge_will};
 use super::session::{Session, Traffic};
 use super::{Edge, Flow, State, tells_reasons};
+use crate::access::Identity;
 use crate::core_message::{Attach, Attached, AttachedSession, CoreMessage, Detach};
 use crate::engine::WillRecord;
 use crate::limits::Limits;
 use crate::message::{Message, MessageParts, SessionId};
+use crate::shard::Arrival;
 use crate::turn::{Timer, Turn};
 
 /// What a CONNECT asked for, kept until its home has answered.
@@ -36,6 +40,23 @@ pub(super) struct Attaching {
     client_id: Box<str>,
     /// True when the server chose the client identifier.
     assigned: bool,
+    /// Who the client is, where that matters.
+    login: Option<Box<Login>>,
+    /// The user, in whose name the client may ask for answers.
+    user: Option<Arc<str>>,
+    /// The server's last message of the authentication.
+    authentication: Option<(Method, Option<Vec<u8>>)>,
+}
+
+/// A client that is let in.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) arrival: Arrival,
+    /// `None` for a client that proved nothing.
+    pub(super) identity: Option<Arc<Identity>>,
+    /// How it authenticated, if by AUTH, and the last message of that.
+    pub(super) method: Option<Method>,
+    pub(super) data: Option<Vec<u8>>,
 }
 
 impl Edge {
@@ -53,7 +74,7 @@ impl Edge {
         }
         let outcome = match decode_connect(frame) {
             Ok(connect) => self
-                .connect(turn, id, &connect)
+                .enter(turn, id, &connect, frame)
                 .map_err(|reason| (connect.version, reason)),
             Err(violation) => {
                 turn.stats.counters.protocol_violations += 1;
@@ -62,7 +83,7 @@ impl Edge {
             }
         };
         match outcome {
-            Ok(()) => Flow::Continue,
+            Ok(flow) => flow,
             Err((version, reason)) => {
                 self.refuse(turn, id, version, reason);
                 Flow::Closed
@@ -70,17 +91,15 @@ impl Edge {
         }
     }
 
-    /// Sends the CONNECT to the home of its client id.
-    fn connect(
+    /// Finds out who the client is, and takes it in.
+    fn enter(
         &mut self,
         turn: &mut Turn<'_>,
         id: ConnectionId,
         connect: &Connect<'_>,
-    ) -> Result<(), ReasonCode> {
+        frame: Frame<'_>,
+    ) -> Result<Flow, ReasonCode> {
         let limits = &turn.facts.limits;
-        if connect.authentication_method.is_some() {
-            return Err(ReasonCode::BadAuthenticationMethod);
-        }
         if connect.client_id.len() > limits.client_id_bytes_max {
             return Err(ReasonCode::ClientIdentifierNotValid);
         }
@@ -88,6 +107,43 @@ impl Edge {
         {
             return Err(ReasonCode::ClientIdentifierNotValid); // MQTT-3.1.3-8
         }
+        let Some(connection) = self.connection(id) else {
+            return Ok(Flow::Closed);
+        };
+        let (arrival, outcome) = match std::mem::replace(&mut connection.state, State::Closing) {
+            State::AwaitConnect(arrival) if connect.authentication_method.is_some() => {
+                return self.begin_exchange(turn, id, *arrival, connect, frame);
+            }
+            State::AwaitConnect(arrival) => match Self::outcome(turn, id, &arrival, connect) {
+                Some(outcome) => (*arrival, outcome),
+                None => {
+                    connection.state = State::Authenticating(arrival);
+                    return Ok(Flow::Stall); // The packet is kept, and read again when the answer is there.
+                }
+            },
+            State::Judged(judged) => *judged,
+            _ => return Ok(Flow::Closed),
+        };
+        let entry = Entry {
+            arrival,
+            identity: outcome
+                .map_err(|refusal| self.refused(turn, id, connect.client_id, refusal))?,
+            method: None,
+            data: None,
+        };
+        self.attach(turn, id, connect, entry)?;
+        Ok(Flow::Continue)
+    }
+
+    /// Sends the CONNECT of a client that is let in to its home.
+    pub(super) fn attach(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        entry: Entry,
+    ) -> Result<(), ReasonCode> {
+        let limits = &turn.facts.limits;
         let will = connect
             .will
             .as_ref()
@@ -106,7 +162,20 @@ impl Edge {
         } else {
             connect.client_id.into()
         };
-        let home_core = turn.facts.home_of(&client_id);
+        let Entry {
+            arrival,
+            identity,
+            method,
+            data,
+        } = entry;
+        let peer = arrival.peer;
+        let who = (identity.clone(), method);
+        let login = Login::new(turn, who, &client_id, peer.ip());
+        if let Some(will) = &connect.will {
+            judge_will(turn, id, login.as_deref(), will)?;
+        }
+        let user = identity.as_ref().and_then(|identity| identity.user.clone());
+        let home_core = turn.facts.home_of(user.as_deref().unwrap_or(&client_id));
         let attaching = Attaching {
             version: connect.version,
             keep_alive_s,
@@ -125,11 +194,11 @@ impl Edge {
             response_information: connect.request_response_information,
             client_id: client_id.clone(),
             assigned,
+            login,
+            user,
+            authentication: method.map(|method| (method, data)),
         };
         let Some(connection) = self.connection(id) else {
-            return Ok(());
-        };
-        let State::AwaitConnect(arrival) = &connection.state else {
             return Ok(());
         };
         let attach = Attach {
@@ -139,7 +208,8 @@ impl Edge {
             clean_start: connect.clean_start,
             expiry_s,
             will,
-            peer: arrival.peer,
+            peer,
+            identity,
         };
         connection.state = State::Attaching(Box::new(attaching));
         turn.outbox
@@ -190,7 +260,7 @@ impl Edge {
         else {
             return;
         };
-        let session = Session {
+        let mut session = Session {
             session: attached.session,
             home: attached.home,
             home_core: attached.home_core,
@@ -207,6 +277,7 @@ impl Edge {
             sequence: 0,
             filters: Vec::new(),
             shared: false,
+            login: attaching.login,
             traffic: Traffic::resumed(attached.received),
         };
         let link = &mut connection.link;
@@ -218,9 +289,12 @@ impl Edge {
             let look_at = session.keep_alive_look_ms(due);
             link.timer = Some(turn.timers.arm(look_at, Timer::KeepAlive(id)));
         }
-        let response_information = attaching
-            .response_information
-            .then(|| format!("u/{}/", attaching.client_id));
+        if let Some(login) = session.login.as_deref_mut() {
+            Self::arm_login(turn, id, login);
+        }
+        let user = attaching.user.as_deref().unwrap_or(&attaching.client_id);
+        let response_information = attaching.response_information.then(|| format!("u/{user}/"));
+        let authentication = attaching.authentication.as_ref();
         let limits = &turn.facts.limits;
         let connack = ConnAck {
             session_present: attached.present,
@@ -233,6 +307,8 @@ impl Edge {
                 .keep_alive_changed
                 .then_some(attaching.keep_alive_s),
             response_information: response_information.as_deref(),
+            authentication_method: authentication.map(|(method, _)| method.name()),
+            authentication_data: authentication.and_then(|(_, data)| data.as_deref()),
             ..ConnAck::default()
         };
         let mut fits = true;
@@ -269,7 +345,7 @@ impl Edge {
     }
 
     /// Answers CONNECT with an error and closes.
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         turn: &mut Turn<'_>,
         id: ConnectionId,

@@ -61,10 +61,7 @@ impl Edge {
                     "MQTT-3.1.0-2",
                     "a second CONNECT on one connection",
                 )),
-                Packet::Auth(_) => Err(Violation::protocol(
-                    "MQTT5 §4.12",
-                    "AUTH without an authentication method in CONNECT",
-                )),
+                Packet::Auth(auth) => self.authenticate_again(turn, id, &auth),
                 Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                     Err(Violation::protocol(
                         "MQTT5 §2.1.2",

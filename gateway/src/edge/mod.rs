@@ -1,8 +1,10 @@
 //! The edge role: connections, the bytes that come in on them, and the sessions behind them while they are connected.
 //!
 //! ```text
-//! AwaitConnect ─CONNECT─▶ Attaching ─Attached─▶ Live ─end─▶ Closing ─Closed─▶ gone
-//!       └──────── timeout, violation ────────────┴────────────▲
+//!       ┌─▶ Authenticating ─Verdict─▶ Judged ─┐
+//!       │   Exchanging ─AUTH──────────────────┤
+//! AwaitConnect ─────────CONNECT─────────────▶ Attaching ─Attached─▶ Live ─end─▶ Closing ─Closed─▶ gone
+//!       └──────── timeout, violation, refusal ─────────┴─────────────────────────▲
 //! ```
 //!
 //! An idle session holds no buffer: what a session needs only in traffic is in its `Traffic`, which goes away
@@ -11,8 +13,10 @@
 mod connect;
 mod deliver;
 mod depart;
+mod exchange;
 mod inbound;
 mod link;
+mod login;
 mod partial;
 mod publish;
 mod session;
@@ -30,6 +34,7 @@ use hashbrown::{HashMap, HashSet};
 use reactor::driver::{Close, ConnectionId};
 use reactor::slab::{Key, Slab, Table};
 
+use crate::access::policy::Outcome;
 use crate::limits::Limits;
 use crate::outbox::Order;
 use crate::retained_scan::Scan;
@@ -38,6 +43,7 @@ use crate::turn::{Stats, Timer, Turn};
 
 use connect::Attaching;
 use depart::Leave;
+use exchange::Exchanging;
 use link::{Link, Transport};
 use session::Session;
 use subscribe::SubscribePacket;
@@ -57,6 +63,9 @@ pub struct Edge {
     count: u64,
     live: u64,
     assigned: u64,
+    nonces: u64,
+    /// Connections whose sessions are to be judged under a new policy.
+    to_review: Vec<ConnectionId>,
 }
 
 /// One connection.
@@ -74,9 +83,34 @@ const _: () = assert!(
 #[derive(Debug)]
 enum State {
     AwaitConnect(Box<Arrival>),
+    /// Somebody else was asked who the client is; its CONNECT is kept unread.
+    Authenticating(Box<Arrival>),
+    /// The answer is there, and the CONNECT is read again.
+    Judged(Box<(Arrival, Outcome)>),
+    /// In the middle of an exchange of AUTH packets.
+    Exchanging(Box<Exchanging>),
     Attaching(Box<Attaching>),
     Live(Box<Session>),
     Closing,
+}
+
+impl Connection {
+    /// Nothing more is expected of it but its end. A live session was taken off it before.
+    fn close_state(&mut self, turn: &mut Turn<'_>) {
+        if let State::Exchanging(exchanging) = std::mem::replace(&mut self.state, State::Closing) {
+            turn.stats.partial_bytes -= exchanging.kept_bytes();
+        }
+    }
+}
+
+impl State {
+    /// True before the client is let in.
+    const fn is_arriving(&self) -> bool {
+        matches!(
+            self,
+            Self::AwaitConnect(_) | Self::Authenticating(_) | Self::Judged(_) | Self::Exchanging(_)
+        )
+    }
 }
 
 /// A session that has lost its connection and waits for its own publishes.
@@ -182,8 +216,9 @@ impl Edge {
                 return bytes.len();
             };
             let flow = match connection.state {
-                State::AwaitConnect(_) => self.first_packet(turn, id, frame),
-                State::Attaching(_) => Flow::Stall,
+                State::AwaitConnect(_) | State::Judged(_) => self.first_packet(turn, id, frame),
+                State::Exchanging(_) => self.exchange(turn, id, frame),
+                State::Authenticating(_) | State::Attaching(_) => Flow::Stall,
                 State::Live(_) => self.packet(turn, id, frame),
                 State::Closing => Flow::Closed,
             };
@@ -276,7 +311,7 @@ impl Edge {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        if matches!(connection.state, State::AwaitConnect(_)) {
+        if connection.state.is_arriving() {
             turn.stats.counters.connects_refused += 1;
             return self.abandon(turn, id);
         }
@@ -288,7 +323,7 @@ impl Edge {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        connection.state = State::Closing;
+        connection.close_state(turn);
         connection.link.close(turn);
         self.forget_partial(turn, id);
     }
@@ -316,6 +351,7 @@ impl Edge {
         }
         self.depart_if_live(turn, id, Leave::lost());
         if let Some(mut connection) = self.connections.remove(id.slot) {
+            connection.close_state(turn);
             self.count -= 1;
             turn.stats.counters.connections_closed += 1;
             if connection.link.waits {
@@ -330,13 +366,13 @@ impl Edge {
         }
     }
 
-    /// The client has not sent CONNECT in time.
+    /// The client has not sent CONNECT in time, or has not proved who it is.
     pub fn connect_timeout(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
         let Some(connection) = self.connection(id) else {
             return;
         };
         connection.link.timer = None;
-        if matches!(connection.state, State::AwaitConnect(_)) {
+        if connection.state.is_arriving() {
             turn.stats.counters.connect_timeouts += 1;
             self.abandon(turn, id);
         }

@@ -11,6 +11,7 @@ use reactor::driver::ConnectionId;
 
 use super::inbound::write_ack;
 use super::link::Link;
+use super::login::judge_publish;
 use super::session::Session;
 use super::{Edge, Flow};
 use crate::core_message::{CoreMessage, Origin, PublishRequest};
@@ -59,6 +60,13 @@ impl Edge {
             self.answer(turn, id, publish.packet_id, ReasonCode::TopicNameInvalid);
             return Ok(Flow::Continue);
         }
+        if let Err(reason) = self.judge(turn, id, topic, publish) {
+            self.answer(turn, id, publish.packet_id, reason);
+            return Ok(Flow::Continue);
+        }
+        let Some((_, session)) = self.live(id) else {
+            return Ok(Flow::Closed);
+        };
         let message = Arc::new(message_of(turn, session, topic, publish));
         let mut origin = Origin::Nobody;
         if let Some(packet_id) = publish.packet_id {
@@ -87,6 +95,18 @@ impl Edge {
             })),
         );
         Ok(Flow::Continue)
+    }
+
+    fn judge(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        topic: &str,
+        publish: &Publish<'_>,
+    ) -> Result<(), ReasonCode> {
+        let session = self.live(id).map(|(_, session)| session);
+        let login = session.and_then(|session| session.login.as_deref());
+        judge_publish(turn, id, login, topic, publish)
     }
 
     /// Answers a PUBLISH that goes no further.

@@ -9,6 +9,7 @@ use edge_proto::session::inbound::Inbound;
 use edge_proto::session::outbound::Outbound;
 use reactor::slab::Key;
 
+use super::login::Login;
 use crate::core_message::{Presence, load_level};
 use crate::engine::Delivery;
 use crate::limits::Limits;
@@ -42,6 +43,8 @@ pub(super) struct Session {
     pub(super) filters: Vec<Box<str>>,
     /// True exactly when one of `filters` is a shared subscription: its owners hear how busy the session is.
     pub(super) shared: bool,
+    /// Who its client is, where that matters.
+    pub(super) login: Option<Box<Login>>,
     pub(super) traffic: Option<Box<Traffic>>,
 }
 

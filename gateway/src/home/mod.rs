@@ -14,6 +14,7 @@
 mod directory;
 mod lifetime;
 mod mailbox;
+mod review;
 mod subscribe;
 mod waiting;
 
@@ -28,6 +29,7 @@ use reactor::driver::ConnectionId;
 use reactor::slab::{Key, Slab};
 use reactor::wheel::TimerKey;
 
+use crate::access::Identity;
 use crate::core_message::{
     Attach, Attached, AttachedSession, CoreMessage, Detach, Origin, Presence, load_level,
 };
@@ -58,6 +60,8 @@ pub struct Home {
     parked_scans: VecDeque<Key>,
     /// CONNECTs that wait until the engine takes commands again.
     waiting: Waiting,
+    /// Sessions that are to be judged under a new policy.
+    to_review: Vec<Key>,
     /// Durable sessions that have a connection.
     attached_durable: u64,
 }
@@ -74,6 +78,8 @@ pub struct HomeSession {
     will: Option<Box<WillRecord>>,
     durable: Option<Box<Durable>>,
     peer: SocketAddr,
+    /// Who has proved to be its client. Of a session from the store only the user is known.
+    identity: Option<Arc<Identity>>,
 }
 
 const _: () = assert!(
@@ -114,6 +120,8 @@ struct Durable {
     shared: Vec<Box<str>>,
     /// What they heard last while it was connected.
     load: u8,
+    /// True when its subscriptions were judged since the node started.
+    reviewed: bool,
     /// QoS 2 packet identifiers received and not released, while it is not connected.
     received: Vec<u16>,
     mailbox: Mailbox,
@@ -129,6 +137,7 @@ enum Request {
     Release { edge: Edge, packet_id: u16 },
     Read { key: Key, read: u32 },
     Subscription(Key),
+    Review(Key),
 }
 
 impl Home {
@@ -144,13 +153,15 @@ impl Home {
             scans: Slab::default(),
             parked_scans: VecDeque::new(),
             waiting: Waiting::default(),
+            to_review: Vec::new(),
             attached_durable: 0,
         }
     }
 
     /// A CONNECT gets this client id, once the one that has it is gone.
     fn admit(&mut self, turn: &mut Turn<'_>, attach: Attach) {
-        let key = match self.sessions.find(&attach.client_id) {
+        let user = attach.user();
+        let key = match self.sessions.find(user, &attach.client_id) {
             Some(key) => key,
             None if self.sessions.count() >= turn.facts.limits.sessions_max => {
                 return refuse(turn, &attach, ReasonCode::QuotaExceeded);
@@ -163,6 +174,7 @@ impl Home {
                 will: None,
                 durable: None,
                 peer: attach.peer,
+                identity: attach.identity.clone(),
             }),
         };
         let session = self.sessions.get_mut(key).expect("found or just made");
@@ -207,6 +219,7 @@ impl Home {
                 session.session = turn.ids.issue();
                 session.durable = Some(Box::new(Durable {
                     expiry_s: attach.expiry_s,
+                    reviewed: true,
                     ..Durable::default()
                 }));
                 session.will = attach.will.clone().map(Box::new);
@@ -263,6 +276,8 @@ impl Home {
         };
         session.phase = Phase::Attached(edge);
         session.peer = attach.peer;
+        let is_other = session.identity != attach.identity;
+        session.identity = attach.identity;
         session.will = attach.will.map(Box::new);
         let received = session
             .durable
@@ -290,6 +305,9 @@ impl Home {
             durable.tell_presence(turn, session.session, true);
             durable.mailbox.attach();
             self.attached_durable += 1;
+            if is_other || !durable.reviewed {
+                self.review_subscriptions(turn, key);
+            }
             self.pump(turn, key);
         }
     }
@@ -312,9 +330,7 @@ impl Home {
         }
         match &mut session.durable {
             None => {
-                if let Some(will) = session.will.take() {
-                    publish_will(turn, *will);
-                }
+                session.publish_will(turn);
                 self.advance(turn, detach.home);
             }
             Some(durable) => {
@@ -371,10 +387,18 @@ impl Home {
             (Some(Request::Read { key, read }), Completion::MailboxPage { entries, end, .. }) => {
                 self.page(turn, key, read, entries, end);
             }
+            (
+                Some(Request::Review(key)),
+                Completion::Subscriptions {
+                    session, filters, ..
+                },
+            ) => {
+                self.reviewed(turn, key, session, filters);
+            }
             (Some(Request::Subscription(operation)), _) => {
                 self.operation_step(turn, operation, None);
             }
-            (Some(Request::Deleted(_) | Request::Read { .. }) | None, _) => {}
+            (Some(Request::Deleted(_) | Request::Read { .. } | Request::Review(_)) | None, _) => {}
         }
     }
 
@@ -409,7 +433,7 @@ impl Home {
         };
         let record = Box::new(SessionRecord {
             client_id: session.client_id.clone(),
-            user: None,
+            user: session.user().map(Into::into),
             expiry_s: durable.expiry_s,
             disconnected_at_unix_ms: durable.disconnected_at_unix_ms,
             will: session.will.as_deref().cloned(),

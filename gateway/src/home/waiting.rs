@@ -54,10 +54,10 @@ impl Waiting {
         Some(attach)
     }
 
-    fn holds(&self, client_id: &str) -> bool {
-        self.queue
-            .iter()
-            .any(|waiter| *waiter.attach.client_id == *client_id)
+    fn holds(&self, attach: &Attach) -> bool {
+        self.queue.iter().any(|waiter| {
+            waiter.attach.client_id == attach.client_id && waiter.attach.user() == attach.user()
+        })
     }
 }
 
@@ -73,7 +73,7 @@ impl Home {
     /// with the same client id does: the later one wins.
     pub fn attach(&mut self, turn: &mut Turn<'_>, attach: Attach) {
         let must_wait = turn.congestion.engine && self.needs_engine(&attach);
-        if !must_wait && !self.waiting.holds(&attach.client_id) {
+        if !must_wait && !self.waiting.holds(&attach) {
             return self.admit(turn, attach);
         }
         if let Err(attach) = self.waiting.push(turn.now.mono_ms, attach) {
@@ -82,7 +82,7 @@ impl Home {
     }
 
     fn needs_engine(&self, attach: &Attach) -> bool {
-        let known = self.sessions.find(&attach.client_id);
+        let known = self.sessions.find(attach.user(), &attach.client_id);
         attach.expiry_s > 0 || known.is_some_and(|key| self.is_durable(key))
     }
 
@@ -111,12 +111,15 @@ impl Home {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use cluster::partition::Placement;
     use edge_proto::topic::RootDepths;
     use reactor::driver::ConnectionId;
     use reactor::wheel::Wheel;
 
     use super::*;
+    use crate::access::policy::Policy;
     use crate::core_message::CoreMessage;
     use crate::engine::Command;
     use crate::limits::Limits;
@@ -128,6 +131,7 @@ mod tests {
         home: Home,
         outbox: Outbox,
         facts: Facts,
+        policy: Arc<Policy>,
         stats: Stats,
         timers: Wheel<Timer>,
         ids: SessionIds,
@@ -149,6 +153,7 @@ mod tests {
                     websocket_path: "/".into(),
                     seed: 1,
                 },
+                policy: Arc::new(Policy::open()),
                 stats: Stats::default(),
                 timers: Wheel::new(0),
                 ids: SessionIds::new(1, 0),
@@ -163,6 +168,7 @@ mod tests {
                 now: self.now,
                 outbox: &mut self.outbox,
                 facts: &self.facts,
+                policy: &self.policy,
                 stats: &mut self.stats,
                 timers: &mut self.timers,
                 ids: &mut self.ids,
@@ -183,6 +189,7 @@ mod tests {
                     generation: 1,
                 },
                 client_id: client_id.into(),
+                identity: None,
                 clean_start: false,
                 expiry_s,
                 will: None,

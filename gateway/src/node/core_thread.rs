@@ -28,7 +28,7 @@ use crate::event_loop::{
 };
 use crate::limits::TlsLimits;
 use crate::outbox::Outbox;
-use crate::shard::{Event, Shard};
+use crate::shard::Shard;
 use crate::tls::Acceptor;
 use crate::turn::{Congestion, Facts};
 
@@ -39,6 +39,8 @@ pub(super) struct CorePlan {
     pub(super) driver: DriverConfig,
     pub(super) pin: bool,
     pub(super) listen: ListenOptions,
+    /// Who may come in and do what.
+    pub(super) policy: Arc<Policy>,
     pub(super) boot: u32,
     pub(super) facts: Facts,
     pub(super) clock: Clock,
@@ -59,8 +61,6 @@ pub(super) struct CoreKit {
     pub(super) requests: Inbox<(u64, AdminRequest)>,
     pub(super) verdicts: Inbox<Verdict>,
     pub(super) asker: Asker,
-    /// Who may connect, until it is told otherwise.
-    pub(super) policy: Arc<Policy>,
     pub(super) cores: Arc<Cores>,
     /// Its part of the store; with each item the home core of its session.
     pub(super) restored: Vec<(Restored, u16)>,
@@ -115,8 +115,7 @@ fn live<D: Driver>(
     let Ok(kit) = kit.recv() else { return Ok(()) };
     let now = plan.clock.now();
     let mut outbox = Outbox::new(core, plan.facts.placement.cores());
-    let mut shard = Shard::new(plan.facts, plan.boot, now);
-    shard.handle(now, Event::Policy(kit.policy), &mut outbox);
+    let mut shard = Shard::new(plan.facts, plan.policy, plan.boot, now);
     for (item, home) in &kit.restored {
         shard.restore(now, item, *home, &mut outbox);
     }

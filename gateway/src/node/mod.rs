@@ -18,8 +18,8 @@ use reactor::driver::{Backend, Waker};
 use reactor::mesh::{InboxSender, LaneCapacity, inbox, mesh};
 use reactor::probe::{Choice, ProbeError, choose, probe, raise_nofile_limit};
 
-use crate::admin::AdminRequest;
 use crate::access::policy::Verdict;
+use crate::admin::AdminRequest;
 use crate::config::{Config, Protocol};
 use crate::control::access::{Access, AccessError};
 use crate::control::certificates::{CertificateError, Certificates};
@@ -28,7 +28,7 @@ use crate::control::{Cores, SendToCore, http};
 use crate::engine::EngineError;
 use crate::engine::thread::EngineThread;
 use crate::event_loop::{Clock, EngineBacklog, Stopping};
-use crate::turn::{Facts, home_core};
+use crate::turn::Facts;
 
 use core_thread::{CoreKit, CorePlan};
 use store::Store;
@@ -146,6 +146,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             driver: config.driver_config(),
             pin: config.node.pin_cores,
             listen: config.listen_options(),
+            policy: access.policy(),
             boot: store.boot,
             facts: Facts {
                 core,
@@ -219,9 +220,7 @@ impl Node {
             verdict_senders.push(sender);
             verdicts.push(receiver);
         }
-        let placement = self.placement.clone();
-        let home = Box::new(move |client_id: &str| usize::from(home_core(&placement, client_id)));
-        let control = Arc::new(Cores::new(senders, home));
+        let control = Arc::new(Cores::new(senders));
         let (engine, commands, restored) = store
             .start(&self.config, cores, completion_senders)
             .map_err(system("the engine thread"))?;
@@ -243,7 +242,6 @@ impl Node {
                 requests,
                 verdicts,
                 asker: self.access.asker(),
-                policy: self.access.policy(),
                 cores: Arc::clone(&control),
                 restored,
                 listeners: listeners

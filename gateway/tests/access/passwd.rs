@@ -70,27 +70,28 @@ fn what_cannot_be_is_refused_with_a_reason_and_changes_nothing() {
     let path = folder.write("users", "bob:plain\n");
     let missing = folder.0.join("none/users").display().to_string();
     let absent = folder.0.join("absent").display().to_string();
+    let (path, missing, absent) = (path.as_str(), missing.as_str(), absent.as_str());
     for (input, arguments, reason) in [
-        (&b"x\n"[..], &[&path, "a/b"][..], "the name \"a/b\" is empty, or has"),
-        (b"x\n", &[&path, "alice", "--groups", "a+b"], "the group \"a+b\""),
-        (b"x\n", &[&path, "alice", "--groups", ""], "the group \"\""),
-        (b"\n", &[&path, "alice"], "the password is empty"),
-        (b"", &[&path, "alice"], "the password is empty"),
-        ("schön\n".as_bytes(), &[&path, "alice", "--scram"], "printable ASCII"),
-        (b"\xff\n", &[&path, "alice", "--scram"], "not text"),
-        (&[b'x'; 5_000], &[&path, "alice"], "more than 4096 bytes"),
-        (b"x\n", &[&path, "alice"], "line 1: the hash is neither"),
-        (b"x\n", &[&path, "eve", "--delete"], "no user \"eve\""),
-        (b"x\n", &[&missing, "alice"], "No such file or directory"),
-        (b"", &[&absent, "alice", "--delete"], "No such file or directory"),
+        (&b"x\n"[..], &[path, "a/b"][..], "the name \"a/b\" is empty, or has"),
+        (b"x\n", &[path, "alice", "--groups", "a+b"], "the group \"a+b\""),
+        (b"x\n", &[path, "alice", "--groups", ""], "the group \"\""),
+        (b"\n", &[path, "alice"], "the password is empty"),
+        (b"", &[path, "alice"], "the password is empty"),
+        ("schön\n".as_bytes(), &[path, "alice", "--scram"], "printable ASCII"),
+        (b"\xff\n", &[path, "alice", "--scram"], "not text"),
+        (&[b'x'; 5_000], &[path, "alice"], "more than 4096 bytes"),
+        (b"x\n", &[path, "alice"], "line 1: the hash is neither"),
+        (b"x\n", &[path, "eve", "--delete"], "no user \"eve\""),
+        (b"x\n", &[missing, "alice"], "No such file or directory"),
+        (b"", &[absent, "alice", "--delete"], "No such file or directory"),
     ] {
         let (code, out, err) = passwd(input, arguments);
         assert_eq!((code, out.as_str()), (Some(1), ""), "{arguments:?}: {err}");
         assert!(err.contains(reason), "{arguments:?}: {err}");
     }
-    assert_eq!(std::fs::read_to_string(&path).expect("there"), "bob:plain\n");
-    assert!(!Path::new(&absent).exists());
+    assert_eq!(std::fs::read_to_string(path).expect("there"), "bob:plain\n");
+    assert!(!Path::new(absent).exists());
     // The bad line itself can be replaced.
-    let (code, _, err) = passwd(b"x\n", &[&path, "bob"]);
+    let (code, _, err) = passwd(b"x\n", &[path, "bob"]);
     assert_eq!((code, err.as_str()), (Some(0), ""));
 }

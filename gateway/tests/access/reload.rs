@@ -70,6 +70,7 @@ fn a_change_is_seen_without_being_told() {
         let rules = folder.write("rules.toml", rule("a"));
         let world = World::start(&config(&folder.0, &format!("[access]\nrules = {rules:?}\n")));
         folder.write("rules.toml", rule("a") + &rule("b"));
+        tokio::task::yield_now().await; // The watch begins.
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(5)).await;
         tokio::time::resume();

@@ -60,10 +60,7 @@ pub(crate) fn cores(moods: Arc<Mutex<Vec<Mood>>>) -> (Arc<Cores>, Requests) {
         })
     };
     let senders = (0..count).map(sender).collect();
-    let cores = Arc::new(Cores::new(
-        senders,
-        Box::new(move |client_id| client_id.len() % count),
-    ));
+    let cores = Arc::new(Cores::new(senders));
     this.set(Arc::downgrade(&cores)).expect("set once");
     (cores, requests)
 }
@@ -84,13 +81,12 @@ fn answer(core: usize, request: AdminRequest) -> AdminReply {
                 .take(limit);
             AdminReply::Sessions(wanted.map(|id| session(core, id)).collect())
         }
-        AdminRequest::Session { client_id } => {
-            let known = client_id.starts_with("device-");
-            AdminReply::Session(known.then(|| Box::new(session(core, client_id))))
+        AdminRequest::Session { user, client_id } => {
+            let own = |session: &SessionInfo| user.is_none() || session.user == user;
+            let found = is_home(core, &client_id).then(|| session(core, client_id));
+            AdminReply::Session(found.into_iter().filter(own).collect())
         }
-        AdminRequest::Kick { client_id, .. } => {
-            AdminReply::Kicked(client_id.starts_with("device-"))
-        }
+        AdminRequest::Kick { client_id, .. } => AdminReply::Kicked(is_home(core, &client_id)),
         AdminRequest::Publish { topic, .. } if topic == "refused" => {
             AdminReply::Published(Err("the engine is full".into()))
         }
@@ -124,10 +120,17 @@ fn answer(core: usize, request: AdminRequest) -> AdminReply {
     }
 }
 
+/// `device-…` is at one core; `twice` has a session of another user at each.
+fn is_home(core: usize, client_id: &str) -> bool {
+    client_id == "twice" || client_id.starts_with("device-") && client_id.len() % 2 == core
+}
+
 fn session(core: usize, client_id: String) -> SessionInfo {
+    let user = (client_id == "twice").then(|| format!("user-{core}"));
     let core = u16::try_from(core).expect("few cores");
     SessionInfo {
         client_id,
+        user,
         connected: core == 0,
         edge_core: (core == 0).then_some(core),
         home_core: core,

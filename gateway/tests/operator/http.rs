@@ -140,14 +140,15 @@ fn a_session_is_asked_of_its_home_whatever_its_client_identifier() {
         "no session \"nobody\"",
     );
     assert_explained(&get(&node, "/v1/sessions/%FF"), 400, "");
-    let homes: Vec<_> = node
-        .requests
-        .lock()
-        .expect("no panic")
-        .iter()
-        .map(|(core, _)| *core)
-        .collect();
-    assert_eq!(homes, ["device-/?# ä".len() % 2, "nobody".len() % 2]);
+}
+
+#[test]
+fn a_session_whose_name_several_users_have_is_asked_for_with_its_user() {
+    let node = Node::start();
+    assert_explained(&get(&node, "/v1/sessions/twice"), 409, "2 users");
+    let (status, body) = get(&node, "/v1/sessions/twice?user=user-1");
+    assert_eq!((status, &body["user"]), (200, &json!("user-1")));
+    assert_explained(&get(&node, "/v1/sessions/twice?user=user-7"), 404, "twice");
 }
 
 #[test]
@@ -165,7 +166,7 @@ fn kicking_can_delete_the_session() {
     assert_explained(&kick("/v1/sessions/nobody"), 404, "nobody");
     let requests = node.requests.lock().expect("no panic");
     assert!(
-        matches!(&requests[1].1, AdminRequest::Kick { client_id, delete: true } if client_id == "device-1")
+        matches!(&requests[2].1, AdminRequest::Kick { user: None, client_id, delete: true } if client_id == "device-1")
     );
 }
 

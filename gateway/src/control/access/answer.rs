@@ -202,11 +202,8 @@ impl Access {
             let state = self.state();
             (Arc::clone(&state.policy), state.fetched.problem.clone())
         };
-        let tokens = policy.methods.iter().find_map(|method| match method {
-            Method::Token(tokens) => Some(tokens),
-            _ => None,
-        });
-        let outcome = tokens?.check(credentials, self.clock.now().unix_ms)?;
+        let now_unix_ms = self.clock.now().unix_ms;
+        let outcome = policy.tokens()?.check_password(credentials, now_unix_ms)?;
         Some(match (outcome, problem) {
             (Err(Refusal::Token(TokenError::NoKey(_))), Some(problem)) => {
                 Err(Refusal::Unavailable(problem.into()))

@@ -112,14 +112,15 @@ impl Embedded {
         })
     }
 
-    /// What the disk holds of the sessions that are to be deleted.
+    /// What the disk holds of the sessions that are to be deleted or listed.
     fn belongings(
         &mut self,
         commands: &[(u16, Command)],
     ) -> Result<BTreeMap<SessionId, Belongings>, EngineError> {
         let mut found = BTreeMap::new();
         for (_, command) in commands {
-            if let Command::DeleteSession { session, .. } = command
+            if let Command::DeleteSession { session, .. }
+            | Command::ListSubscriptions { session, .. } = command
                 && self.index.sessions.contains_key(session)
             {
                 found.insert(*session, Belongings::default());

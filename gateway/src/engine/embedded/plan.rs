@@ -90,7 +90,7 @@ pub(super) struct Planner<'a> {
     pub(super) index: &'a mut Index,
     pub(super) changes: &'a mut Changes,
     pub(super) limits: MailboxLimits,
-    /// Of the sessions that the batch deletes, as the disk has them.
+    /// Of the sessions that the batch deletes or lists, as the disk has them.
     pub(super) belongings: BTreeMap<SessionId, Belongings>,
     pub(super) answers: Vec<(u16, Completion)>,
     pub(super) fetches: Vec<Fetch>,
@@ -105,7 +105,7 @@ pub(super) struct Planner<'a> {
 impl Planner<'_> {
     #[expect(clippy::too_many_lines, reason = "one arm for each command")]
     pub(super) fn apply(&mut self, core: u16, command: &Command) {
-        self.promises |= !matches!(command, Command::Ack { .. } | Command::ReadMailbox { .. });
+        self.promises |= command.promises();
         match command {
             Command::PutSession {
                 token,
@@ -201,6 +201,9 @@ impl Planner<'_> {
                 bytes_max,
             } => {
                 self.read(core, *token, *session, *from, (*messages_max, *bytes_max));
+            }
+            Command::ListSubscriptions { token, session } => {
+                self.list_subscriptions(core, *token, *session);
             }
             Command::Move {
                 token,
@@ -444,6 +447,26 @@ impl Planner<'_> {
                 dropped,
             },
         ));
+    }
+
+    fn list_subscriptions(&mut self, core: u16, token: Token, session: SessionId) {
+        let mut filters = Vec::new();
+        if self.index.sessions.contains_key(&session) {
+            // Another command of this batch may ask for the same.
+            let stored = self.belongings.get(&session);
+            let mut belongings = Belongings {
+                filters: stored.map_or_else(BTreeSet::new, |stored| stored.filters.clone()),
+                received: BTreeSet::new(),
+            };
+            belongings.add(session, self.changes);
+            filters = belongings.filters.into_iter().collect();
+        }
+        let listed = Completion::Subscriptions {
+            token,
+            session,
+            filters,
+        };
+        self.answers.push((core, listed));
     }
 
     fn read(

@@ -51,6 +51,8 @@ pub(super) struct Client {
     /// When it last sent something, in milliseconds from the start of the run.
     pub(super) last_sent_ms: u32,
     pub(super) phase: Phase,
+    /// True exactly when it is in the order in which clients are kept alive.
+    pub(super) in_turn: bool,
     /// QoS 1 and 2 messages that wait for their acknowledgement.
     pub(super) outstanding: u16,
     next_packet_id: u16,
@@ -84,6 +86,7 @@ impl Client {
             number,
             last_sent_ms: now_ms,
             phase: Phase::Connecting,
+            in_turn: false,
             outstanding: 0,
             next_packet_id: 0,
             partial: None,

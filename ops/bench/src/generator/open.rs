@@ -106,9 +106,10 @@ impl<D: Driver> Thread<D> {
         }
         match self.driver.connect(remote, local_of(remote, number)) {
             Ok(connection) => {
-                let client = Client::new(connection, number, self.now_ms());
+                let mut client = Client::new(connection, number, self.now_ms());
                 let place = match place {
                     Ok(place) => {
+                        client.in_turn = self.clients[place].in_turn;
                         self.clients[place] = client;
                         place
                     }

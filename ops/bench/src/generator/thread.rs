@@ -1,6 +1,7 @@
 //! One thread of the generator: a driver, its share of the clients, and the turn.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -77,8 +78,8 @@ pub(super) struct Thread<D> {
     /// Rounds of pings to go, and the PINGRESPs that the current one waits for.
     pub(super) ping_rounds: u32,
     pub(super) pongs_due: u64,
-    /// The next client to keep alive.
-    pub(super) keep_alive_next: usize,
+    /// When which clients are to show that they live, in milliseconds from the start of the run: not later than at these times.
+    pub(super) keep_alive_order: BinaryHeap<Reverse<(u32, u32)>>,
     /// How fast clients ping although their keep-alive does not ask for it yet.
     pub(super) keep_alive_pace: Option<Pace>,
     pub(super) load: Option<Active>,
@@ -162,7 +163,7 @@ fn start<D: Driver>(
         unfinished: 0,
         ping_rounds: 0,
         pongs_due: 0,
-        keep_alive_next: 0,
+        keep_alive_order: BinaryHeap::new(),
         keep_alive_pace: None,
         load: None,
         latencies: Latencies::new(),
@@ -377,6 +378,7 @@ impl<D: Driver> Thread<D> {
         if became_live {
             self.unfinished -= 1;
             Counters::count(&self.counters().live);
+            self.keep_alive(place);
         }
         self.send(place, out);
         if let Err(fault) = outcome {
