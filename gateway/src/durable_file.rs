@@ -79,7 +79,10 @@ mod tests {
         fs::set_permissions(&file, Permissions::from_mode(0o640)).expect("ours");
         std::os::unix::fs::symlink(&file, &link).expect("a link");
         replace(&link, b"two").expect("replaced");
-        assert_eq!((fs::read(&file).expect("there"), mode(&file)), (b"two".to_vec(), 0o640));
+        assert_eq!(
+            (fs::read(&file).expect("there"), mode(&file)),
+            (b"two".to_vec(), 0o640)
+        );
         assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
         let names = fs::read_dir(&folder).expect("a folder").count();
         assert_eq!(names, 2, "nothing is left beside them");

@@ -40,7 +40,9 @@ pub enum Reply {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
     /// Not a JSON object with the fields that are known, or a field of another type.
-    #[error("its answer is not understood: {0}; it is {{\"result\": \"allow\", \"deny\" or \"ignore\", …}}")]
+    #[error(
+        "its answer is not understood: {0}; it is {{\"result\": \"allow\", \"deny\" or \"ignore\", …}}"
+    )]
     Form(String),
     /// It allows a client that has no user name, and names no user either.
     #[error("it allows a client without saying which user that is; answer with \"user\"")]
@@ -49,7 +51,9 @@ pub enum ReplyError {
     #[error("it puts the client into {0} groups, {GROUPS_MAX} at most")]
     Groups(usize),
     /// The end is over already.
-    #[error("it allows the client until a time that has passed; compare the clocks, expires_at is in seconds of Unix time")]
+    #[error(
+        "it allows the client until a time that has passed; compare the clocks, expires_at is in seconds of Unix time"
+    )]
     Over,
     /// Bad rules: a client without the rules it was given could do too much.
     #[error("the rules in its answer: {0}")]
@@ -309,14 +313,18 @@ mod tests {
         }));
         let json = asked(&bytes);
         assert_eq!(json["password_base64"], "/wA=");
-        assert_eq!((&json["user_name"], &json["password"]), (&Value::Null, &Value::Null));
+        assert_eq!(
+            (&json["user_name"], &json["password"]),
+            (&Value::Null, &Value::Null)
+        );
         assert_eq!(json["certificate"]["common_name"], "panel");
         assert!(!concerns(&credentials(None, None)) && concerns(&bytes));
     }
 
     #[test]
     fn an_answer_gives_user_groups_end_and_rules() {
-        let text = br#"{"result": "allow", "user": "Alice", "groups": ["staff"], "expires_at": 2000,
+        let text =
+            br#"{"result": "allow", "user": "Alice", "groups": ["staff"], "expires_at": 2000,
                         "rules": [{"allow": ["publish"], "topics": ["u/%u/#"]}]}"#;
         let Ok(Reply::Allowed(identity)) = reply(text, &alice(), NOW) else {
             panic!("it allows");
@@ -327,8 +335,14 @@ mod tests {
         assert_eq!(identity.rules.as_ref().map(|rules| rules.len()), Some(1));
         let plain = reply(br#"{"result": "allow"}"#, &alice(), NOW);
         assert_eq!(plain, Ok(allowed("alice", None)));
-        assert_eq!(reply(br#"{"result": "deny"}"#, &alice(), NOW), Ok(Reply::Denied));
-        assert_eq!(reply(br#"{"result": "ignore"}"#, &alice(), NOW), Ok(Reply::Ignored));
+        assert_eq!(
+            reply(br#"{"result": "deny"}"#, &alice(), NOW),
+            Ok(Reply::Denied)
+        );
+        assert_eq!(
+            reply(br#"{"result": "ignore"}"#, &alice(), NOW),
+            Ok(Reply::Ignored)
+        );
     }
 
     #[test]
@@ -336,21 +350,46 @@ mod tests {
         let error = |text: &str, credentials: &Credentials| {
             reply(text.as_bytes(), credentials, NOW).expect_err(text)
         };
-        for text in ["", "{}", "[]", "true", r#"{"result": "Allow"}"#, r#"{"result": true}"#, r#"{"result": "allow"} x"#] {
-            assert!(matches!(error(text, &alice()), ReplyError::Form(_)), "{text}");
+        for text in [
+            "",
+            "{}",
+            "[]",
+            "true",
+            r#"{"result": "Allow"}"#,
+            r#"{"result": true}"#,
+            r#"{"result": "allow"} x"#,
+        ] {
+            assert!(
+                matches!(error(text, &alice()), ReplyError::Form(_)),
+                "{text}"
+            );
         }
         // Another server's word for rules must not be passed over.
         let acl = error(r#"{"result": "allow", "acl": []}"#, &alice());
         assert!(acl.to_string().contains("unknown field `acl`"), "{acl}");
         let nobody = credentials(None, Some(b"secret"));
         assert_eq!(error(r#"{"result": "allow"}"#, &nobody), ReplyError::NoUser);
-        assert_eq!(error(r#"{"result": "allow", "user": ""}"#, &alice()), ReplyError::NoUser);
-        assert_eq!(error(r#"{"result": "allow", "expires_at": 1000}"#, &alice()), ReplyError::Over);
+        assert_eq!(
+            error(r#"{"result": "allow", "user": ""}"#, &alice()),
+            ReplyError::NoUser
+        );
+        assert_eq!(
+            error(r#"{"result": "allow", "expires_at": 1000}"#, &alice()),
+            ReplyError::Over
+        );
         let groups = vec!["g"; GROUPS_MAX + 1];
         let many = json!({"result": "allow", "groups": groups}).to_string();
         assert_eq!(error(&many, &alice()), ReplyError::Groups(GROUPS_MAX + 1));
-        let rules = error(r#"{"result": "allow", "rules": [{"topics": ["a"]}]}"#, &alice());
-        assert!(rules.to_string().contains("of the call-out: it neither allows nor denies"), "{rules}");
+        let rules = error(
+            r#"{"result": "allow", "rules": [{"topics": ["a"]}]}"#,
+            &alice(),
+        );
+        assert!(
+            rules
+                .to_string()
+                .contains("of the call-out: it neither allows nor denies"),
+            "{rules}"
+        );
     }
 
     #[test]
@@ -364,7 +403,11 @@ mod tests {
         assert!(cache.find(key, NOW + 149).is_some() && cache.find(key, NOW + 150).is_none());
         cache.keep(key, &allowed("alice", None), NOW + 150);
         cache.keep(key, &Reply::Denied, NOW + 160);
-        assert_eq!(cache.find(key, NOW + 170), Some(Reply::Denied), "the last word holds");
+        assert_eq!(
+            cache.find(key, NOW + 170),
+            Some(Reply::Denied),
+            "the last word holds"
+        );
         cache.keep(key, &allowed("alice", None), NOW + 180);
         assert_eq!(cache.find(key, NOW + 190), Some(allowed("alice", None)));
         let mut off = Cache::new(4, 0, &[7; 32]);
@@ -384,7 +427,10 @@ mod tests {
         }
         assert!(cache.find(known, NOW).is_some());
         assert!(cache.find(cache.key(&stranger(99)), NOW).is_some());
-        assert!(cache.find(cache.key(&stranger(97)), NOW).is_none(), "two at most");
+        assert!(
+            cache.find(cache.key(&stranger(97)), NOW).is_none(),
+            "two at most"
+        );
         assert_eq!(format!("{cache:?}"), "Cache(3 entries)");
     }
 
@@ -402,19 +448,35 @@ mod tests {
             ("client", with(|it| it.client = "phone-8".into())),
             ("user", with(|it| it.user_name = Some("bob".into()))),
             ("no user", with(|it| it.user_name = None)),
-            ("password", with(|it| it.password = Some(Box::from(*b"Secret")))),
+            (
+                "password",
+                with(|it| it.password = Some(Box::from(*b"Secret"))),
+            ),
             ("no password", with(|it| it.password = None)),
-            ("empty password", with(|it| it.password = Some(Box::default()))),
+            (
+                "empty password",
+                with(|it| it.password = Some(Box::default())),
+            ),
             ("address", with(|it| it.peer.set_ip([192, 0, 2, 8].into()))),
-            ("certificate", with(|it| it.certificate = Some(Arc::default()))),
-            ("moved border", with(|it| {
-                it.client = "phone-7a".into();
-                it.user_name = Some("lice".into());
-            })),
+            (
+                "certificate",
+                with(|it| it.certificate = Some(Arc::default())),
+            ),
+            (
+                "moved border",
+                with(|it| {
+                    it.client = "phone-7a".into();
+                    it.user_name = Some("lice".into());
+                }),
+            ),
         ] {
             assert_ne!(key, other, "{what}");
         }
-        assert_ne!(key, Cache::new(4, 100, &[8; 32]).key(&alice()), "keys are secret");
+        assert_ne!(
+            key,
+            Cache::new(4, 100, &[8; 32]).key(&alice()),
+            "keys are secret"
+        );
     }
 
     proptest! {

@@ -67,7 +67,8 @@ pub(super) fn run(
                 ("NAMES", "names"),
                 ("NOT AFTER (UNIX S)", "not_after_unix_s"),
             ];
-            let text = listing(&answer, "certificates", &head, false) + &access_text(&answer["access"]);
+            let text =
+                listing(&answer, "certificates", &head, false) + &access_text(&answer["access"]);
             (answer, text)
         }
     };

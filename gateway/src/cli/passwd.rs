@@ -191,14 +191,20 @@ mod tests {
         let changed = with_line(old, "alice", Some("alice:9"));
         assert_eq!(
             changed,
-            ("# alice: the boss\nalice:9\n\nbob:2\nalice2:3\n".into(), true)
+            (
+                "# alice: the boss\nalice:9\n\nbob:2\nalice2:3\n".into(),
+                true
+            )
         );
         let added = with_line("bob:2", "alice", Some("alice:9"));
         assert_eq!(added, ("bob:2\nalice:9\n".into(), false));
         let removed = with_line(old, "bob", None);
         assert_eq!(
             removed,
-            ("# alice: the boss\nalice:1:staff\n\nalice2:3\n".into(), true)
+            (
+                "# alice: the boss\nalice:1:staff\n\nalice2:3\n".into(),
+                true
+            )
         );
         assert_eq!(with_line(old, "carol", None), (old.into(), false));
         let twice = with_line("bob:1\nbob:2\n", "bob", Some("bob:3"));

@@ -65,7 +65,9 @@ pub(super) fn check_file(path: &Path) -> Result<Config, CommandError> {
 /// What is wrong with the files that a configuration names, read as at the start of a node.
 pub(super) fn file_errors(config: &Config) -> Vec<String> {
     let certificates = Certificates::of(config).and_then(|certificates| certificates.read());
-    let certificates = certificates.map(drop).map_err(|error| format!("TLS: {error}"));
+    let certificates = certificates
+        .map(drop)
+        .map_err(|error| format!("TLS: {error}"));
     let access = Access::check(config).map_err(|error| error.to_string());
     [certificates, access]
         .into_iter()

@@ -58,7 +58,8 @@ impl Methods {
 
 impl Setting for Methods {
     fn parse(value: &Value) -> Result<Self, String> {
-        let hint = r#"not a list of methods; write e.g. ["certificate", "token", "password", "http"]"#;
+        let hint =
+            r#"not a list of methods; write e.g. ["certificate", "token", "password", "http"]"#;
         let words: Vec<&str> = match value {
             Value::String(text) if text.trim().is_empty() => Vec::new(),
             Value::String(text) => text.split(',').map(str::trim).collect(),
@@ -95,12 +96,16 @@ impl Setting for OptionalFile {
             Some("") => Ok(Self(None)),
             _ => PathBuf::parse(value)
                 .map(|path| Self(Some(path)))
-                .map_err(|_| r#"not a file; write e.g. "/etc/roadstead/users", or "" for none"#.to_owned()),
+                .map_err(|_| {
+                    r#"not a file; write e.g. "/etc/roadstead/users", or "" for none"#.to_owned()
+                }),
         }
     }
 
     fn to_value(&self) -> Value {
-        self.0.as_ref().map_or_else(|| Value::String(String::new()), PathBuf::to_value)
+        self.0
+            .as_ref()
+            .map_or_else(|| Value::String(String::new()), PathBuf::to_value)
     }
 }
 
@@ -110,7 +115,9 @@ pub struct OptionalText(pub Option<String>);
 
 impl Setting for OptionalText {
     fn parse(value: &Value) -> Result<Self, String> {
-        let text = value.as_str().ok_or(r#"not a text; write it in quotes, or "" for none"#)?;
+        let text = value
+            .as_str()
+            .ok_or(r#"not a text; write it in quotes, or "" for none"#)?;
         Ok(Self((!text.is_empty()).then(|| text.to_owned())))
     }
 
@@ -126,8 +133,9 @@ pub struct ClaimName(pub String);
 impl Setting for ClaimName {
     fn parse(value: &Value) -> Result<Self, String> {
         let name = value.as_str().filter(|name| !name.is_empty());
-        name.map(|name| Self(name.to_owned()))
-            .ok_or_else(|| r#"not the name of a claim; write e.g. "sub" or "realm_access.roles""#.into())
+        name.map(|name| Self(name.to_owned())).ok_or_else(|| {
+            r#"not the name of a claim; write e.g. "sub" or "realm_access.roles""#.into()
+        })
     }
 
     fn to_value(&self) -> Value {
@@ -150,7 +158,8 @@ impl OptionalUrl {
         self.uri().is_some_and(|uri| {
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
             let address = host.parse::<std::net::IpAddr>();
-            let here = host == "localhost" || address.is_ok_and(|it| it.to_canonical().is_loopback());
+            let here =
+                host == "localhost" || address.is_ok_and(|it| it.to_canonical().is_loopback());
             uri.scheme_str() == Some("http") && !here
         })
     }
@@ -170,8 +179,13 @@ impl Setting for OptionalUrl {
                         http.headers_file"
                 .into());
         }
-        let good = matches!(uri.scheme_str(), Some("http" | "https")) && !authority.host().is_empty();
-        if good { Ok(Self(Some(text.to_owned()))) } else { Err(hint.into()) }
+        let good =
+            matches!(uri.scheme_str(), Some("http" | "https")) && !authority.host().is_empty();
+        if good {
+            Ok(Self(Some(text.to_owned())))
+        } else {
+            Err(hint.into())
+        }
     }
 
     fn to_value(&self) -> Value {
@@ -192,10 +206,16 @@ mod tests {
         let list = Value::Array(vec![text("token"), text("password")]);
         let expected = Methods(vec![AccessMethod::Token, AccessMethod::Password]);
         assert_eq!(Methods::parse(&list), Ok(expected.clone()));
-        assert_eq!(Methods::parse(&text("token, password")), Ok(expected.clone()));
+        assert_eq!(
+            Methods::parse(&text("token, password")),
+            Ok(expected.clone())
+        );
         assert_eq!(Methods::parse(&expected.to_value()), Ok(expected));
         assert_eq!(Methods::parse(&text("")), Ok(Methods::default()));
-        assert!(Methods::parse(&text("token,ldap")).is_err_and(|error| error.contains("\"ldap\" is no method")));
+        assert!(
+            Methods::parse(&text("token,ldap"))
+                .is_err_and(|error| error.contains("\"ldap\" is no method"))
+        );
         assert!(Methods::parse(&text("token,token")).is_err_and(|error| error.contains("twice")));
         assert!(Methods::parse(&Value::Array(vec![Value::Integer(1)])).is_err());
     }
@@ -203,14 +223,29 @@ mod tests {
     #[test]
     fn addresses_are_of_http_and_without_secrets() {
         let parsed = |url: &str| OptionalUrl::parse(&text(url));
-        for good in ["https://a.example/x?y=z", "http://127.0.0.1:8080/", "http://[::1]:80/", ""] {
+        for good in [
+            "https://a.example/x?y=z",
+            "http://127.0.0.1:8080/",
+            "http://[::1]:80/",
+            "",
+        ] {
             let url = parsed(good).expect(good);
             assert_eq!(url.to_value(), text(good));
         }
-        for bad in ["a.example", "/x", "ftp://a.example", "http://", "https:///x", "http://a b/"] {
+        for bad in [
+            "a.example",
+            "/x",
+            "ftp://a.example",
+            "http://",
+            "https:///x",
+            "http://a b/",
+        ] {
             assert!(parsed(bad).is_err(), "{bad}");
         }
-        assert!(parsed("https://user:secret@a.example/").is_err_and(|error| error.contains("http.headers_file")));
+        assert!(
+            parsed("https://user:secret@a.example/")
+                .is_err_and(|error| error.contains("http.headers_file"))
+        );
     }
 
     #[test]

@@ -17,7 +17,8 @@ mod sections;
 mod value;
 
 pub use access_value::{
-    AccessMethod, CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl, Unruled,
+    AccessMethod, CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl,
+    Unruled,
 };
 pub use define::{Key, Section};
 pub use error::{ConfigError, ConfigErrors};

@@ -55,7 +55,10 @@ pub(super) fn router(admin: &Arc<Admin>, body_bytes_max: usize) -> Router {
         .route("/v1/publish", post(publish))
         .route("/v1/subscriptions", get(subscriptions))
         .route("/v1/retained", get(retained).delete(clear_retained))
-        .route("/v1/bans", get(access::bans).post(access::ban).delete(access::lift))
+        .route(
+            "/v1/bans",
+            get(access::bans).post(access::ban).delete(access::lift),
+        )
         .route("/v1/reload", post(access::reload))
         .fallback(unknown)
         .method_not_allowed_fallback(method)

@@ -43,7 +43,11 @@ fn the_service_is_asked_and_its_word_holds() {
         assert_eq!(identity.rules.as_ref().map(|rules| rules.len()), Some(1));
         let seen = server.seen().remove(0);
         assert!(seen.head.starts_with("POST /ask HTTP/1.1"), "{}", seen.head);
-        assert!(seen.head.contains("authorization: Bearer abc"), "{}", seen.head);
+        assert!(
+            seen.head.contains("authorization: Bearer abc"),
+            "{}",
+            seen.head
+        );
         let body: Value = serde_json::from_str(&seen.body).expect("JSON");
         assert_eq!(
             body,
@@ -56,7 +60,10 @@ fn the_service_is_asked_and_its_word_holds() {
         let ignored = world.ask(&shown("carol", "secret")).await;
         assert_eq!(ignored, Err(Refusal::Unknown), "no other method knows her");
         let said = |said| world.access.stats().answers(Asked::Http, said);
-        assert_eq!((said(Said::Allowed), said(Said::Denied), said(Said::Ignored)), (1, 1, 1));
+        assert_eq!(
+            (said(Said::Allowed), said(Said::Denied), said(Said::Ignored)),
+            (1, 1, 1)
+        );
     });
 }
 
@@ -94,8 +101,14 @@ fn whatever_else_the_service_does_lets_nobody_in() {
             (answers(500, allow), "status 500"),
             (answers(200, ""), "not understood"),
             (answers(200, "allow"), "not understood"),
-            (answers(200, r#"{"result": "allow", "is_superuser": true}"#), "unknown field"),
-            (answers(200, r#"{"result": "allow", "user": ""}"#), "which user"),
+            (
+                answers(200, r#"{"result": "allow", "is_superuser": true}"#),
+                "unknown field",
+            ),
+            (
+                answers(200, r#"{"result": "allow", "user": ""}"#),
+                "which user",
+            ),
         ]
         .into_iter()
         .enumerate()
@@ -107,8 +120,14 @@ fn whatever_else_the_service_does_lets_nobody_in() {
         }
         // It is asked again, and nothing of the failures is left.
         server.answer(allow);
-        assert_eq!(world.user(&shown("alice", "0")).await.as_deref(), Some("alice"));
-        assert_eq!(world.access.stats().answers(Asked::Http, Said::Unavailable), 14);
+        assert_eq!(
+            world.user(&shown("alice", "0")).await.as_deref(),
+            Some("alice")
+        );
+        assert_eq!(
+            world.access.stats().answers(Asked::Http, Said::Unavailable),
+            14
+        );
         assert_eq!(world.access.report().waiting, 0, "all room is free again");
     });
 }
@@ -131,18 +150,27 @@ fn an_answer_is_kept_for_those_who_show_the_same() {
         let server = Server::answering(r#"{"result": "allow"}"#).await;
         let mut world = world(&folder, &server, "cache_ttl = \"1h\"");
         for _ in 0..3 {
-            assert_eq!(world.user(&shown("alice", "secret")).await.as_deref(), Some("alice"));
+            assert_eq!(
+                world.user(&shown("alice", "secret")).await.as_deref(),
+                Some("alice")
+            );
         }
         assert_eq!(server.count(), 1);
         server.answer(r#"{"result": "deny"}"#);
         for _ in 0..3 {
-            assert_eq!(world.ask(&shown("alice", "Secret")).await, Err(Refusal::Credentials));
+            assert_eq!(
+                world.ask(&shown("alice", "Secret")).await,
+                Err(Refusal::Credentials)
+            );
         }
         assert_eq!(server.count(), 2, "another password is another question");
         assert_eq!(world.access.stats().totals()[2], 4);
         let cores = world.cores.clone();
         world.access.reload(&cores).await.expect("good files");
-        assert_eq!(world.ask(&shown("alice", "secret")).await, Err(Refusal::Credentials));
+        assert_eq!(
+            world.ask(&shown("alice", "secret")).await,
+            Err(Refusal::Credentials)
+        );
         assert_eq!(server.count(), 3, "a reload forgets");
     });
 }
@@ -188,7 +216,9 @@ fn requests_at_the_same_time_are_bounded_and_so_are_questions() {
         let mut world = World::start(&config(&folder.0, &text));
         let began = Instant::now();
         for number in 0..5 {
-            world.put(&shown("alice", number.to_string())).expect("there is room");
+            world
+                .put(&shown("alice", number.to_string()))
+                .expect("there is room");
         }
         assert_eq!(world.put(&shown("alice", "6")), Err(Err(Refusal::Busy)));
         for _ in 0..5 {

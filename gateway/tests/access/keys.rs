@@ -36,7 +36,10 @@ fn token(id: &str) -> Credentials {
     let part = |json: serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
     let header = part(json!({"alg": "HS256", "kid": id}));
     let message = format!("{header}.{}", part(json!({"sub": "alice", "exp": end})));
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret(id)), message.as_bytes());
+    let tag = hmac::sign(
+        &hmac::Key::new(hmac::HMAC_SHA256, &secret(id)),
+        message.as_bytes(),
+    );
     shown("", format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag)))
 }
 
@@ -54,10 +57,17 @@ fn keys_are_fetched_at_the_start_and_judge_on_the_cores() {
         let (folder, server) = (Folder::new(), Server::answering(&set(&["a", "b"])).await);
         let mut world = World::start(&config(&folder.0, &text(&server.url(), "")));
         until(|| world.access.report().token_keys == 2).await;
-        assert!(world.put(&token("b")).is_err_and(|outcome| outcome.is_ok()), "nobody is asked");
+        assert!(
+            world.put(&token("b")).is_err_and(|outcome| outcome.is_ok()),
+            "nobody is asked"
+        );
         assert!(server.seen()[0].head.starts_with("GET /ask HTTP/1.1"));
         assert!(world.access.report().token_keys_age_ms.is_some());
-        assert_eq!(world.policies.lock().expect("no panic").len(), 1, "the cores were told once");
+        assert_eq!(
+            world.policies.lock().expect("no panic").len(),
+            1,
+            "the cores were told once"
+        );
     });
 }
 
@@ -103,7 +113,10 @@ fn while_keys_cannot_be_fetched_tokens_are_refused_and_it_is_tried_again() {
             Err(Refusal::Unavailable(problem)) => problem,
             other => panic!("nobody comes in: {other:?}"),
         };
-        assert!(problem.contains("cannot be fetched: it cannot be reached"), "{problem}");
+        assert!(
+            problem.contains("cannot be fetched: it cannot be reached"),
+            "{problem}"
+        );
         server.answer("{\"keys\": []}");
         until(|| server.count() >= 2).await;
         server.answer(&set(&["a"]));
@@ -182,7 +195,9 @@ fn a_server_is_verified_with_the_authorities_that_are_named() {
         assert_eq!(world.user(&token("a")).await.as_deref(), Some("alice"));
     });
     let other = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-    let other = other.self_signed(&KeyPair::generate().expect("a key")).expect("signed");
+    let other = other
+        .self_signed(&KeyPair::generate().expect("a key"))
+        .expect("signed");
     run(async {
         let folder = Folder::new();
         let file = folder.write("authority.pem", other.pem());

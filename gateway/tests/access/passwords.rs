@@ -25,13 +25,20 @@ fn users_come_in_with_their_passwords_and_nobody_else() {
     run(async {
         let folder = Folder::new();
         let file = folder.write("users", line("alice", "secret") + &line("bob", "hunter2"));
-        let text = format!("[access]\nmethods = [\"password\"]\npassword_file = {file:?}\npassword_threads = 1\n");
+        let text = format!(
+            "[access]\nmethods = [\"password\"]\npassword_file = {file:?}\npassword_threads = 1\n"
+        );
         let mut world = World::start(&config(&folder.0, &text));
         let identity = world.ask(&shown("alice", "secret")).await;
         let identity = identity.expect("let in").expect("proved");
         assert_eq!(identity.user.as_deref(), Some("alice"));
         assert_eq!(*identity.groups, ["staff".into()]);
-        for (user, password) in [("alice", "hunter2"), ("eve", "secret"), ("", ""), ("alice", "")] {
+        for (user, password) in [
+            ("alice", "hunter2"),
+            ("eve", "secret"),
+            ("", ""),
+            ("alice", ""),
+        ] {
             let outcome = world.ask(&shown(user, password)).await;
             assert_eq!(outcome, Err(Refusal::Credentials), "{user}");
         }
@@ -80,7 +87,10 @@ fn a_name_that_is_not_in_the_file_is_asked_of_the_service_behind_it() {
             server.url()
         );
         let mut world = World::start(&config(&folder.0, &text));
-        assert_eq!(world.ask(&shown("alice", "wrong")).await, Err(Refusal::Credentials));
+        assert_eq!(
+            world.ask(&shown("alice", "wrong")).await,
+            Err(Refusal::Credentials)
+        );
         assert_eq!(server.count(), 0, "her password is the file's to judge");
         assert_eq!(world.user(&shown("bob", "x")).await.as_deref(), Some("bob"));
         assert_eq!(server.count(), 1);

@@ -18,7 +18,9 @@ fn may_publish(policy: &Policy, topic: &str) -> bool {
     };
     let topic = TopicName::parse(topic).expect("a topic");
     let rules = policy.rules.as_ref().expect("there are rules");
-    rules.publish(&who, topic, QoS::AtMostOnce, false).is_allowed()
+    rules
+        .publish(&who, topic, QoS::AtMostOnce, false)
+        .is_allowed()
 }
 
 fn rule(topic: &str) -> String {
@@ -36,30 +38,69 @@ fn new_files_are_given_to_the_cores_and_bad_ones_are_not() {
         );
         let mut world = World::start(&config(&folder.0, &text));
         let cores = world.cores.clone();
-        assert!(may_publish(&world.access.policy(), "a") && !may_publish(&world.access.policy(), "b"));
+        assert!(
+            may_publish(&world.access.policy(), "a") && !may_publish(&world.access.policy(), "b")
+        );
 
         folder.write("rules.toml", rule("b"));
         folder.write("users", line("bob", "secret"));
         world.access.reload(&cores).await.expect("good files");
-        let given = world.policies.lock().expect("no panic").pop().expect("the cores were told");
+        let given = world
+            .policies
+            .lock()
+            .expect("no panic")
+            .pop()
+            .expect("the cores were told");
         assert!(may_publish(&given, "b") && !may_publish(&given, "a"));
-        assert_eq!(world.ask(&shown("alice", "secret")).await, Err(Refusal::Credentials));
-        assert_eq!(world.user(&shown("bob", "secret")).await.as_deref(), Some("bob"));
+        assert_eq!(
+            world.ask(&shown("alice", "secret")).await,
+            Err(Refusal::Credentials)
+        );
+        assert_eq!(
+            world.user(&shown("bob", "secret")).await.as_deref(),
+            Some("bob")
+        );
 
-        folder.write("rules.toml", "[[rule]]\nallow = [\"write\"]\ntopics = [\"a\"]\n");
+        folder.write(
+            "rules.toml",
+            "[[rule]]\nallow = [\"write\"]\ntopics = [\"a\"]\n",
+        );
         folder.write("users", line("carol", "secret"));
-        let error = world.access.reload(&cores).await.expect_err("a bad file").to_string();
-        assert!(error.contains("rules.toml (access.rules): rule 1 (line 1): \"write\" is nothing to allow"), "{error}");
-        assert!(error.ends_with("what was read before stays in use"), "{error}");
+        let error = world
+            .access
+            .reload(&cores)
+            .await
+            .expect_err("a bad file")
+            .to_string();
+        assert!(
+            error.contains(
+                "rules.toml (access.rules): rule 1 (line 1): \"write\" is nothing to allow"
+            ),
+            "{error}"
+        );
+        assert!(
+            error.ends_with("what was read before stays in use"),
+            "{error}"
+        );
         assert!(may_publish(&world.access.policy(), "b"));
-        assert_eq!(world.ask(&shown("carol", "secret")).await, Err(Refusal::Credentials), "all or nothing");
+        assert_eq!(
+            world.ask(&shown("carol", "secret")).await,
+            Err(Refusal::Credentials),
+            "all or nothing"
+        );
         let report = world.access.report();
-        assert_eq!((report.files_good, report.generation, report.rules), (false, 2, Some(1)));
+        assert_eq!(
+            (report.files_good, report.generation, report.rules),
+            (false, 2, Some(1))
+        );
 
         folder.write("rules.toml", rule("c"));
         world.access.reload(&cores).await.expect("mended");
         assert!(world.access.report().files_good);
-        assert_eq!(world.user(&shown("carol", "secret")).await.as_deref(), Some("carol"));
+        assert_eq!(
+            world.user(&shown("carol", "secret")).await.as_deref(),
+            Some("carol")
+        );
     });
 }
 
@@ -68,7 +109,10 @@ fn a_change_is_seen_without_being_told() {
     run(async {
         let folder = Folder::new();
         let rules = folder.write("rules.toml", rule("a"));
-        let world = World::start(&config(&folder.0, &format!("[access]\nrules = {rules:?}\n")));
+        let world = World::start(&config(
+            &folder.0,
+            &format!("[access]\nrules = {rules:?}\n"),
+        ));
         folder.write("rules.toml", rule("a") + &rule("b"));
         tokio::task::yield_now().await; // The watch begins.
         tokio::time::pause();

@@ -43,7 +43,10 @@ impl Server {
     pub(crate) async fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let (seen, plan) = (Arc::default(), Arc::new(Mutex::new(VecDeque::from([behaviour]))));
+        let (seen, plan) = (
+            Arc::default(),
+            Arc::new(Mutex::new(VecDeque::from([behaviour]))),
+        );
         let (log, steps) = (Arc::clone(&seen), Arc::clone(&plan));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -93,11 +96,18 @@ async fn serve(
         seen.lock().expect("no panic").push(request);
         let behaviour = {
             let mut plan = plan.lock().expect("no panic");
-            if plan.len() > 1 { plan.pop_front() } else { plan.front().cloned() }
+            if plan.len() > 1 {
+                plan.pop_front()
+            } else {
+                plan.front().cloned()
+            }
         };
         match behaviour? {
             Behaviour::Answers(status, body) => {
-                let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                );
                 stream.write_all((head + &body).as_bytes()).await.ok()?;
             }
             Behaviour::Hangs => std::future::pending().await,
@@ -116,7 +126,10 @@ async fn serve(
                 }
             }
             Behaviour::Babbles => {
-                stream.write_all(b"220 mail.example ESMTP\r\n\r\n").await.ok()?;
+                stream
+                    .write_all(b"220 mail.example ESMTP\r\n\r\n")
+                    .await
+                    .ok()?;
             }
         }
     }

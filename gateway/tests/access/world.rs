@@ -61,7 +61,10 @@ impl Drop for Folder {
 pub(crate) fn config(folder: &Path, text: &str) -> Config {
     let data = folder.join("data");
     std::fs::create_dir_all(&data).expect("a folder");
-    let text = format!("{text}\n[engine]\npath = {:?}\n", data.display().to_string());
+    let text = format!(
+        "{text}\n[engine]\npath = {:?}\n",
+        data.display().to_string()
+    );
     Config::load(&Sources {
         file: Some(("node.toml".into(), text)),
         ..Sources::default()

@@ -411,7 +411,10 @@ fn bans_are_added_listed_and_lifted() {
     assert_eq!((status, &answer["banned"]["name"]), (200, &json!("eve")));
     assert!(answer["banned"]["until_unix_ms"].is_u64());
     let (status, answer) = ban(r#"{"kind": "network", "name": "192.0.2.7/24", "reason": "spam"}"#);
-    assert_eq!((status, &answer["banned"]["name"]), (200, &json!("192.0.2.0/24")));
+    assert_eq!(
+        (status, &answer["banned"]["name"]),
+        (200, &json!("192.0.2.0/24"))
+    );
     let given = node.requests.lock().expect("no panic").len();
     assert_eq!(given, 4, "each core was told twice");
     let names = |path: &str| {
@@ -436,7 +439,11 @@ fn a_ban_that_cannot_be_is_explained() {
     let node = Node::start();
     let json_type = "Content-Type: application/json\r\n";
     let ban = |body: &str| call(node.address, "POST", "/v1/bans", json_type, body);
-    assert_explained(&ban("{}"), 400, "the body is not a ban: missing field `kind`");
+    assert_explained(
+        &ban("{}"),
+        400,
+        "the body is not a ban: missing field `kind`",
+    );
     assert_explained(
         &ban(r#"{"kind": "group", "name": "x"}"#),
         400,
@@ -447,7 +454,11 @@ fn a_ban_that_cannot_be_is_explained() {
         400,
         "\"example.com\" is not a network",
     );
-    assert_explained(&ban(r#"{"kind": "user", "name": ""}"#), 400, "an empty name");
+    assert_explained(
+        &ban(r#"{"kind": "user", "name": ""}"#),
+        400,
+        "an empty name",
+    );
     let long = json!({"kind": "user", "name": "x".repeat(1_025)}).to_string();
     assert_explained(&ban(&long), 422, "the name has more than 1024 bytes");
     assert_explained(

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::super::CommandError;
 use super::super::arguments::{BanAdd, BansCommand};
 use super::super::client::Client;
 use super::super::table::printable;
-use super::super::CommandError;
 use super::{listing, plain, time};
 
 pub(super) fn run(client: &Client, command: BansCommand) -> Result<(Value, String), CommandError> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use reactor::mesh::InboxSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::stats::{Asked, Said, Stats};
 use super::Access;
+use super::stats::{Asked, Said, Stats};
 use crate::access::call_out::Reply;
 use crate::access::password::PasswordFile;
 use crate::access::policy::{

@@ -30,7 +30,9 @@ pub struct BanRecord {
 }
 
 /// What can be banned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum BanKind {
     /// A client identifier.
@@ -159,12 +161,7 @@ impl Access {
     ///
     /// # Errors
     /// See [`BanFailure`].
-    pub async fn ban(
-        &self,
-        cores: &Cores,
-        subject: Subject,
-        term: Term,
-    ) -> Result<(), BanFailure> {
+    pub async fn ban(&self, cores: &Cores, subject: Subject, term: Term) -> Result<(), BanFailure> {
         let held = self.delivery.lock().await;
         let now_unix_ms = self.clock.now().unix_ms;
         let mut bans = Bans::clone(&self.policy().bans);

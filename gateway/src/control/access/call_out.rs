@@ -12,8 +12,8 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::fetch::HttpClient;
 use super::files::{AccessError, Content};
-use super::stats::Stats;
 use super::random;
+use super::stats::Stats;
 use crate::access::call_out::{self, Cache, CacheKey, Reply};
 use crate::access::policy::Credentials;
 use crate::config::{AccessMethod, Config};

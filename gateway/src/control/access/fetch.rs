@@ -90,7 +90,9 @@ impl HttpClient {
             if response.status() != StatusCode::OK {
                 return Err(FetchError::Status(response.status()));
             }
-            let body = Limited::new(response.into_body(), bytes_max).collect().await;
+            let body = Limited::new(response.into_body(), bytes_max)
+                .collect()
+                .await;
             body.map(|body| body.to_bytes()).map_err(|error| {
                 if error.is::<LengthLimitError>() {
                     FetchError::TooLong(bytes_max)

@@ -15,7 +15,9 @@ pub(super) fn families(access: &Access) -> Vec<MetricFamily> {
             (labels, stats.answers(*asked, *said))
         })
     });
-    let age = report.token_keys_age_ms.map(|age| (vec![], age as f64 / 1e3));
+    let age = report
+        .token_keys_age_ms
+        .map(|age| (vec![], age as f64 / 1e3));
     vec![
         counters(
             "access_questions_total",
