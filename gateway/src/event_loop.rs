@@ -1,7 +1,7 @@
 //! The turn of a core: events in, one flush out. Reads the clock; the shard does not.
 //!
 //! ```text
-//! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ operator ─▶ timers ─▶ flush: sends, orders, mesh, commands, wakes
+//! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ verdicts ─▶ operator ─▶ timers ─▶ questions ─▶ flush: sends, orders, mesh, commands, wakes
 //! ```
 
 mod arrivals;
@@ -18,8 +18,10 @@ use reactor::driver::{self, Close, ConnectionId, Driver, Waker};
 use reactor::mesh::{Inbox, Lane, Port};
 
 use crate::access::gate::Gate;
+use crate::access::policy::Verdict;
 use crate::admin::{AdminReply, AdminRequest};
 use crate::control::Cores;
+use crate::control::access::Asker;
 use crate::core_message::CoreMessage;
 use crate::engine::Completion;
 use crate::engine::thread::CommandSender;
@@ -141,6 +143,10 @@ pub struct EventLoop<D: Driver> {
     pub completions: Inbox<Completion>,
     /// Questions of operators.
     pub requests: Inbox<(u64, AdminRequest)>,
+    /// Answers to questions about clients.
+    pub verdicts: Inbox<Verdict>,
+    /// Where questions about clients go.
+    pub asker: Asker,
     /// Where answers to operators go.
     pub cores: Arc<Cores>,
     /// What each listener is, by listener id.
@@ -222,6 +228,7 @@ impl<D: Driver> EventLoop<D> {
         if !self.watched.is_empty()
             || self.port.has_pending()
             || self.completions.has_pending()
+            || self.verdicts.has_pending()
             || self.requests.has_pending()
         {
             return Some(self.clock.instant(now));
@@ -269,6 +276,7 @@ impl<D: Driver> EventLoop<D> {
             outbox,
             port,
             completions,
+            verdicts,
             requests,
             congestion,
             told,
@@ -283,14 +291,22 @@ impl<D: Driver> EventLoop<D> {
         completions.drain(Self::MESSAGES_PER_TURN, |completion| {
             shard.handle(now, Event::Engine(completion), outbox);
         });
+        verdicts.drain(Self::MESSAGES_PER_TURN, |verdict| {
+            shard.handle(now, Event::Verdict(verdict), outbox);
+        });
         requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
-            if let (AdminRequest::ReloadTls(acceptors), Some(secured)) = (&request, &mut *secured) {
-                secured.reload(acceptors);
+            match (&request, &mut *secured) {
+                (AdminRequest::ReloadTls(acceptors), Some(secured)) => secured.reload(acceptors),
+                (AdminRequest::SetPolicy(policy), _) => {
+                    shard.handle(now, Event::Policy(Arc::clone(policy)), outbox);
+                }
+                _ => {}
             }
             shard.handle(now, Event::Admin(id, request), outbox);
         });
         *told = *congestion;
         shard.handle(now, Event::Tick(*told), outbox);
+        self.ask(now);
         self.flush();
         self.look_at_backlog();
         self.look_at_newcomers(now);
@@ -302,6 +318,16 @@ impl<D: Driver> EventLoop<D> {
             Duration::ZERO
         };
         self.driver.gather(span);
+    }
+
+    /// Asks what the shard wants to know. What nobody can take is answered at once.
+    fn ask(&mut self, now: Now) {
+        while let Some(question) = self.outbox.questions.pop() {
+            if let Err(verdict) = self.asker.ask(question) {
+                let verdict = Event::Verdict(verdict);
+                self.shard.handle(now, verdict, &mut self.outbox);
+            }
+        }
     }
 
     /// Finds out whether more waits than the others take.

@@ -186,11 +186,13 @@ pub enum TurnedAway {
     Flapping,
     /// Far more clients wanted in than could be taken, and the CONNECT of one without a session here was refused.
     Pressed,
+    /// The address is banned, or the client or its user, whose CONNECT was refused.
+    Banned,
 }
 
 impl TurnedAway {
     /// All reasons, by index.
-    pub const ALL: [(Self, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str); 10] = [
         (Self::ListenerFull, "listener_full"),
         (Self::AddressFull, "address_full"),
         (Self::AddressRate, "address_rate"),
@@ -200,6 +202,7 @@ impl TurnedAway {
         (Self::ProxyTimeout, "proxy_timeout"),
         (Self::Flapping, "flapping"),
         (Self::Pressed, "pressed"),
+        (Self::Banned, "banned"),
     ];
 
     /// Its word in metrics and logs.

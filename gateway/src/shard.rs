@@ -344,6 +344,11 @@ impl Shard {
         &mut self.common.stats
     }
 
+    /// Who may come in and do what, at the moment.
+    pub fn policy(&self) -> &Policy {
+        &self.common.policy
+    }
+
     /// The facts of this core.
     pub fn facts(&self) -> &Facts {
         &self.common.facts

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+mod access;
+
 use super::{Anonymous, ClientCertificates, Config, ConfigError, Protocol};
 
 impl Config {
@@ -12,6 +14,7 @@ impl Config {
         self.check_addresses(errors);
         self.check_tls(errors);
         self.check_proxies(errors);
+        self.check_access(errors);
         self.check_sizes(errors);
     }
 
@@ -33,7 +36,8 @@ impl Config {
 
     /// Nothing without authentication is reachable from elsewhere unless the configuration says so in so many words.
     fn check_exposure(&self, errors: &mut Vec<ConfigError>) {
-        if self.access.anonymous == Anonymous::Loopback {
+        // With methods, those who prove nothing are turned away one by one.
+        if self.access.anonymous != Anonymous::Everywhere && self.access.methods.0.is_empty() {
             for protocol in Protocol::ALL {
                 let path = protocol.key();
                 let mut addresses = self.addresses(protocol).iter();
@@ -41,8 +45,10 @@ impl Config {
                     continue;
                 };
                 let problem = format!(
-                    "{address} can be reached from other machines, and access.anonymous = \"loopback\" lets only clients on \
-                     this machine in; use a loopback address, or set access.anonymous = \"{}\"",
+                    "{address} can be reached from other machines, and access.anonymous = \"{}\" lets only clients on \
+                     this machine in; use a loopback address, name in access.methods how clients prove who they are, or set \
+                     access.anonymous = \"{}\"",
+                    self.access.anonymous.word(),
                     Anonymous::Everywhere.word()
                 );
                 errors.push(self.contradiction(path, problem));

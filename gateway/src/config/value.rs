@@ -476,6 +476,8 @@ macro_rules! choices {
     )+ };
 }
 
+pub(super) use choices;
+
 choices! {
     /// Whether clients show certificates on TLS listeners.
     ClientCertificates {
@@ -505,7 +507,9 @@ choices! {
 
     /// Who may connect without having proved who they are.
     Anonymous {
-        /// Only clients on this machine: a listener on any other address refuses to start.
+        /// Nobody.
+        Nowhere = "nowhere",
+        /// Only clients on this machine.
         Loopback = "loopback",
         /// Everyone who reaches a listener.
         Everywhere = "everywhere-without-any-authentication",

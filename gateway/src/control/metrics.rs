@@ -3,6 +3,7 @@
 //! No series belongs to a client, and the number of series is bounded: a few are per core, ten are per root (the hottest),
 //! the rest is one each.
 
+mod access;
 mod admission;
 mod tls;
 
@@ -57,6 +58,7 @@ pub fn families(samples: &[CoreSample], status: &NodeStatus) -> Vec<MetricFamily
     families.extend(core_families(samples));
     families.extend(driver_families(samples));
     families.extend(engine_families(&status.engine()));
+    families.extend(access::families(&status.access));
     families.extend(tls::families(samples, &status.certificates.current()));
     families
 }

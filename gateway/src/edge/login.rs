@@ -12,7 +12,7 @@ use reactor::wheel::TimerKey;
 use super::depart::Leave;
 use super::exchange::Method;
 use super::session::Session;
-use super::{Edge, State};
+use super::{Edge, Flow, State};
 use crate::access::policy::{Answer, Credentials, Outcome, Question, Verdict};
 use crate::access::rules::Denial;
 use crate::access::{Identity, Who, scram};
@@ -81,6 +81,17 @@ impl Login {
     }
 }
 
+/// What a client shows of itself.
+pub(super) fn credentials(arrival: &Arrival, connect: &Connect<'_>) -> Credentials {
+    Credentials {
+        client: connect.client_id.into(),
+        user_name: connect.username.map(Into::into),
+        password: connect.password.map(Into::into),
+        peer: arrival.peer,
+        certificate: arrival.certificate.clone(),
+    }
+}
+
 /// Whether a session may publish this.
 pub(super) fn judge_publish(
     turn: &mut Turn<'_>,
@@ -132,38 +143,45 @@ fn judge(
 }
 
 impl Edge {
-    /// Who a client is that shows no authentication method; `None` when that must be found out elsewhere.
+    /// Who a client is that shows no authentication method; an error when that must be found out elsewhere.
     pub(super) fn outcome(
-        turn: &mut Turn<'_>,
-        id: ConnectionId,
+        turn: &Turn<'_>,
         arrival: &Arrival,
         connect: &Connect<'_>,
-    ) -> Option<Outcome> {
+    ) -> Result<Outcome, (Credentials, usize)> {
         let policy = turn.policy;
         if policy.methods.is_empty() {
             let showed_any = connect.username.is_some() || connect.password.is_some();
-            return Some(policy.without_proof(showed_any, arrival.peer.ip()));
+            return Ok(policy.without_proof(showed_any, arrival.peer.ip()));
         }
-        let credentials = Credentials {
-            client: connect.client_id.into(),
-            user_name: connect.username.map(Into::into),
-            password: connect.password.map(Into::into),
-            peer: arrival.peer,
-            certificate: arrival.certificate.clone(),
-        };
+        let credentials = credentials(arrival, connect);
         match policy.ask(0, &credentials, turn.now.unix_ms) {
-            Answer::Decided(outcome) => Some(outcome),
-            Answer::Elsewhere(from) => {
-                turn.outbox.questions.push(Question {
-                    core: turn.facts.core,
-                    connection: id,
-                    policy: Arc::clone(policy),
-                    from,
-                    credentials: Box::new(credentials),
-                });
-                None
-            }
+            Answer::Decided(outcome) => Ok(outcome),
+            Answer::Elsewhere(from) => Err((credentials, from)),
         }
+    }
+
+    /// Asks the control thread who a client is. Its CONNECT is kept unread, and read again when the answer is there.
+    pub(super) fn ask_elsewhere(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        arrival: Arrival,
+        credentials: Credentials,
+        from: usize,
+    ) -> Flow {
+        let Some(connection) = self.connection(id) else {
+            return Flow::Closed;
+        };
+        connection.state = State::Authenticating(Box::new(arrival));
+        turn.outbox.questions.push(Question {
+            core: turn.facts.core,
+            connection: id,
+            policy: Arc::clone(turn.policy),
+            from,
+            credentials: Box::new(credentials),
+        });
+        Flow::Stall
     }
 
     /// A question about a client is answered: its CONNECT, which was kept, is read again.

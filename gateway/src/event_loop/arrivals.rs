@@ -48,6 +48,11 @@ impl<D: Driver> EventLoop<D> {
 
     /// It is known whose connection it is; true when it may go on.
     fn identified(&mut self, now: Now, id: ConnectionId, listener: u16, peer: SocketAddr) -> bool {
+        let bans = &self.shard.policy().bans;
+        if bans.of_address(peer.ip(), now.unix_ms).is_some() {
+            self.turn_away(id, TurnedAway::Banned, peer);
+            return false;
+        }
         if let Err(reason) = self.gate.identify(id, listener, peer.ip(), now.mono_ms) {
             self.turn_away(id, reason, peer);
             return false;

@@ -194,17 +194,7 @@ impl Home {
             refuse(turn, &older, ReasonCode::SessionTakenOver);
         }
         match session.phase {
-            Phase::Attached(edge) => {
-                session.phase = Phase::Evicting(edge);
-                let reason = ReasonCode::SessionTakenOver;
-                turn.outbox.tell(
-                    edge.core,
-                    CoreMessage::Evict {
-                        connection: edge.connection,
-                        reason,
-                    },
-                );
-            }
+            Phase::Attached(_) => self.evict(turn, key, ReasonCode::SessionTakenOver),
             Phase::Offline => self.advance(turn, key),
             Phase::Evicting(_) | Phase::Storing | Phase::Deleting => {}
         }

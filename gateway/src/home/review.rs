@@ -1,11 +1,12 @@
 //! Durable sessions judged anew: when the policy changes, when a client comes back as somebody with other rights, and when a
 //! session of the store is used for the first time. What the rules do not allow any more is unsubscribed, and what it brought into the
-//! mailbox is not sent.
+//! mailbox is not sent. Who is banned is disconnected, and keeps its session.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use edge_proto::packet::QoS;
+use edge_proto::reason::ReasonCode;
 use edge_proto::topic::TopicName;
 use reactor::slab::Key;
 
@@ -46,6 +47,13 @@ impl Home {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
+        let (user, peer) = (session.user(), session.peer.ip());
+        let ban = turn
+            .policy
+            .ban(peer, &session.client_id, user, turn.now.unix_ms);
+        if ban.is_some() {
+            return self.evict(turn, key, ReasonCode::AdministrativeAction);
+        }
         if turn
             .policy
             .is_open_to(session.identity.as_deref(), session.peer_to_judge())

@@ -14,10 +14,11 @@ use reactor::uring::UringDriver;
 
 use super::{CoreReport, StartError, system};
 use crate::access::gate::{Gate, GateLimits};
-use crate::access::policy::Policy;
+use crate::access::policy::{Policy, Verdict};
 use crate::admin::AdminRequest;
 use crate::config::Protocol;
 use crate::control::Cores;
+use crate::control::access::Asker;
 use crate::control::certificates::Certificates;
 use crate::control::status::Listener;
 use crate::core_message::CoreMessage;
@@ -64,6 +65,8 @@ pub(super) struct CoreKit {
     pub(super) engine: CommandSender,
     pub(super) completions: Inbox<Completion>,
     pub(super) requests: Inbox<(u64, AdminRequest)>,
+    pub(super) verdicts: Inbox<Verdict>,
+    pub(super) asker: Asker,
     pub(super) cores: Arc<Cores>,
     /// Its part of the store; with each item the home core of its session.
     pub(super) restored: Vec<(Restored, u16)>,
@@ -136,6 +139,8 @@ fn live<D: Driver>(
         engine: kit.engine,
         completions: kit.completions,
         requests: kit.requests,
+        verdicts: kit.verdicts,
+        asker: kit.asker,
         cores: kit.cores,
         listeners: kit
             .listeners

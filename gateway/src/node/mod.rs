@@ -18,9 +18,10 @@ use reactor::driver::{Backend, Waker};
 use reactor::mesh::{InboxSender, LaneCapacity, inbox, mesh};
 use reactor::probe::{Choice, ProbeError, choose, probe, raise_nofile_limit};
 
-use crate::access::policy::Policy;
+use crate::access::policy::Verdict;
 use crate::admin::AdminRequest;
 use crate::config::{Config, Protocol};
+use crate::control::access::{Access, AccessError};
 use crate::control::certificates::{CertificateError, Certificates};
 use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, banner};
 use crate::control::{Cores, SendToCore, http};
@@ -64,6 +65,9 @@ pub enum StartError {
     /// TLS listeners without usable certificates.
     #[error("TLS: {0}")]
     Certificates(#[from] CertificateError),
+    /// What says who may connect cannot be used.
+    #[error("who may connect: {0}")]
+    Access(#[from] AccessError),
     /// The system refused a thread, random numbers, signals or the like.
     #[error("the system refused {what}: {source}")]
     System {
@@ -102,6 +106,8 @@ fn lane_capacity(cores: u16) -> LaneCapacity {
 /// Requests of operators and answers of the engine that wait for one core.
 const INBOX_REQUESTS: usize = 1_024;
 const INBOX_COMPLETIONS: usize = 8_192;
+/// Verdicts that wait for one core; further ones wait in the control thread.
+const INBOX_VERDICTS: usize = 1_024;
 
 /// Runs a node until it is told to stop by SIGINT or SIGTERM.
 ///
@@ -126,11 +132,14 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let acceptors = certificates.read()?;
     let placement = Placement::single_node(cores);
     let store = Store::open(&config, &placement, clock.now().unix_ms)?;
+    let access = Access::open(&config, clock)?; // In the folder that the store has made.
+    for warning in config.access_warnings() {
+        tracing::warn!("{warning}");
+    }
 
     let (reports, report_receiver) = channel();
     let stopping = Arc::new(Stopping::default());
     let engine_backlog = Arc::new(EngineBacklog::default());
-    let policy = Arc::new(Policy::open()); // A listener that others reach is refused, or opened to everybody, by `access.anonymous`.
     let mut threads = Vec::new();
     let mut kits = Vec::new();
     let facts = facts(&config, &placement)?;
@@ -142,7 +151,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             driver: config.driver_config(),
             pin: config.node.pin_cores,
             listen: config.listen_options(),
-            policy: Arc::clone(&policy),
+            policy: access.policy(),
             boot: store.boot,
             facts: Facts {
                 core,
@@ -173,6 +182,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         report_receiver,
         placement,
         certificates: Arc::new(certificates),
+        access: Arc::new(access),
     };
     node.start(store, kits, plan, admin)
 }
@@ -188,6 +198,7 @@ struct Node {
     report_receiver: Receiver<CoreReport>,
     placement: Placement,
     certificates: Arc<Certificates>,
+    access: Arc<Access>,
 }
 
 impl Node {
@@ -204,6 +215,8 @@ impl Node {
         let mut completions = Vec::new();
         let mut senders = Vec::new();
         let mut requests = Vec::new();
+        let mut verdict_senders = Vec::new();
+        let mut verdicts = Vec::new();
         for waker in &self.wakers {
             let (sender, receiver) = inbox(INBOX_COMPLETIONS, waker.clone());
             completion_senders.push(sender);
@@ -211,6 +224,9 @@ impl Node {
             let (sender, receiver) = inbox(INBOX_REQUESTS, waker.clone());
             senders.push(send_to_core(sender));
             requests.push(receiver);
+            let (sender, receiver) = inbox(INBOX_VERDICTS, waker.clone());
+            verdict_senders.push(sender);
+            verdicts.push(receiver);
         }
         let control = Arc::new(Cores::new(senders));
         let (engine, commands, restored) = store
@@ -220,15 +236,20 @@ impl Node {
             .into_iter()
             .zip(completions)
             .zip(requests)
+            .zip(verdicts)
             .zip(restored)
             .zip(mesh(usize::from(cores), lane_capacity(cores)));
-        for (core, ((((engine, completions), requests), restored), port)) in parts.enumerate() {
+        for (core, (((((engine, completions), requests), verdicts), restored), port)) in
+            parts.enumerate()
+        {
             let kit = CoreKit {
                 port,
                 wakers: self.wakers.clone(),
                 engine,
                 completions,
                 requests,
+                verdicts,
+                asker: self.access.asker(),
                 cores: Arc::clone(&control),
                 restored,
                 listeners: listeners
@@ -246,7 +267,7 @@ impl Node {
             .into_iter()
             .map(|(listener, _)| listener)
             .collect();
-        self.serve(engine, control, listeners, admin)
+        self.serve(engine, control, listeners, admin, verdict_senders)
     }
 
     /// Gives a core its kit and waits until it listens.
@@ -274,6 +295,7 @@ impl Node {
         control: Arc<Cores>,
         listeners: Vec<Listener>,
         admin: Option<TcpListener>,
+        verdicts: Vec<InboxSender<Verdict>>,
     ) -> Result<(), StartError> {
         let engine_status = engine.status();
         let opened = Opened {
@@ -288,6 +310,7 @@ impl Node {
                 .and_then(|listener| listener.local_addr().ok()),
             engine: Box::new(move || EngineReport::of(&engine_status)),
             certificates: Arc::clone(&self.certificates),
+            access: Arc::clone(&self.access),
         };
         let started = self.clock.now();
         let status = Arc::new(NodeStatus::new(
@@ -301,10 +324,10 @@ impl Node {
         let _ = write!(stdout, "{}", banner(&status)).and_then(|()| stdout.flush()); // Nobody may be reading.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .build();
-        let outcome = runtime
-            .map_err(system("the control runtime"))?
-            .block_on(self.control(admin, control, &status));
+            .build()
+            .map_err(system("the control runtime"))?;
+        let outcome = runtime.block_on(self.control(admin, control, &status, verdicts));
+        runtime.shutdown_background(); // A name that is still looked up must not keep the node from stopping.
         status.set_ready(false);
         self.stop(engine);
         outcome
@@ -315,6 +338,7 @@ impl Node {
         admin: Option<TcpListener>,
         cores: Arc<Cores>,
         status: &Arc<NodeStatus>,
+        verdicts: Vec<InboxSender<Verdict>>,
     ) -> Result<(), StartError> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate =
@@ -340,6 +364,7 @@ impl Node {
             tokio::select! {
                 outcome = stopped => outcome,
                 () = self.certificates.watch(&watched) => Ok(()),
+                () = self.access.serve(Arc::clone(&watched), verdicts) => Ok(()),
             }
         };
         let Some(admin) = admin else {

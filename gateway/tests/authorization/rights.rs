@@ -1,8 +1,11 @@
 //! What clients may do, and what becomes of it when the rules or the client's proof change.
 
+use std::sync::Arc;
+
 use edge_proto::encode;
 use edge_proto::packet::{Connect, Publish, PublishProperties, QoS, UserProperties, Version, Will};
 use edge_proto::reason::ReasonCode;
+use gateway::access::bans::{Bans, Subject, Term};
 use gateway::access::policy::{Origins, Policy};
 use gateway::shard::Arrival;
 use serde_json::json;
@@ -386,5 +389,46 @@ fn the_server_says_who_sent_a_message_to_an_inbox_and_nobody_else_can() {
             world.hear_user_properties(bob),
             [["mood", "good"], ["from", "alice"]]
         );
+    }
+}
+
+#[test]
+fn a_ban_keeps_out_and_ends_what_is_open() {
+    let banned = |subject| {
+        let mut bans = Bans::new(8, 1);
+        let term = Term {
+            until_unix_ms: None,
+            reason: "spam".into(),
+        };
+        bans.add(subject, term, 0).expect("there is room");
+        Policy {
+            bans: Arc::new(bans),
+            ..strict([tokens()], WIDE)
+        }
+    };
+    let subjects = [
+        Subject::User("eve".into()),
+        Subject::Client("phone".into()),
+        Subject::Network("192.0.2.0/24".parse().expect("a network")),
+    ];
+    for subject in subjects {
+        let mut world = World::new(strict([tokens()], WIDE));
+        let token = token(&claims("eve", &[]));
+        let arrival = Arrival::plain(false, remote());
+        let connect = with_password("phone", "", token.as_bytes());
+        let (eve, _) = world.connect_from(arrival.clone(), &connect);
+        let bob = world.enter("bob-1", &claims("bob", &[]));
+        world.set_policy(banned(subject.clone()));
+        assert_eq!(
+            world.hear(eve),
+            [
+                Heard::Disconnect(ReasonCode::AdministrativeAction),
+                Heard::Closed
+            ],
+            "{subject:?}"
+        );
+        let (_, heard) = world.connect_from(arrival, &connect);
+        assert_eq!(heard, [Heard::ConnAck(ReasonCode::Banned), Heard::Closed]);
+        assert_eq!(world.hear(bob), []);
     }
 }

@@ -411,6 +411,7 @@ pub(crate) fn claims(user: &str, groups: &[&str]) -> Value {
 pub(crate) fn tokens() -> Method {
     Method::Token(Arc::new(TokenMethod {
         keys: KeySet::from_secret(SECRET).expect("long enough"),
+        fetched: None,
         policy: TokenPolicy {
             audience: Some("roadstead".into()),
             ..TokenPolicy::default()

@@ -11,6 +11,9 @@ use edge_proto::reason::ReasonCode;
 use crate::secure::Secure;
 use crate::world::{Client, Node, free_address};
 
+/// Clients behind a proxy are not on this machine.
+const OPEN: &str = "access.anonymous=everywhere-without-any-authentication";
+
 /// A header of version 2: a client at 192.0.2.7:50000.
 fn header() -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0C".to_vec();
@@ -66,6 +69,7 @@ impl Proxied {
             format!("listeners.websocket=[\"{proxied}\"]"),
             format!("listeners.proxy_protocol=[\"{proxied}\"]"),
             format!("listeners.proxy_trusted=[\"{trusted}\"]"),
+            OPEN.to_owned(),
             format!("admin.address={admin}"),
         ];
         let settings: Vec<&str> = settings
@@ -97,6 +101,7 @@ fn a_client_behind_a_proxy_has_the_address_that_the_proxy_tells() {
             format!("listeners.tcp=[\"{proxied}\"]"),
             format!("listeners.proxy_protocol=[\"{proxied}\"]"),
             "listeners.proxy_trusted=[\"127.0.0.0/8\"]".to_owned(),
+            OPEN.to_owned(),
             format!("admin.address={admin}"),
         ];
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
