@@ -91,7 +91,7 @@ impl World {
         let access = Access::open(config, Clock::start()).unwrap_or_else(|error| panic!("{error}"));
         let access = Arc::new(access);
         let (cores, policies) = cores();
-        let mut driver = EpollDriver::new(DriverConfig::default()).expect("epoll works");
+        let mut driver = EpollDriver::new(DriverConfig::small()).expect("epoll works");
         let (sender, inbox) = inbox(2, driver.waker());
         let (serving, told) = (Arc::clone(&access), Arc::clone(&cores));
         tokio::spawn(async move { serving.serve(told, vec![sender]).await });
@@ -191,7 +191,7 @@ fn cores() -> (Arc<Cores>, Policies) {
             Ok(())
         })
     };
-    let cores = Arc::new(Cores::new(vec![sender(0), sender(1)], Box::new(|_| 0)));
+    let cores = Arc::new(Cores::new(vec![sender(0), sender(1)]));
     this.set(Arc::downgrade(&cores)).expect("set once");
     (cores, policies)
 }
