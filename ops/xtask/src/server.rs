@@ -46,6 +46,8 @@ pub(crate) enum Security {
     Tls,
     /// The same, with a certificate of the client.
     MutualTls,
+    /// TLS with good certificates alone, one with an ECDSA key and one with an RSA key.
+    BothKeys,
 }
 
 /// A server and where it listens. Dropping it kills the process that it started.
@@ -155,7 +157,7 @@ impl Server {
         let mut server = Self {
             host: match security {
                 Security::None => Ipv4Addr::LOCALHOST.to_string(),
-                Security::Tls | Security::MutualTls => "localhost".to_owned(),
+                _ => "localhost".to_owned(),
             },
             port,
             websocket_port,
@@ -247,28 +249,29 @@ pub(crate) fn certificates(project: &Project) -> Result<&'static Path> {
 }
 
 /// The part of a node's configuration that says where it listens. With TLS a handshake that fails is a line in the log, and
-/// whoever does not ask for `localhost` gets the certificate that has expired.
+/// whoever does not ask for `localhost` gets the first certificate, which usually is one that has expired.
 fn listeners(
     project: &Project,
     security: Security,
     port: u16,
     websocket_port: u16,
 ) -> Result<String> {
-    let clients = match security {
+    let (clients, first, second) = match security {
         Security::None => {
             return Ok(format!(
                 "[listeners]\ntcp = [\"127.0.0.1:{port}\"]\nwebsocket = [\"127.0.0.1:{websocket_port}\"]\n"
             ));
         }
-        Security::Tls => "none",
-        Security::MutualTls => "required",
+        Security::Tls => ("none", "expired-server", "server"),
+        Security::MutualTls => ("required", "expired-server", "server"),
+        Security::BothKeys => ("none", "server", "rsa-server"),
     };
     let folder = certificates(project)?.display();
     Ok(format!(
         "[listeners]\ntcp = []\nwebsocket = []\n\
          tls = [\"127.0.0.1:{port}\"]\nwebsocket_tls = [\"127.0.0.1:{websocket_port}\"]\n\n\
-         [tls]\ncertificates = [\"{folder}/expired-server.pem\", \"{folder}/server.pem\"]\n\
-         keys = [\"{folder}/expired-server.key\", \"{folder}/server.key\"]\n\
+         [tls]\ncertificates = [\"{folder}/{first}.pem\", \"{folder}/{second}.pem\"]\n\
+         keys = [\"{folder}/{first}.key\", \"{folder}/{second}.key\"]\n\
          client_certificates = \"{clients}\"\nclient_authorities = [\"{folder}/authority.pem\"]\n\
          revocation_lists = [\"{folder}/revoked.pem\"]\n\n\
          [log]\nlevel = \"debug\"\n"

@@ -6,6 +6,7 @@
 //! | `authority.pem` | who signs everything that is not said to be strange |
 //! | `stranger.pem` | another authority, which the node does not know |
 //! | `server.pem`, `.key` | the node, as `localhost` |
+//! | `rsa-server.pem`, `.key` | the same with an RSA key |
 //! | `expired-server.pem`, `.key` | the node as `127.0.0.1`, until 2020 |
 //! | `client.pem`, `.key` | a client |
 //! | `expired-client.pem`, `.key` | one until 2020 |
@@ -18,10 +19,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
-    SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    CrlDistributionPoint, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, PKCS_RSA_SHA256, RevokedCertParams, SerialNumber, date_time_ymd,
 };
+use time::{Duration, OffsetDateTime};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -47,6 +49,8 @@ fn main() -> Result<()> {
 
     let server = params("localhost", End::Server)?;
     sign(&folder, "server", &server, &authority)?;
+    let key = KeyPair::generate_for(&PKCS_RSA_SHA256)?;
+    sign_for(&folder, "rsa-server", &server, &key, &authority)?;
     let server = expired(params("127.0.0.1", End::Server)?);
     sign(&folder, "expired-server", &server, &authority)?;
 
@@ -72,6 +76,13 @@ fn new_authority(name: &str) -> Result<Authority> {
 fn params(name: &str, end: End) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(vec![name.to_owned()])?;
     params.distinguished_name.push(DnType::CommonName, name);
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - Duration::days(1);
+    params.not_after = now + Duration::days(90);
+    // Nobody fetches it; testssl.sh wants a certificate to say where it could be looked up.
+    params.crl_distribution_points = vec![CrlDistributionPoint {
+        uris: vec!["http://revoked.example/list".to_owned()],
+    }];
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![match end {
@@ -88,8 +99,17 @@ fn expired(mut params: CertificateParams) -> CertificateParams {
 }
 
 fn sign(folder: &Path, name: &str, params: &CertificateParams, by: &Authority) -> Result<()> {
-    let key = KeyPair::generate()?;
-    let certificate = params.signed_by(&key, by)?;
+    sign_for(folder, name, params, &KeyPair::generate()?, by)
+}
+
+fn sign_for(
+    folder: &Path,
+    name: &str,
+    params: &CertificateParams,
+    key: &KeyPair,
+    by: &Authority,
+) -> Result<()> {
+    let certificate = params.signed_by(key, by)?;
     write(folder, &format!("{name}.pem"), &certificate.pem())?;
     write(folder, &format!("{name}.key"), &key.serialize_pem())
 }
