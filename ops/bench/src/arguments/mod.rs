@@ -80,6 +80,12 @@ pub(crate) struct Common {
     /// How clients connect [default: tcp].
     #[arg(long = "transport", value_name = "TRANSPORT")]
     pub(crate) transport_asked: Option<Transport>,
+    /// The only version of TLS that clients speak [default: the best of both].
+    #[arg(long)]
+    pub(crate) tls_version: Option<TlsVersion>,
+    /// Key of the server's certificate.
+    #[arg(long, default_value = "ecdsa")]
+    pub(crate) tls_key: TlsKey,
     /// I/O backend of the server.
     #[arg(long, default_value = "io_uring")]
     pub(crate) io: Io,
@@ -134,6 +140,22 @@ pub(crate) enum Transport {
     Tls,
     /// MQTT over WebSocket over TLS.
     Wss,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TlsVersion {
+    #[value(name = "1.2")]
+    V12,
+    #[value(name = "1.3")]
+    V13,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TlsKey {
+    /// P-256.
+    Ecdsa,
+    /// 2,048 bits.
+    Rsa,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

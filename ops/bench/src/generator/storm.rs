@@ -26,8 +26,9 @@ use serde_json::json;
 
 use super::addresses::local_of;
 use super::client::client_id_of;
-use super::tls::{self, Tls};
+use super::tls::{Handshake, Shared, Tickets, Tls, TlsSettings};
 use crate::arguments::StormClients;
+use crate::arguments::TlsKey;
 use crate::clock::{self, Pace};
 
 /// Clients on their way at once; who is due beyond it is left out and counted.
@@ -90,10 +91,16 @@ pub(crate) fn run(arguments: &StormClients) -> Result<()> {
     })?;
     let tls = match &arguments.trust {
         None => None,
-        Some(path) => Some(Tls::new(tls::config(
-            &CertificateDer::from_pem_file(path)?,
-            false,
-        )?)),
+        Some(path) => {
+            let settings = TlsSettings {
+                version: None,
+                key: TlsKey::Ecdsa,
+                tickets: Tickets::Ignore,
+            };
+            let trusted = CertificateDer::from_pem_file(path)?;
+            let shared = Shared::new(&trusted, settings)?;
+            Some(Tls::new(&shared))
+        }
     };
     let mut storm = Storm {
         arguments,
@@ -277,9 +284,9 @@ impl Storm<'_> {
         };
         let (mut plain, mut out) = (Vec::new(), Vec::new());
         match tls.received(connection.slot, &bytes, &mut plain, &mut out) {
-            Ok(is_complete) => {
+            Ok(handshake) => {
                 self.driver.send(connection, out);
-                if is_complete {
+                if handshake != Handshake::Nothing {
                     self.greet(connection);
                 }
                 if !plain.is_empty() {

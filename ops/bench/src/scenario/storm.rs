@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::bench::{Bench, Clients};
 use super::compare::Comparison;
 use crate::arguments::Storm;
+use crate::arguments::TlsKey;
 use crate::certificate;
 use crate::cleanup;
 use crate::clock;
@@ -217,7 +218,9 @@ impl Clouds {
             .args(["--known-first", &(live + arguments.probe).to_string()])
             .args(["--known", &arguments.known.to_string()]);
         if arguments.common.transport().is_secure() {
-            command.arg("--trust").arg(&certificate::files()?.chain);
+            command
+                .arg("--trust")
+                .arg(&certificate::files(TlsKey::Ecdsa)?.chain);
         }
         let mut child = command
             .stdin(Stdio::null())
