@@ -91,12 +91,7 @@ pub enum CoreMessage {
     /// Home → edge: who the client of this connection is, when the policy has begun to ask.
     Introduce(Box<Introduce>),
     /// Edge → home: the client has proved again who it is.
-    Identify {
-        /// The session.
-        home: Key,
-        /// Who.
-        identity: Arc<Identity>,
-    },
+    Identify(Box<Identify>),
     /// Edge → home: make a durable subscription.
     HomeSubscribe(Box<HomeSubscribe>),
     /// Edge → home: remove a durable subscription.
@@ -427,6 +422,15 @@ impl Attach {
     pub fn user(&self) -> Option<&str> {
         self.identity.as_ref()?.user.as_deref()
     }
+}
+
+/// Who a client has proved again to be.
+#[derive(Debug)]
+pub struct Identify {
+    /// The session.
+    pub home: Key,
+    /// Who.
+    pub identity: Arc<Identity>,
 }
 
 /// Who the client of a connection is.

@@ -480,10 +480,7 @@ fn dispatch(
         CoreMessage::Evict { connection, reason } => edge.evict(turn, connection, reason),
         CoreMessage::Detach(detach) => home.detach(turn, *detach),
         CoreMessage::Introduce(introduce) => edge.introduced(turn, *introduce),
-        CoreMessage::Identify {
-            home: session,
-            identity,
-        } => home.identify(turn, session, identity),
+        CoreMessage::Identify(identify) => home.identify(turn, *identify),
         CoreMessage::HomeSubscribe(request) => home.subscribe(turn, *request),
         CoreMessage::HomeUnsubscribe {
             home: session,

@@ -19,6 +19,7 @@ use crate::access::Identity;
 use crate::access::policy::Refusal;
 use crate::core_message::{Attach, Attached, AttachedSession, CoreMessage, Detach};
 use crate::engine::WillRecord;
+use crate::limits::Limits;
 use crate::message::{Message, MessageParts, SessionId};
 use crate::metrics::TurnedAway;
 use crate::shard::Arrival;
@@ -59,6 +60,30 @@ pub(super) struct Entry {
     /// How it authenticated, if by AUTH, and the last message of that.
     pub(super) method: Option<Method>,
     pub(super) data: Option<Vec<u8>>,
+}
+
+impl Entry {
+    fn user(&self) -> Option<&Arc<str>> {
+        self.identity.as_ref()?.user.as_ref()
+    }
+}
+
+impl Attaching {
+    /// What the server tells of itself and of what it changed.
+    fn connack(&self, limits: &Limits) -> ConnAck<'_> {
+        let authentication = self.authentication.as_ref();
+        ConnAck {
+            session_expiry_s: self.expiry_changed.then_some(self.expiry_s),
+            receive_maximum: limits.receive_maximum,
+            maximum_packet_size: Some(limits.packet_bytes_max),
+            assigned_client_id: self.assigned.then_some(&*self.client_id),
+            topic_alias_maximum: limits.topic_alias_maximum,
+            server_keep_alive_s: self.keep_alive_changed.then_some(self.keep_alive_s),
+            authentication_method: authentication.map(|(method, _)| method.name()),
+            authentication_data: authentication.and_then(|(_, data)| data.as_deref()),
+            ..ConnAck::default()
+        }
+    }
 }
 
 impl Edge {
@@ -163,26 +188,11 @@ impl Edge {
         } else {
             connect.client_id.into()
         };
-        let Entry {
-            arrival,
-            identity,
-            method,
-            data,
-        } = entry;
-        let peer = arrival.peer;
-        let user = identity.as_ref().and_then(|identity| identity.user.clone());
-        let ban = turn
-            .policy
-            .ban(peer.ip(), &client_id, user.as_deref(), turn.now.unix_ms);
-        if ban.is_some() {
-            turn.stats.turn_away(TurnedAway::Banned);
-            return Err(self.refused(turn, id, &client_id, Refusal::Banned));
-        }
-        let who = (identity.clone(), method);
-        let login = Login::new(turn, who, &client_id, peer.ip());
+        let login = self.login(turn, id, &client_id, &entry)?;
         if let Some(will) = &connect.will {
             judge_will(turn, id, login.as_deref(), will)?;
         }
+        let user = entry.user().cloned();
         let home_core = turn.facts.home_of(user.as_deref().unwrap_or(&client_id));
         let attaching = Attaching {
             version: connect.version,
@@ -204,7 +214,7 @@ impl Edge {
             assigned,
             login,
             user,
-            authentication: method.map(|method| (method, data)),
+            authentication: entry.method.map(|method| (method, entry.data)),
         };
         let Some(connection) = self.connection(id) else {
             return Ok(());
@@ -216,8 +226,8 @@ impl Edge {
             clean_start: connect.clean_start,
             expiry_s,
             will,
-            peer,
-            identity,
+            peer: entry.arrival.peer,
+            identity: entry.identity,
         };
         connection.state = State::Attaching(Box::new(attaching));
         turn.outbox
@@ -260,11 +270,31 @@ impl Edge {
         }
     }
 
+    /// What a client logs in with, unless it is banned.
+    fn login(
+        &self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        client_id: &str,
+        entry: &Entry,
+    ) -> Result<Option<Box<Login>>, ReasonCode> {
+        let (peer, user) = (entry.arrival.peer.ip(), entry.user());
+        let user = user.map(|user| &**user);
+        let ban = turn.policy.ban(peer, client_id, user, turn.now.unix_ms);
+        if ban.is_some() {
+            turn.stats.turn_away(TurnedAway::Banned);
+            return Err(self.refused(turn, id, client_id, Refusal::Banned));
+        }
+        let who = (entry.identity.clone(), entry.method);
+        Ok(Login::new(turn, who, client_id, peer))
+    }
+
     fn go_live(&mut self, turn: &mut Turn<'_>, id: ConnectionId, attached: AttachedSession) {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        let State::Attaching(attaching) = std::mem::replace(&mut connection.state, State::Closing)
+        let State::Attaching(mut attaching) =
+            std::mem::replace(&mut connection.state, State::Closing)
         else {
             return;
         };
@@ -285,7 +315,7 @@ impl Edge {
             sequence: 0,
             filters: Box::default(),
             shared: false,
-            login: attaching.login,
+            login: attaching.login.take(),
             traffic: Traffic::resumed(attached.received),
         };
         let link = &mut connection.link;
@@ -302,22 +332,10 @@ impl Edge {
         }
         let user = attaching.user.as_deref().unwrap_or(&attaching.client_id);
         let response_information = attaching.response_information.then(|| format!("u/{user}/"));
-        let authentication = attaching.authentication.as_ref();
-        let limits = &turn.facts.limits;
         let connack = ConnAck {
             session_present: attached.present,
-            session_expiry_s: attaching.expiry_changed.then_some(attaching.expiry_s),
-            receive_maximum: limits.receive_maximum,
-            maximum_packet_size: Some(limits.packet_bytes_max),
-            assigned_client_id: attaching.assigned.then_some(&*attaching.client_id),
-            topic_alias_maximum: limits.topic_alias_maximum,
-            server_keep_alive_s: attaching
-                .keep_alive_changed
-                .then_some(attaching.keep_alive_s),
             response_information: response_information.as_deref(),
-            authentication_method: authentication.map(|(method, _)| method.name()),
-            authentication_data: authentication.and_then(|(_, data)| data.as_deref()),
-            ..ConnAck::default()
+            ..attaching.connack(&turn.facts.limits)
         };
         let mut fits = true;
         link.write(turn, |out| {

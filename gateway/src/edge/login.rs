@@ -16,7 +16,7 @@ use super::{Edge, Flow, State};
 use crate::access::policy::{Answer, Credentials, Outcome, Question, Verdict};
 use crate::access::rules::Denial;
 use crate::access::{Identity, Who, scram};
-use crate::core_message::{CoreMessage, Introduce};
+use crate::core_message::{CoreMessage, Identify, Introduce};
 use crate::outbox::Note;
 use crate::shard::Arrival;
 use crate::turn::{Timer, Turn};
@@ -238,11 +238,12 @@ impl Edge {
         };
         login.identity = Arc::clone(&identity);
         Self::arm_login(turn, id, login);
-        let identify = CoreMessage::Identify {
+        let identify = Identify {
             home: session.home,
             identity,
         };
-        turn.outbox.tell(session.home_core, identify);
+        turn.outbox
+            .tell(session.home_core, CoreMessage::Identify(Box::new(identify)));
         self.review_session(turn, id);
     }
 

@@ -12,7 +12,7 @@ use reactor::slab::Key;
 
 use super::{Home, HomeSession, Phase, Request};
 use crate::access::{Identity, Who};
-use crate::core_message::{CoreMessage, Introduce};
+use crate::core_message::{CoreMessage, Identify, Introduce};
 use crate::engine::{Command, WillRecord};
 use crate::message::SessionId;
 use crate::turn::Turn;
@@ -136,10 +136,10 @@ impl Home {
     }
 
     /// A connected client has proved again who it is.
-    pub fn identify(&mut self, turn: &mut Turn<'_>, key: Key, identity: Arc<Identity>) {
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.identity = Some(identity);
-            self.review_subscriptions(turn, key);
+    pub fn identify(&mut self, turn: &mut Turn<'_>, identify: Identify) {
+        if let Some(session) = self.sessions.get_mut(identify.home) {
+            session.identity = Some(identify.identity);
+            self.review_subscriptions(turn, identify.home);
         }
     }
 }

@@ -14,8 +14,7 @@ use crate::access::policy::Policy;
 use crate::core_message::{
     Origin, Presence, PublishRequest, SubscribeRequest, UnsubscribeRequest, load_level,
 };
-use crate::engine::memory::Memory;
-use crate::engine::{Engine, MailboxLimits, Restored, WhenFull};
+use crate::engine::{Engine, MailboxLimits, Restored, WhenFull, memory::Memory};
 use crate::limits::Limits;
 use crate::message::MessageParts;
 use crate::metrics::Counters;

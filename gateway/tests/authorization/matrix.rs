@@ -75,70 +75,34 @@ fn token_table() -> Vec<(&'static str, String, bool)> {
         change(&mut claims);
         token(&claims)
     };
+    let good = token(&claims("alice", &[]));
+    let signed = |header: &Value, secret| signed_token(header, &claims("alice", &[]), secret);
+    let (unsigned, _) = good.rsplit_once('.').expect("three parts");
+    let none = json!({"alg": "none"});
+    let claim = |name: &'static str, value: Value| with(&|claims| claims[name] = value.clone());
+    let row = |name, token, opens| (name, token, opens);
     vec![
-        ("allowed", token(&claims("alice", &[])), true),
-        (
+        row("allowed", good.clone(), true),
+        row(
             "another key",
-            signed_token(
-                &plain,
-                &claims("alice", &[]),
-                b"another secret, of 32 bytes or so",
-            ),
+            signed(&plain, b"another secret, of 32 bytes or so"),
             false,
         ),
-        (
-            "alg none",
-            signed_token(&json!({"alg": "none"}), &claims("alice", &[]), SECRET),
-            false,
-        ),
-        (
-            "no signature",
-            format!(
-                "{}.",
-                token(&claims("alice", &[]))
-                    .rsplit_once('.')
-                    .expect("three parts")
-                    .0
-            ),
-            false,
-        ),
-        (
-            "another audience",
-            with(&|claims| claims["aud"] = json!("others")),
-            false,
-        ),
-        (
-            "no audience",
-            with(&|claims| claims["aud"] = Value::Null),
-            false,
-        ),
-        (
-            "expired",
-            with(&|claims| claims["exp"] = json!(1_799_999_000)),
-            false,
-        ),
-        (
-            "expired a moment ago, within the leeway",
-            with(&|claims| claims["exp"] = json!(1_799_999_980)),
+        row("alg none", signed(&none, SECRET), false),
+        row("no signature", format!("{unsigned}."), false),
+        row("another audience", claim("aud", json!("others")), false),
+        row("no audience", claim("aud", Value::Null), false),
+        row("expired", claim("exp", json!(1_799_999_000)), false),
+        row(
+            "expired within the leeway",
+            claim("exp", json!(1_799_999_980)),
             true,
         ),
-        (
-            "without an end",
-            with(&|claims| claims["exp"] = Value::Null),
-            false,
-        ),
-        (
-            "not yet",
-            with(&|claims| claims["nbf"] = json!(1_800_000_900)),
-            false,
-        ),
-        (
-            "nobody's",
-            with(&|claims| claims["sub"] = Value::Null),
-            false,
-        ),
-        ("malformed", "eyJhbGciOiJIUzI1NiJ9.eyJ.x".to_owned(), false),
-        ("no token", "hunter2".to_owned(), false),
+        row("without an end", claim("exp", Value::Null), false),
+        row("not yet", claim("nbf", json!(1_800_000_900)), false),
+        row("nobody's", claim("sub", Value::Null), false),
+        row("malformed", "eyJhbGciOiJIUzI1NiJ9.eyJ.x".to_owned(), false),
+        row("no token", "hunter2".to_owned(), false),
     ]
 }
 

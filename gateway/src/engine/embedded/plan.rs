@@ -1,10 +1,11 @@
 //! What commands do to memory, and which changes and answers follow. Nothing here touches the disk, so nothing can fail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use edge_proto::packet::QoS;
 
+use crate::engine::embedded::belongings::Belongings;
 use crate::engine::embedded::changes::Changes;
 use crate::engine::embedded::index::{Index, Slot};
 use crate::engine::embedded::records::{self, LogRecord};
@@ -76,13 +77,6 @@ pub(super) fn unread() -> Arc<Message> {
         expires_at_unix_ms: u64::MAX,
         publisher: SessionId(0),
     }))
-}
-
-/// What the disk holds of a session besides its record and its mailbox.
-#[derive(Debug, Default)]
-pub(super) struct Belongings {
-    pub(super) filters: BTreeSet<Box<str>>,
-    pub(super) received: BTreeSet<u16>,
 }
 
 /// Applies the commands of one batch to memory.
@@ -453,11 +447,8 @@ impl Planner<'_> {
         let mut filters = Vec::new();
         if self.index.sessions.contains_key(&session) {
             // Another command of this batch may ask for the same.
-            let stored = self.belongings.get(&session);
-            let mut belongings = Belongings {
-                filters: stored.map_or_else(BTreeSet::new, |stored| stored.filters.clone()),
-                received: BTreeSet::new(),
-            };
+            let stored = self.belongings.get(&session).cloned();
+            let mut belongings = stored.unwrap_or_default();
             belongings.add(session, self.changes);
             filters = belongings.filters.into_iter().collect();
         }
@@ -516,30 +507,6 @@ impl Planner<'_> {
                 end,
             },
         ));
-    }
-}
-
-impl Belongings {
-    /// Brings what the disk has up to date with what it does not have yet.
-    fn add(&mut self, session: SessionId, changes: &Changes) {
-        let texts = (session.0, Box::from(""))..(session.0 + 1, Box::from(""));
-        for ((_, filter), change) in changes.subscriptions.range(texts) {
-            if change.is_some() {
-                self.filters.insert(filter.clone());
-            } else {
-                self.filters.remove(filter);
-            }
-        }
-        for ((_, packet_id), change) in changes
-            .received
-            .range((session.0, 0)..=(session.0, u16::MAX))
-        {
-            if change.is_some() {
-                self.received.insert(*packet_id);
-            } else {
-                self.received.remove(packet_id);
-            }
-        }
     }
 }
 
