@@ -4,6 +4,7 @@
 //! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ operator ─▶ timers ─▶ flush: sends, orders, mesh, commands, wakes
 //! ```
 
+mod quic;
 mod secured;
 
 use std::net::SocketAddr;
@@ -21,9 +22,11 @@ use crate::engine::Completion;
 use crate::engine::thread::CommandSender;
 use crate::metrics::{CoreSnapshot, Counters};
 use crate::outbox::{Note, Order, Outbox};
+use crate::quic::is_stream;
 use crate::shard::{Arrival, Event, Shard};
 use crate::turn::{Congestion, Now};
 
+pub use quic::{Batch, Quic};
 pub use secured::Secured;
 
 /// The clock of a node: monotonic time since its start, and Unix time.
@@ -139,6 +142,8 @@ pub struct EventLoop<D: Driver> {
     pub listeners: Vec<ListenerKind>,
     /// Its TLS connections; `None` without a TLS listener.
     pub secured: Option<Secured>,
+    /// Its QUIC connections; `None` without a QUIC listener.
+    pub quic: Option<Quic>,
     /// The time.
     pub clock: Clock,
     /// The common stop.
@@ -223,7 +228,8 @@ impl<D: Driver> EventLoop<D> {
                 .then_some(now + Self::CONGESTED_MS)
         };
         let handshakes = self.secured.as_ref().and_then(Secured::next_deadline_ms);
-        let due = [self.shard.next_deadline_ms(), retry, handshakes]
+        let quic = self.quic.as_ref().and_then(Quic::next_deadline_ms);
+        let due = [self.shard.next_deadline_ms(), retry, handshakes, quic]
             .into_iter()
             .flatten()
             .min();
@@ -239,6 +245,9 @@ impl<D: Driver> EventLoop<D> {
         if let Some(secured) = &mut self.secured {
             secured.turn(&mut self.driver, now, &mut self.shard, &mut self.outbox);
         }
+        if let Some(quic) = &mut self.quic {
+            quic.turn(now, &mut self.shard, &mut self.outbox);
+        }
         let Self {
             shard,
             outbox,
@@ -248,25 +257,35 @@ impl<D: Driver> EventLoop<D> {
             congestion,
             told,
             secured,
+            quic,
             ..
         } = self;
         for lane in [Lane::Control, Lane::Data] {
             port.drain(lane, Self::MESSAGES_PER_TURN, |_, message| {
-                shard.handle(now, Event::Core(message), outbox);
+                if let (CoreMessage::Stray(stray), Some(quic)) = (&message, &mut *quic) {
+                    quic.stray(now, stray, shard, outbox);
+                } else {
+                    shard.handle(now, Event::Core(message), outbox);
+                }
             });
         }
         completions.drain(Self::MESSAGES_PER_TURN, |completion| {
             shard.handle(now, Event::Engine(completion), outbox);
         });
         requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
-            if let (AdminRequest::ReloadTls(acceptors), Some(secured)) = (&request, &mut *secured) {
-                secured.reload(acceptors);
+            if let AdminRequest::ReloadTls(acceptors) = &request {
+                if let Some(secured) = secured {
+                    secured.reload(acceptors);
+                }
+                if let (Some(quic), Some(acceptor)) = (&mut *quic, acceptors.get(Quic::ACCEPTOR)) {
+                    quic.reload(acceptor);
+                }
             }
             shard.handle(now, Event::Admin(id, request), outbox);
         });
         *told = *congestion;
         shard.handle(now, Event::Tick(*told), outbox);
-        self.flush();
+        self.flush(now);
         self.look_at_backlog();
         let counters = &self.shard.stats_mut().counters;
         let quiet = self.activity.is_quiet(now, counters);
@@ -302,6 +321,7 @@ impl<D: Driver> EventLoop<D> {
             shard,
             outbox,
             secured,
+            quic,
             ..
         } = self;
         let secured = secured.as_mut();
@@ -341,9 +361,27 @@ impl<D: Driver> EventLoop<D> {
                 }
                 shard.handle(now, Event::Closed(connection), outbox);
             }
-            driver::Event::Connected { .. }
-            | driver::Event::Datagrams { .. }
-            | driver::Event::Woken => {}
+            driver::Event::Datagrams {
+                socket,
+                buffer,
+                remote,
+                local,
+                ecn,
+                stride,
+            } => {
+                if let Some(quic) = quic {
+                    let batch = Batch {
+                        socket,
+                        buffer,
+                        remote,
+                        local,
+                        ecn,
+                        stride,
+                    };
+                    quic.received(driver, now, batch, shard, outbox);
+                }
+            }
+            driver::Event::Connected { .. } | driver::Event::Woken => {}
         }
     }
 
@@ -368,7 +406,11 @@ impl<D: Driver> EventLoop<D> {
     /// A watched connection that had nothing unsent after the last flush gets no `Drained` from the driver.
     fn look_at_watched(&mut self, now: Now) {
         for connection in self.watched.drain(..) {
-            if self.driver.unsent(connection) == 0 {
+            let unsent = match &self.quic {
+                Some(quic) if is_stream(connection) => quic.unsent(connection),
+                _ => self.driver.unsent(connection),
+            };
+            if unsent == 0 {
                 self.shard
                     .handle(now, Event::Drained(connection), &mut self.outbox);
             }
@@ -376,21 +418,12 @@ impl<D: Driver> EventLoop<D> {
     }
 
     /// Hands out what the turn produced.
-    fn flush(&mut self) {
+    fn flush(&mut self, now: Now) {
         self.outbox.seal();
         self.send_outputs();
-        for order in self.outbox.orders.drain(..) {
-            match order {
-                Order::Close(connection, how) => {
-                    if let Some(secured) = &mut self.secured {
-                        secured.close(&mut self.driver, connection);
-                    }
-                    self.driver.close(connection, how);
-                }
-                Order::Pause(connection) => self.driver.pause(connection),
-                Order::Resume(connection) => self.driver.resume(connection),
-                Order::Watch(connection) => self.watched.push(connection),
-            }
+        self.carry_out_orders(now);
+        if let Some(quic) = &mut self.quic {
+            quic.flush(&mut self.driver, now);
         }
         self.flush_mesh();
         while let Some(command) = self.outbox.engine.pop_front() {
@@ -416,12 +449,35 @@ impl<D: Driver> EventLoop<D> {
         }
     }
 
+    fn carry_out_orders(&mut self, now: Now) {
+        for order in self.outbox.orders.drain(..) {
+            if let (Some(quic), true) = (&mut self.quic, is_stream(order.connection())) {
+                quic.order(now, order);
+            }
+            match order {
+                Order::Close(connection, how) if !is_stream(connection) => {
+                    if let Some(secured) = &mut self.secured {
+                        secured.close(&mut self.driver, connection);
+                    }
+                    self.driver.close(connection, how);
+                }
+                Order::Pause(connection) if !is_stream(connection) => self.driver.pause(connection),
+                Order::Resume(connection) if !is_stream(connection) => {
+                    self.driver.resume(connection);
+                }
+                Order::Watch(connection) => self.watched.push(connection),
+                Order::Close(..) | Order::Pause(_) | Order::Resume(_) => {}
+            }
+        }
+    }
+
     /// Completes a snapshot with what the shard does not know.
     fn complete(&self, reply: AdminReply) -> AdminReply {
         match reply {
             AdminReply::Snapshot(snapshot) => AdminReply::Snapshot(Box::new(CoreSnapshot {
                 driver: self.driver.counters(),
                 tls: self.secured.as_ref().map(|secured| secured.stats().clone()),
+                quic: self.quic.as_ref().map(Quic::stats),
                 ..*snapshot
             })),
             reply => reply,
@@ -429,18 +485,18 @@ impl<D: Driver> EventLoop<D> {
     }
 
     fn send_outputs(&mut self) {
-        let Some(secured) = &mut self.secured else {
-            for output in self.outbox.outputs.drain(..) {
-                self.driver.send(output.connection, output.bytes);
-            }
-            return;
-        };
         let mut emptied = Vec::new();
         for output in self.outbox.outputs.drain(..) {
-            if secured.has(output.connection) {
-                emptied.push(secured.send(&mut self.driver, output.connection, output.bytes));
-            } else {
-                self.driver.send(output.connection, output.bytes);
+            let id = output.connection;
+            match (&mut self.secured, &mut self.quic) {
+                (_, Some(quic)) if is_stream(id) => {
+                    quic.send(id, &output.bytes);
+                    emptied.push(output.bytes);
+                }
+                (Some(secured), _) if secured.has(id) => {
+                    emptied.push(secured.send(&mut self.driver, id, output.bytes));
+                }
+                _ => self.driver.send(id, output.bytes),
             }
         }
         for buffer in emptied {
@@ -478,12 +534,18 @@ impl<D: Driver> EventLoop<D> {
             if let Some(secured) = &mut self.secured {
                 secured.shut_down(&mut self.driver);
             }
+            if let Some(quic) = &mut self.quic {
+                quic.shut_down(now);
+            }
             self.shard.handle(now, Event::Stop, &mut self.outbox);
-            self.flush();
+            self.flush(now);
             return false;
         };
         let cores = usize::from(self.shard.facts().placement.cores());
-        let idle = self.driver.counters().connections == 0 && self.outbox.mesh_backlog() == 0;
+        let quic = self.quic.as_ref();
+        let idle = self.driver.counters().connections == 0
+            && quic.is_none_or(|quic| quic.is_done(&self.driver))
+            && self.outbox.mesh_backlog() == 0;
         if stop_by_ms != u64::MAX && (idle || now.mono_ms >= stop_by_ms) {
             self.stop_by_ms = Some(u64::MAX);
             self.stopping.quiet.fetch_add(1, Ordering::AcqRel);

@@ -379,6 +379,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         hottest_roots: owner.hottest_roots(),
         driver: reactor::driver::DriverCounters::default(),
         tls: None,
+        quic: None,
     }
 }
 
@@ -437,6 +438,7 @@ fn dispatch(
     message: CoreMessage,
 ) {
     match message {
+        CoreMessage::Stray(_) => {} // The event loop takes these.
         CoreMessage::Publish(request) => owner.publish(turn, *request),
         CoreMessage::PublishDone {
             origin: Origin::Admin { request, .. },

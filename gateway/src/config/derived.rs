@@ -8,7 +8,7 @@ use reactor::probe::Preference;
 use super::{ByteSize, Config, CoreCount, IoBackend, MailboxWhenFull, SlowConsumerPolicy};
 use crate::engine::thread::ThreadLimits;
 use crate::engine::{Durability, MailboxLimits, WhenFull};
-use crate::limits::{Limits, SlowConsumer, TlsLimits};
+use crate::limits::{Limits, SlowConsumer, QuicLimits, TlsLimits};
 
 impl Config {
     /// Number of cores: as set, or as many as the process may use.
@@ -77,6 +77,21 @@ impl Config {
             handshakes_per_turn: self.tls.handshakes_per_turn,
             partial_bytes_max: ByteSize(self.tls.partial_bytes_max.0.div_ceil(cores)).as_usize(),
             ..TlsLimits::default()
+        }
+    }
+
+    /// Bounds of the QUIC layer of one core.
+    pub fn to_quic_limits(&self) -> QuicLimits {
+        let quic = &self.quic;
+        let timeout = quic.handshake_timeout.as_millis();
+        QuicLimits {
+            connections_max: quic.connections_max,
+            handshake_timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX),
+            handshakes_max: quic.handshakes_max,
+            retry_above: quic.retry_above,
+            handshakes_per_turn: quic.handshakes_per_turn,
+            receive_window_bytes: bytes_u32(quic.receive_window_bytes),
+            send_window_bytes: bytes_u32(quic.send_window_bytes),
         }
     }
 
@@ -162,6 +177,14 @@ mod tests {
         assert_eq!(
             format!("{:?}", config.to_limits()),
             format!("{:?}", Limits::default())
+        );
+    }
+
+    #[test]
+    fn the_defaults_of_quic_are_its_default_limits() {
+        assert_eq!(
+            format!("{:?}", Config::default().to_quic_limits()),
+            format!("{:?}", QuicLimits::default())
         );
     }
 

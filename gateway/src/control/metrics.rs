@@ -3,6 +3,7 @@
 //! No series belongs to a client, and the number of series is bounded: a few are per core, ten are per root (the hottest),
 //! the rest is one each.
 
+mod quic;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -56,6 +57,7 @@ pub fn families(samples: &[CoreSample], status: &NodeStatus) -> Vec<MetricFamily
     families.extend(driver_families(samples));
     families.extend(engine_families(&status.engine()));
     families.extend(tls::families(samples, &status.certificates.current()));
+    families.extend(quic::families(samples));
     families
 }
 
