@@ -8,7 +8,7 @@ use reactor::probe::Preference;
 use super::{ByteSize, Config, CoreCount, IoBackend, MailboxWhenFull, SlowConsumerPolicy};
 use crate::engine::thread::ThreadLimits;
 use crate::engine::{Durability, MailboxLimits, WhenFull};
-use crate::limits::{Limits, SlowConsumer, QuicLimits, TlsLimits};
+use crate::limits::{Limits, QuicLimits, SlowConsumer, TlsLimits};
 
 impl Config {
     /// Number of cores: as set, or as many as the process may use.
@@ -90,8 +90,8 @@ impl Config {
             handshakes_max: quic.handshakes_max,
             retry_above: quic.retry_above,
             handshakes_per_turn: quic.handshakes_per_turn,
-            receive_window_bytes: bytes_u32(quic.receive_window_bytes),
-            send_window_bytes: bytes_u32(quic.send_window_bytes),
+            receive_window_bytes: u32::try_from(quic.receive_window_bytes.0).unwrap_or(u32::MAX),
+            send_window_bytes: u32::try_from(quic.send_window_bytes.0).unwrap_or(u32::MAX),
         }
     }
 

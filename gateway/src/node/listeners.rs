@@ -129,7 +129,7 @@ fn patiently<T>(mut bind: impl FnMut() -> std::io::Result<T>) -> std::io::Result
 }
 
 /// True when an IPv6 address cannot be had because the machine has no IPv6 at all (a default listener is on `[::1]`).
-fn is_missing_ipv6(address: SocketAddr, error: &std::io::Error) -> bool {
+fn is_missing_ipv6(address: SocketAddr, error: &Error) -> bool {
     address.is_ipv6()
         && address.ip().is_loopback()
         && matches!(
@@ -137,4 +137,3 @@ fn is_missing_ipv6(address: SocketAddr, error: &std::io::Error) -> bool {
             Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)
         )
 }
-

@@ -214,6 +214,9 @@ impl Connection {
     pub(super) fn stopped(&mut self) {
         self.unsent = None;
         // It answers the client, unless it has been reset before.
-        let _ = self.protocol.send_stream(stream()).reset(VarInt::from_u32(0));
+        let _ = self
+            .protocol
+            .send_stream(stream())
+            .reset(VarInt::from_u32(0));
     }
 }

@@ -205,7 +205,9 @@ impl Endpoints {
     ) {
         self.clock.set(now.unix_ms);
         let instant = self.instant(now);
-        let ecn = arrived.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
+        let ecn = arrived
+            .ecn
+            .and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
         let place = usize::from(arrived.listener);
         for datagram in arrived.bytes.chunks(arrived.stride.max(1)) {
             if let Some(core) = self.listening.other_core(datagram) {
@@ -354,9 +356,8 @@ impl Endpoints {
                 Event::Connected => self.connected(key, now, output),
                 Event::ConnectionLost { reason } => self.lost(key, &reason, output),
                 Event::Stream(event) => self.stream(key, event, now, output),
-                Event::HandshakeDataReady
-                | Event::DatagramReceived
-                | Event::DatagramsUnblocked => {}
+                Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {
+                }
             }
         }
         self.is_due(key);
@@ -441,7 +442,10 @@ impl Endpoints {
         };
         let refused = completed
             .resumed
-            .then(|| self.acceptor.verify_again(&completed.chain, self.clock.unix_time()))
+            .then(|| {
+                self.acceptor
+                    .verify_again(&completed.chain, self.clock.unix_time())
+            })
             .and_then(Result::err)
             .map(|error| (crate::tls::reason_of(&error), error.to_string()));
         let identity = completed.chain.first().map(|leaf| Identity::from_der(leaf));
@@ -849,8 +853,7 @@ impl Endpoints {
             }
             None => {}
         }
-        connection.timer =
-            (due_ms < u64::MAX).then(|| (self.timers.arm(due_ms, key), due_ms));
+        connection.timer = (due_ms < u64::MAX).then(|| (self.timers.arm(due_ms, key), due_ms));
     }
 }
 

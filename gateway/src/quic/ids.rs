@@ -77,7 +77,11 @@ impl IdKey {
         // The highest number that is the core's modulo the cores and not above the random one; or the core's own.
         let byte = u16::from(random[usize::from(CORE_BYTE)]);
         let rounded = byte - byte % cores + core;
-        let stamped = if rounded > 0xff { rounded - cores } else { rounded };
+        let stamped = if rounded > 0xff {
+            rounded - cores
+        } else {
+            rounded
+        };
         id[usize::from(CORE_BYTE)] = stamped as u8;
         let mask = self.mask(&id[..NONCE_END]);
         let [high, low] = node.to_be_bytes();

@@ -207,9 +207,15 @@ impl HeaderKey {
         let key = HeaderProtectionKey::new(algorithm, key).map_err(failed)?;
         let [first_mask, mask @ ..] = key.new_mask(sample).map_err(failed)?;
         if packet_number.len() > mask.len() {
-            return Err(Error::General("a packet number of more than 4 bytes".into()));
+            return Err(Error::General(
+                "a packet number of more than 4 bytes".into(),
+            ));
         }
-        let bits = if *first & LONG_HEADER == 0 { 0x1f } else { 0x0f };
+        let bits = if *first & LONG_HEADER == 0 {
+            0x1f
+        } else {
+            0x0f
+        };
         let unmasked = *first ^ (first_mask & bits);
         // The length of the packet number is in the first byte, and is masked as well.
         let plain = if is_masked { unmasked } else { *first };

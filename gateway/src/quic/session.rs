@@ -101,15 +101,17 @@ struct OneSession {
 }
 
 impl OneSession {
-    fn fail(&self, error: &rustls::Error, alert: Option<rustls::AlertDescription>) -> TransportError {
+    fn fail(
+        &self,
+        error: &rustls::Error,
+        alert: Option<rustls::AlertDescription>,
+    ) -> TransportError {
         self.sessions.desk.left().failed = Some(reason_of(error));
-        match alert {
-            Some(alert) => TransportError {
-                code: TransportErrorCode::crypto(alert.into()),
-                frame: None,
-                reason: error.to_string(),
-            },
-            None => TransportError::PROTOCOL_VIOLATION(format!("TLS: {error}")),
+        let crypto = |alert: rustls::AlertDescription| TransportErrorCode::crypto(alert.into());
+        TransportError {
+            code: alert.map_or(TransportErrorCode::PROTOCOL_VIOLATION, crypto),
+            frame: None,
+            reason: error.to_string(),
         }
     }
 
@@ -121,7 +123,11 @@ impl OneSession {
         let chain = tls.peer_certificates().unwrap_or_default();
         let completed = Completed {
             resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
-            chain: chain.iter().cloned().map(CertificateDer::into_owned).collect(),
+            chain: chain
+                .iter()
+                .cloned()
+                .map(CertificateDer::into_owned)
+                .collect(),
         };
         self.sessions.desk.left().completed = Some(completed);
     }
@@ -181,12 +187,18 @@ impl Session for OneSession {
         let alert = tls.alert();
         match outcome {
             Ok(()) => Ok(false),
-            Err(error) => Err(self.fail(&error, alert)),
+            Err(error) => {
+                self.tls = None; // It must not be shown anything again: rustls may panic then.
+                Err(self.fail(&error, alert))
+            }
         }
     }
 
     fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
-        let encoded = self.tls.as_ref().and_then(|tls| tls.quic_transport_parameters());
+        let encoded = self
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.quic_transport_parameters());
         let Some(encoded) = encoded else {
             return Ok(None);
         };

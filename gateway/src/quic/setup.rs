@@ -61,14 +61,16 @@ pub(super) fn endpoint_config(listening: &Listening) -> EndpointConfig {
         core,
         cores,
     } = listening.clone();
-    config.supported_versions(vec![VERSION]).cid_generator(move || {
-        Box::new(Ids {
-            key: keys.ids.clone(),
-            node,
-            core,
-            cores,
-        })
-    });
+    config
+        .supported_versions(vec![VERSION])
+        .cid_generator(move || {
+            Box::new(Ids {
+                key: keys.ids.clone(),
+                node,
+                core,
+                cores,
+            })
+        });
     config
 }
 

@@ -29,7 +29,10 @@ pub(super) fn families(samples: &[CoreSample]) -> Vec<MetricFamily> {
             "QUIC handshakes completed: full ones, and those resumed from a ticket.",
             [
                 (label("kind", "full"), sum(|quic| quic.handshakes_full)),
-                (label("kind", "resumed"), sum(|quic| quic.handshakes_resumed)),
+                (
+                    label("kind", "resumed"),
+                    sum(|quic| quic.handshakes_resumed),
+                ),
             ],
         ),
         counters(

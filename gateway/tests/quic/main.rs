@@ -1,0 +1,7 @@
+//! The QUIC layer of a core against quinn-proto's client, in virtual time: no socket, no sleep, one seed.
+
+mod bounds;
+mod certificates;
+mod conversations;
+mod forged;
+mod world;
