@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use quinn_proto::{
     ConnectionError, ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint,
-    Event, Incoming, StreamEvent,
+    Event, Incoming,
 };
 use reactor::datagram::{Ecn, Transmit};
-use reactor::driver::{Close, ConnectionId};
+use reactor::driver::ConnectionId;
 use reactor::slab::{Key, Slab};
 use reactor::wheel::Wheel;
 
-use super::connection::{Connection, Read, Stage};
+use super::connection::{Connection, Stage};
 use super::error_code::ErrorCode;
 use super::ids::stream_id;
 use super::session::Desk;
@@ -30,7 +30,7 @@ use super::setup::{Listening, endpoint_config, server_config};
 use super::stats::Stats;
 use crate::limits::QuicLimits;
 use crate::shard::Arrival;
-use crate::tls::{Acceptor, CoreClock, Identity, Reason, SettingsError};
+use crate::tls::{Acceptor, CoreClock, Reason, SettingsError};
 use crate::turn::Now;
 
 /// Datagrams from one peer that arrived together.
@@ -70,42 +70,42 @@ pub enum Output<'a> {
 }
 
 /// The endpoint of one listener.
-struct Listener {
-    endpoint: Endpoint,
+pub(super) struct Listener {
+    pub(super) endpoint: Endpoint,
     /// The connection behind each handle.
-    keys: Vec<Option<Key>>,
+    pub(super) keys: Vec<Option<Key>>,
 }
 
 /// The QUIC connections of one core.
 pub struct Endpoints {
-    limits: QuicLimits,
-    listening: Listening,
+    pub(super) limits: QuicLimits,
+    pub(super) listening: Listening,
     /// The instant of `mono_ms` 0.
-    origin: Instant,
-    clock: Arc<CoreClock>,
-    desk: Arc<Desk>,
-    acceptor: Arc<Acceptor>,
-    listeners: Vec<Listener>,
-    connections: Slab<Box<Connection>>,
-    timers: Wheel<Key>,
+    pub(super) origin: Instant,
+    pub(super) clock: Arc<CoreClock>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) acceptor: Arc<Acceptor>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) connections: Slab<Box<Connection>>,
+    pub(super) timers: Wheel<Key>,
     /// With the listener, and when it came in.
-    waiting: VecDeque<(u16, u64, Incoming)>,
+    pub(super) waiting: VecDeque<(u16, u64, Incoming)>,
     /// Handshakes that may still be begun in this turn.
-    handshakes_left: u32,
-    due: Vec<Key>,
+    pub(super) handshakes_left: u32,
+    pub(super) due: Vec<Key>,
     /// Answers that belong to no connection.
-    answers: Vec<(u16, Transmit)>,
+    pub(super) answers: Vec<(u16, Transmit)>,
     /// Connections whose end the shard has not been told.
-    ended: Vec<ConnectionId>,
+    pub(super) ended: Vec<ConnectionId>,
     /// Connections that quinn-proto is done with, found at the end of a turn.
-    gone: Vec<Key>,
+    pub(super) gone: Vec<Key>,
     /// Connections that are read again.
-    resumed: Vec<Key>,
+    pub(super) resumed: Vec<Key>,
     /// True once the node stops.
-    is_stopping: bool,
-    scratch: Vec<u8>,
-    spare: Vec<Vec<u8>>,
-    stats: Stats,
+    pub(super) is_stopping: bool,
+    pub(super) scratch: Vec<u8>,
+    pub(super) spare: Vec<Vec<u8>>,
+    pub(super) stats: Stats,
 }
 
 /// Datagrams of one transmit at most: what the kernel cuts at once, and no more than a congestion window wants at a time.
@@ -192,7 +192,7 @@ impl Endpoints {
         }
     }
 
-    fn instant(&self, now: Now) -> Instant {
+    pub(super) fn instant(&self, now: Now) -> Instant {
         self.origin + Duration::from_millis(now.mono_ms)
     }
 
@@ -248,78 +248,13 @@ impl Endpoints {
         }
     }
 
-    fn answer(&mut self, listener: u16, transmit: &quinn_proto::Transmit, bytes: Vec<u8>) {
+    pub(super) fn answer(
+        &mut self,
+        listener: u16,
+        transmit: &quinn_proto::Transmit,
+        bytes: Vec<u8>,
+    ) {
         self.answers.push((listener, transmit_of(transmit, bytes)));
-    }
-
-    /// Somebody wants to connect.
-    fn incoming(
-        &mut self,
-        listener: u16,
-        incoming: Incoming,
-        now: Now,
-        output: &mut impl FnMut(Output<'_>),
-    ) {
-        let pressure = self.stats.handshakes_in_progress + self.waiting.len() as u64;
-        let endpoint = &mut self.listeners[usize::from(listener)].endpoint;
-        let mut answer = Vec::new();
-        let is_full = self.connections.len() + self.waiting.len()
-            >= self.limits.connections_max as usize
-            || pressure >= u64::from(self.limits.handshakes_max)
-            || self.is_stopping;
-        let must_prove = !incoming.remote_address_validated();
-        if must_prove && (is_full || pressure >= u64::from(self.limits.retry_above)) {
-            // Who has not proven its address may have as many names as it likes, and gets what costs least.
-            if let Ok(transmit) = endpoint.retry(incoming, &mut answer) {
-                self.stats.retried += 1;
-                self.answer(listener, &transmit, answer);
-            }
-        } else if is_full {
-            self.stats.refused += 1;
-            let transmit = endpoint.refuse(incoming, &mut answer);
-            self.answer(listener, &transmit, answer);
-        } else if self.handshakes_left > 0 && self.waiting.is_empty() {
-            self.accept(listener, incoming, now, output);
-        } else {
-            self.waiting.push_back((listener, now.mono_ms, incoming));
-        }
-    }
-
-    /// Begins a handshake.
-    fn accept(
-        &mut self,
-        listener: u16,
-        incoming: Incoming,
-        now: Now,
-        output: &mut impl FnMut(Output<'_>),
-    ) {
-        self.handshakes_left = self.handshakes_left.saturating_sub(1);
-        self.desk.clear();
-        let remote = incoming.remote_address();
-        let instant = self.instant(now);
-        let place = &mut self.listeners[usize::from(listener)];
-        let mut answer = Vec::new();
-        match place.endpoint.accept(incoming, instant, &mut answer, None) {
-            Ok((handle, protocol)) => {
-                let deadline_ms = now.mono_ms + self.limits.handshake_timeout_ms;
-                let connection = Connection::new(protocol, handle, listener, deadline_ms);
-                let key = self.connections.insert(Box::new(connection));
-                if place.keys.len() <= handle.0 {
-                    place.keys.resize(handle.0 + 1, None);
-                }
-                place.keys[handle.0] = Some(key);
-                self.stats.handshakes_in_progress += 1;
-                self.drive(key, now, output);
-            }
-            Err(error) => {
-                let reason = self.desk.failed().unwrap_or(Reason::Violation);
-                self.stats.handshakes_failed[reason as usize] += 1;
-                output(Output::Failed(remote, reason, error.cause.to_string()));
-                if let Some(transmit) = error.response {
-                    self.answer(listener, &transmit, answer);
-                }
-            }
-        }
     }
 
     /// A datagram of a connection.
@@ -341,7 +276,7 @@ impl Endpoints {
     }
 
     /// Lets a connection say everything that it has to say, to the endpoint and to the shard.
-    fn drive(&mut self, key: Key, now: Now, output: &mut impl FnMut(Output<'_>)) {
+    pub(super) fn drive(&mut self, key: Key, now: Now, output: &mut impl FnMut(Output<'_>)) {
         loop {
             if self.exchange(key) {
                 return self.drained(key, now, output);
@@ -415,78 +350,12 @@ impl Endpoints {
         }
     }
 
-    fn is_due(&mut self, key: Key) {
+    pub(super) fn is_due(&mut self, key: Key) {
         if let Some(connection) = self.connections.get_mut(key)
             && !connection.is_due
         {
             connection.is_due = true;
             self.due.push(key);
-        }
-    }
-
-    /// The handshake is complete: who is it?
-    fn connected(&mut self, key: Key, now: Now, output: &mut impl FnMut(Output<'_>)) {
-        let instant = self.instant(now);
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        if connection.stage != Stage::Handshaking {
-            return;
-        }
-        self.stats.handshakes_in_progress -= 1;
-        let Some(completed) = self.desk.completed() else {
-            // It cannot be: the session leaves it there in the same call.
-            connection.close(instant, ErrorCode::Certificate);
-            self.stats.handshakes_failed[Reason::Internal as usize] += 1;
-            return;
-        };
-        let refused = completed
-            .resumed
-            .then(|| {
-                self.acceptor
-                    .verify_again(&completed.chain, self.clock.unix_time())
-            })
-            .and_then(Result::err)
-            .map(|error| (crate::tls::reason_of(&error), error.to_string()));
-        let identity = completed.chain.first().map(|leaf| Identity::from_der(leaf));
-        let identity = match (refused, identity) {
-            (None, None) => None,
-            (None, Some(Ok(identity))) => Some(Arc::new(identity)),
-            (Some((reason, words)), _) => {
-                return self.refuse_certificate(key, reason, words, instant, output);
-            }
-            (None, Some(Err(error))) => {
-                let reason = Reason::CertificateRefused;
-                return self.refuse_certificate(key, reason, error.to_string(), instant, output);
-            }
-        };
-        if completed.resumed {
-            self.stats.handshakes_resumed += 1;
-        } else {
-            self.stats.handshakes_full += 1;
-        }
-        connection.stage = Stage::Established;
-        connection.certificate = identity;
-        connection.deadline_ms = now.mono_ms + self.limits.handshake_timeout_ms;
-        self.streams_opened(key, output);
-    }
-
-    fn refuse_certificate(
-        &mut self,
-        key: Key,
-        reason: Reason,
-        words: String,
-        instant: Instant,
-        output: &mut impl FnMut(Output<'_>),
-    ) {
-        if let Some(connection) = self.connections.get_mut(key) {
-            output(Output::Failed(
-                connection.protocol.remote_address(),
-                reason,
-                words,
-            ));
-            connection.close(instant, ErrorCode::Certificate);
-            self.stats.handshakes_failed[reason as usize] += 1;
         }
     }
 
@@ -519,167 +388,6 @@ impl Endpoints {
         if was_known {
             output(Output::Closed(stream_id(key.slot, key.generation)));
         }
-    }
-
-    fn stream(
-        &mut self,
-        key: Key,
-        event: StreamEvent,
-        now: Now,
-        output: &mut impl FnMut(Output<'_>),
-    ) {
-        let id = stream_id(key.slot, key.generation);
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        match event {
-            // What came in 0-RTT packets waits where it is until the handshake is complete.
-            StreamEvent::Opened { .. } => self.streams_opened(key, output),
-            StreamEvent::Readable { id } if Connection::is_first(id) => self.read(key, output),
-            StreamEvent::Writable { id: stream } if Connection::is_first(stream) => {
-                let before = connection.unsent() as u64;
-                if before > 0 && connection.write_on() {
-                    if connection.stage == Stage::Finishing {
-                        let _ = connection.finish(); // Its end is known later, or by `Stopped`.
-                    }
-                    output(Output::Drained(id));
-                }
-                let after = self.connections.get(key).map_or(0, |it| it.unsent()) as u64;
-                self.stats.unsent_bytes -= before - after;
-            }
-            StreamEvent::Finished { id } if Connection::is_first(id) => self.finished(key, now),
-            StreamEvent::Stopped { id: stream, .. } if Connection::is_first(stream) => {
-                self.stats.unsent_bytes -= connection.unsent() as u64;
-                connection.stopped();
-                match connection.stage {
-                    Stage::Finishing => self.finished(key, now),
-                    Stage::Open => output(Output::PeerClosed(id)),
-                    _ => {}
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Everything was acknowledged, or nobody wants it.
-    fn finished(&mut self, key: Key, now: Now) {
-        let instant = self.instant(now);
-        if let Some(connection) = self.connections.get_mut(key)
-            && connection.stage == Stage::Finishing
-        {
-            self.stats.unsent_bytes -= connection.unsent() as u64;
-            connection.close(instant, ending(self.is_stopping));
-            self.ended.push(stream_id(key.slot, key.generation));
-        }
-    }
-
-    fn streams_opened(&mut self, key: Key, output: &mut impl FnMut(Output<'_>)) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        if !matches!(connection.stage, Stage::Established | Stage::Open) {
-            return;
-        }
-        if connection.accept_streams(&mut self.stats.streams_refused) {
-            connection.stage = Stage::Open;
-            connection.deadline_ms = u64::MAX;
-            let arrival = Arrival {
-                websocket: false,
-                peer: connection.protocol.remote_address(),
-                certificate: connection.certificate.take(),
-            };
-            let id = stream_id(key.slot, key.generation);
-            output(Output::Accepted(id, arrival));
-            self.read(key, output);
-        }
-    }
-
-    fn read(&mut self, key: Key, output: &mut impl FnMut(Output<'_>)) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        if connection.is_paused || !connection.is_known() {
-            return;
-        }
-        self.scratch.clear();
-        let read = connection.read(&mut self.scratch);
-        let id = stream_id(key.slot, key.generation);
-        if !self.scratch.is_empty() {
-            output(Output::Data(id, &mut self.scratch));
-        }
-        if read == Read::Ended {
-            output(Output::PeerClosed(id));
-        }
-    }
-
-    /// The key of a stream of the shard, if it is still known.
-    fn key(&self, id: ConnectionId) -> Option<Key> {
-        let (_, slot) = super::split_slot(id.slot);
-        let key = self.connections.key_at(slot)?;
-        (key.generation == id.generation).then_some(key)
-    }
-
-    /// Sends bytes on a stream.
-    pub fn send(&mut self, id: ConnectionId, bytes: &[u8]) {
-        let Some(key) = self.key(id) else { return };
-        if let Some(connection) = self.connections.get_mut(key)
-            && connection.stage == Stage::Open
-        {
-            let before = connection.unsent();
-            connection.send(bytes);
-            self.stats.unsent_bytes += (connection.unsent() - before) as u64;
-            self.is_due(key);
-        }
-    }
-
-    /// Bytes that wait for room in the send window of a stream.
-    #[must_use]
-    pub fn unsent(&self, id: ConnectionId) -> usize {
-        let connection = self.key(id).and_then(|key| self.connections.get(key));
-        connection.map_or(0, |connection| connection.unsent())
-    }
-
-    /// Stops reading from a stream: its window fills, and the client has to wait.
-    pub fn pause(&mut self, id: ConnectionId) {
-        let key = self.key(id);
-        if let Some(connection) = key.and_then(|key| self.connections.get_mut(key)) {
-            connection.is_paused = true;
-        }
-    }
-
-    /// Reads from it again; what has come meanwhile is told in the next turn.
-    pub fn resume(&mut self, id: ConnectionId) {
-        let Some(key) = self.key(id) else { return };
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.is_paused = false;
-            self.resumed.push(key);
-        }
-    }
-
-    /// Ends a connection, after what was written or at once. [`Output::Closed`] follows, in a later turn.
-    pub fn close(&mut self, id: ConnectionId, how: Close, now: Now) {
-        let instant = self.instant(now);
-        let Some(key) = self.key(id) else { return };
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        if connection.stage != Stage::Open {
-            return;
-        }
-        let waits = match how {
-            Close::Graceful { linger_ms } => {
-                connection.stage = Stage::Finishing;
-                connection.deadline_ms = now.mono_ms + u64::from(linger_ms);
-                connection.finish()
-            }
-            Close::Abort => false,
-        };
-        if !waits {
-            self.stats.unsent_bytes -= connection.unsent() as u64;
-            connection.close(instant, ending(self.is_stopping));
-            self.ended.push(id);
-        }
-        self.is_due(key);
     }
 
     /// The node stops: nobody comes in any more, and who is not known to the shard goes.
@@ -759,7 +467,7 @@ impl Endpoints {
 
     /// A timer of a connection fired.
     fn late(&mut self, key: Key, now: Now, output: &mut impl FnMut(Output<'_>)) {
-        let instant = self.instant(now);
+        let (instant, code) = (self.instant(now), self.ending());
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -778,7 +486,7 @@ impl Endpoints {
                 Stage::Established => connection.close(instant, ErrorCode::NoStream),
                 Stage::Finishing => {
                     self.stats.unsent_bytes -= connection.unsent() as u64;
-                    connection.close(instant, ending(self.is_stopping));
+                    connection.close(instant, code);
                     self.ended.push(stream_id(key.slot, key.generation));
                 }
                 Stage::Open | Stage::Closed => connection.deadline_ms = u64::MAX,
@@ -854,15 +562,6 @@ impl Endpoints {
             None => {}
         }
         connection.timer = (due_ms < u64::MAX).then(|| (self.timers.arm(due_ms, key), due_ms));
-    }
-}
-
-/// The code with which a connection of the shard ends.
-fn ending(is_stopping: bool) -> ErrorCode {
-    if is_stopping {
-        ErrorCode::ShuttingDown
-    } else {
-        ErrorCode::Ended
     }
 }
 

@@ -13,6 +13,7 @@
 //! One [`Endpoints`] per core has an endpoint for each listener. Time is an argument ([`Now`](crate::turn::Now)); randomness is
 //! that of the system, as in [`tls`](crate::tls).
 
+mod arriving;
 mod connection;
 mod endpoints;
 mod error_code;
@@ -22,6 +23,7 @@ mod protection;
 mod session;
 mod setup;
 mod stats;
+mod streams;
 
 pub use endpoints::{Arrived, Endpoints, Output};
 pub use error_code::ErrorCode;
