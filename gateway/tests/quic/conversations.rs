@@ -6,7 +6,8 @@ use gateway::tls::Reason;
 use quinn_proto::{ConnectionError, Dir, VarInt};
 use reactor::driver::Close;
 
-use crate::world::{World, listening, server_address, stream};
+use crate::client::stream;
+use crate::world::{World, listening, server_address};
 
 fn lines(from: u32, to: u32) -> Vec<u8> {
     let lines = (from..to).map(|number| format!("line {number}\n"));
@@ -97,6 +98,10 @@ fn a_resumed_session_takes_less_and_early_data_waits_for_the_handshake() {
     );
     world.say(client, b"early");
     let accepted = world.accepted.len();
+    world.run(5_000, |world| world.clients[client].is_connected);
+    assert_eq!(world.accepted.len(), accepted, "nothing was acted on yet");
+    // It was told that its early data was not taken, and sends it again.
+    world.say(client, b"early");
     world.run(5_000, |world| world.accepted.len() > accepted);
     let stats = world.server.stats();
     assert_eq!((stats.handshakes_full, stats.handshakes_resumed), (1, 1));
@@ -187,6 +192,11 @@ fn a_graceful_close_comes_after_everything_that_was_written() {
     let linger_ms = 120_000;
     let now = world.now();
     world.server.close(id, Close::Graceful { linger_ms }, now);
+    let length = all.len();
+    world.run(120_000, |world| {
+        world.clients[client].received.len() == length
+    });
+    world.network_loss_percent = 0; // A close is said once.
     world.run(120_000, |world| world.clients[client].lost.is_some());
     assert_eq!(world.clients[client].received, all);
     let lost = world.clients[client].lost.clone();

@@ -34,11 +34,20 @@ fn a_token_is_worth_nothing_at_another_address() {
     let mut world = World::new(limits);
     let config = world.authority.client_config(b"mqtt", None);
     let client = world.connect(config);
-    world.pass(15); // The Retry is on its way.
-    world.clients[client].address = ([203, 0, 113, 9], 9).into();
-    world.pass(5_000);
-    assert!(!world.clients[client].is_connected);
-    assert_eq!(world.server.stats().connections, 0);
+    world.run(1_000, |world| world.server.stats().retried == 1);
+    world.pass(12); // The token is on its way back.
+    let thief = ([203, 0, 113, 9], 9).into();
+    world.forge_sources(thief);
+    world.pass(12);
+    let stats = world.server.stats();
+    assert_eq!(
+        (stats.connections, stats.retried),
+        (0, 1),
+        "it was a token, and not good"
+    );
+    assert!(world.sent_to[&thief] <= 3 * 1_200);
+    // Where it belongs it is good.
+    world.run(10_000, |world| world.clients[client].is_connected);
 }
 
 /// A packet of a connection reaches a server that does not know it. What the server counts as resets, and the client as its end.

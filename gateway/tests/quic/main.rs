@@ -2,6 +2,7 @@
 
 mod bounds;
 mod certificates;
+mod client;
 mod conversations;
 mod forged;
 mod world;

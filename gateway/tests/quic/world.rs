@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use gateway::limits::QuicLimits;
 use gateway::quic::{Arrived, Endpoints, Listening, NodeKeys, Output};
 use gateway::shard::Arrival;
@@ -15,16 +14,15 @@ use gateway::tls::{
 };
 use gateway::turn::Now;
 use quinn_proto::crypto::rustls::QuicClientConfig;
-use quinn_proto::{
-    Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint,
-    EndpointConfig, Event, ReadError, StreamId, TransportConfig, VarInt, WriteError,
-};
+use quinn_proto::{Dir, EcnCodepoint, Endpoint, EndpointConfig, TransportConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use reactor::datagram::Transmit;
 use reactor::driver::ConnectionId;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, version};
+
+use crate::client::Client;
 
 /// In 2027.
 const UNIX_MS: u64 = 1_800_000_000_000;
@@ -120,27 +118,6 @@ fn file(name: &str, text: String) -> PemFile {
         name: name.to_owned(),
         text: text.into_bytes(),
     }
-}
-
-/// A client with one connection.
-pub(crate) struct Client {
-    pub(crate) address: SocketAddr,
-    endpoint: Endpoint,
-    handle: ConnectionHandle,
-    pub(crate) connection: Connection,
-    pub(crate) is_connected: bool,
-    /// True once its first stream is open.
-    has_stream: bool,
-    pub(crate) lost: Option<ConnectionError>,
-    /// What came on its first stream.
-    pub(crate) received: Vec<u8>,
-    /// What its first stream has not taken yet.
-    unsent: Vec<u8>,
-    pub(crate) stopped: Vec<VarInt>,
-}
-
-pub(crate) fn stream(index: u64) -> StreamId {
-    StreamId::new(quinn_proto::Side::Client, Dir::Bi, index)
 }
 
 /// What the server told of one connection.
@@ -369,7 +346,7 @@ impl World {
                 self.clients[client].deliver(instant, packet.ecn, &packet.bytes);
             }
         }
-        self.with_server(|server, now, tell| server.turn(now, tell));
+        self.with_server(|server, now, mut tell| server.turn(now, &mut tell));
         for client in 0..self.clients.len() {
             self.client_turn(client);
         }
@@ -429,7 +406,15 @@ impl World {
             stride: bytes.len(),
             bytes,
         };
-        self.with_server(|server, now, tell| server.received(&arrived, now, tell));
+        self.with_server(|server, now, mut tell| server.received(&arrived, now, &mut tell));
+    }
+
+    /// What is on its way to the server comes from another address.
+    pub(crate) fn forge_sources(&mut self, address: SocketAddr) {
+        let to_server = |packet: &&mut Packet| packet.to == server_address();
+        for packet in self.packets.iter_mut().filter(to_server) {
+            packet.from = address;
+        }
     }
 
     /// The first datagram of somebody who wants to connect, and never speaks again.
@@ -516,68 +501,5 @@ pub(crate) fn listening(core: u16, cores: u16) -> Listening {
         node: 0,
         core,
         cores,
-    }
-}
-
-impl Client {
-    fn deliver(&mut self, now: Instant, ecn: Option<EcnCodepoint>, bytes: &[u8]) {
-        let mut answer = Vec::new();
-        let (from, bytes) = (server_address(), BytesMut::from(bytes));
-        let event = self
-            .endpoint
-            .handle(now, from, None, ecn, bytes, &mut answer);
-        if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
-            self.connection.handle_event(event);
-        }
-    }
-
-    fn drive(&mut self) {
-        while let Some(event) = self.connection.poll_endpoint_events() {
-            if let Some(event) = self.endpoint.handle_event(self.handle, event) {
-                self.connection.handle_event(event);
-            }
-        }
-        while let Some(event) = self.connection.poll() {
-            match event {
-                Event::Connected => self.is_connected = true,
-                Event::ConnectionLost { reason } => self.lost = Some(reason),
-                Event::Stream(quinn_proto::StreamEvent::Stopped { error_code, .. }) => {
-                    self.stopped.push(error_code);
-                }
-                _ => {}
-            }
-        }
-        self.read();
-        self.write();
-    }
-
-    fn read(&mut self) {
-        let mut receiving = self.connection.recv_stream(stream(0));
-        let Ok(mut chunks) = receiving.read(true) else {
-            return;
-        };
-        loop {
-            match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) => self.received.extend_from_slice(&chunk.bytes),
-                Ok(None) | Err(ReadError::Blocked | ReadError::Reset(_)) => break,
-            }
-        }
-        let _ = chunks.finalize();
-    }
-
-    fn write(&mut self) {
-        while !self.unsent.is_empty() {
-            match self.connection.send_stream(stream(0)).write(&self.unsent) {
-                Ok(written) => drop(self.unsent.drain(..written)),
-                Err(WriteError::Blocked | WriteError::ClosedStream | WriteError::Stopped(_)) => {
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Bytes that the server's window has no room for.
-    pub(crate) fn unsent(&self) -> usize {
-        self.unsent.len()
     }
 }

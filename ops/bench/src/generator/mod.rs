@@ -8,6 +8,7 @@ mod load;
 mod open;
 mod ping;
 mod publish;
+mod quic;
 mod thread;
 mod tls;
 
