@@ -285,11 +285,11 @@ fn resident_bytes() -> usize {
 fn memory(count: u32) {
     let mut world = World::new(false);
     for number in 0..500 {
-        world.connect(number, 2_000);
+        world.connect(number, 300);
     }
     let before = resident_bytes();
     for number in 0..count {
-        world.connect(500 + number, 2_000);
+        world.connect(500 + number, 300);
     }
     let each = resident_bytes().saturating_sub(before) / count as usize;
     println!("QUIC: {each} bytes per idle session, {count} of them");

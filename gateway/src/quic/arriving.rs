@@ -47,7 +47,7 @@ impl Endpoints {
     }
 
     /// Begins a handshake.
-    fn accept(
+    pub(super) fn accept(
         &mut self,
         listener: u16,
         incoming: Incoming,
