@@ -417,8 +417,8 @@ impl Endpoints {
     /// Connections that are not closed: the node must not stop before they have been told.
     #[must_use]
     pub fn open(&self) -> usize {
-        let open = |(_, connection): &(Key, &Box<Connection>)| connection.stage != Stage::Closed;
-        self.connections.iter().filter(open).count()
+        let stages = self.connections.iter().map(|(_, it)| it.stage);
+        stages.filter(|stage| *stage != Stage::Closed).count()
     }
 
     /// Begins handshakes that waited, handles what is late, and tells which connections ended; once a turn.

@@ -283,7 +283,8 @@ mod tests {
                 let tag = key.encrypt_in_place(packet, b"header", &mut sealed);
                 sealed.extend_from_slice(tag.expect("it seals").as_ref());
                 let key = &client.remote.packet;
-                let opened = key.decrypt_in_place(packet, b"header", &mut sealed.clone());
+                let mut copy = sealed.clone();
+                let opened = key.decrypt_in_place(packet, b"header", &mut copy);
                 assert_eq!(opened.expect("it opens"), plain);
                 let key = &server.local.packet;
                 assert!(key.decrypt_in_place(packet, b"other", &mut sealed).is_err());

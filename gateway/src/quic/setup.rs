@@ -93,7 +93,8 @@ pub(super) fn server_config(
     config
         .transport_config(Arc::new(transport(limits)))
         .migration(true)
-        .max_incoming(waiting)
+        // One more than may wait: the one that is looked at now, to be told so.
+        .max_incoming(waiting + 1)
         .incoming_buffer_size(WAITING_BYTES)
         .incoming_buffer_size_total(WAITING_BYTES * waiting as u64)
         .retry_token_lifetime(RETRY_LIFETIME)

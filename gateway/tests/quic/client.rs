@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use quinn_proto::{
     Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint,
-    Event, ReadError, StreamEvent, StreamId, VarInt, WriteError,
+    Event, StreamEvent, StreamId, VarInt, WriteError,
 };
 
 use crate::world::server_address;
@@ -75,11 +75,8 @@ impl Client {
         let Ok(mut chunks) = receiving.read(true) else {
             return;
         };
-        loop {
-            match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) => self.received.extend_from_slice(&chunk.bytes),
-                Ok(None) | Err(ReadError::Blocked | ReadError::Reset(_)) => break,
-            }
+        while let Ok(Some(chunk)) = chunks.next(usize::MAX) {
+            self.received.extend_from_slice(&chunk.bytes);
         }
         let _ = chunks.finalize();
     }

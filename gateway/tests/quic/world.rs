@@ -154,7 +154,7 @@ pub(crate) struct World {
     pub(crate) network_loss_percent: u64,
     pub(crate) jitter_ms: u64,
     /// True for a datagram to the server that is to be lost.
-    pub(crate) drops: Box<dyn Fn(&[u8]) -> bool>,
+    pub(crate) drops: fn(&[u8]) -> bool,
     pub(crate) now_ms: u64,
     /// Echo what arrives.
     pub(crate) echoes: bool,
@@ -192,7 +192,7 @@ impl World {
             sent_to: HashMap::new(),
             network_loss_percent: 0,
             jitter_ms: 0,
-            drops: Box::new(|_| false),
+            drops: |_| false,
             now_ms: 0,
             echoes: false,
             packets: Vec::new(),
@@ -418,7 +418,7 @@ impl World {
     }
 
     /// The first datagram of somebody who wants to connect, and never speaks again.
-    pub(crate) fn initial(&mut self) -> Vec<u8> {
+    pub(crate) fn initial(&self) -> Vec<u8> {
         let config = self.authority.client_config(b"mqtt", None);
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None);
         let connecting = endpoint.connect(self.instant(), config, server_address(), "localhost");

@@ -192,8 +192,9 @@ fn a_client_that_changes_its_address_keeps_its_session_and_loses_nothing() {
             }
             let text = number.to_string();
             phone.publish("to/other", &text);
+            assert_eq!(other.message(), text);
             other.publish("to/phone", &text);
-            assert_eq!((phone.message(), other.message()), (text.clone(), text));
+            assert_eq!(phone.message(), text);
         }
     }
 }
@@ -222,10 +223,10 @@ fn another_protocol_is_refused_and_says_so() {
     let quic = Quic::start("quic-alpn", "auto", &[]);
     let refused = quic.connection(&quic.endpoint(b"h3"));
     let error = refused.expect_err("HTTP is not spoken here").to_string();
-    assert!(error.contains("application protocol"), "{error}");
+    assert!(error.contains("error 120"), "{error}");
     let mut client = quic.client("client");
     client.subscribe("a");
-    client.publish("a", "still here");
+    quic.client("publisher").publish("a", "still here");
     assert_eq!(client.message(), "still here");
 }
 
@@ -243,7 +244,7 @@ fn a_second_stream_is_refused_with_its_code_and_the_first_goes_on() {
         });
         assert_eq!(stopped, Some(VarInt::from_u32(2)));
     }
-    client.publish("a", "still here");
+    quic.client("publisher").publish("a", "still here");
     assert_eq!(client.message(), "still here");
 }
 
@@ -285,7 +286,7 @@ fn a_node_under_pressure_has_addresses_proven_first() {
     let quic = Quic::start("quic-retry", "auto", &["quic.retry_above=0"]);
     let mut client = quic.client("client");
     client.subscribe("a");
-    client.publish("a", "through");
+    quic.client("publisher").publish("a", "through");
     assert_eq!(client.message(), "through");
 }
 

@@ -15,7 +15,7 @@ pub(super) fn families(samples: &[CoreSample]) -> Vec<MetricFamily> {
     if stats.is_empty() {
         return Vec::new();
     }
-    let sum = |value: fn(&Stats) -> u64| stats.iter().map(|stats| value(stats)).sum::<u64>();
+    let sum = |value| sum(&stats, value);
     let failed = Reason::ALL.iter().map(|reason| {
         let total = stats.iter().map(|stats| stats.failed(*reason)).sum();
         (label("reason", reason.label()), total)
@@ -23,7 +23,7 @@ pub(super) fn families(samples: &[CoreSample]) -> Vec<MetricFamily> {
     let counter = |name: &str, help: &str, value: fn(&Stats) -> u64| {
         counters(name, help, [(vec![], sum(value))])
     };
-    vec![
+    let mut families = vec![
         counters(
             "quic_handshakes_total",
             "QUIC handshakes completed: full ones, and those resumed from a ticket.",
@@ -80,6 +80,14 @@ pub(super) fn families(samples: &[CoreSample]) -> Vec<MetricFamily> {
             "QUIC datagrams that came to the wrong core and were handed over.",
             |quic| quic.strays,
         ),
+    ];
+    families.extend(gauges(&stats));
+    families
+}
+
+fn gauges(stats: &[&Stats]) -> Vec<MetricFamily> {
+    let sum = |value| sum(stats, value);
+    vec![
         gauge(
             "quic_connections",
             "QUIC connections, with those that are closing.",
@@ -101,4 +109,8 @@ pub(super) fn families(samples: &[CoreSample]) -> Vec<MetricFamily> {
             sum(|quic| quic.unsent_bytes) as f64,
         ),
     ]
+}
+
+fn sum(stats: &[&Stats], value: fn(&Stats) -> u64) -> u64 {
+    stats.iter().map(|stats| value(stats)).sum()
 }

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
     Connection as Protocol, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint,
-    EndpointConfig, Event, ReadError, Side, StreamEvent, StreamId, TransportConfig, VarInt,
+    EndpointConfig, Event, Side, StreamEvent, StreamId, TransportConfig, VarInt,
 };
 use reactor::datagram::{DatagramOptions, DatagramSocketId, Ecn, Transmit};
 use reactor::driver::{Close, ConnectionId, Driver};
@@ -347,11 +347,8 @@ impl Connection {
         let mut bytes = Vec::new();
         let mut receiving = self.protocol.recv_stream(stream());
         if let Ok(mut chunks) = receiving.read(true) {
-            loop {
-                match chunks.next(usize::MAX) {
-                    Ok(Some(chunk)) => bytes.extend_from_slice(&chunk.bytes),
-                    Ok(None) | Err(ReadError::Blocked | ReadError::Reset(_)) => break,
-                }
+            while let Ok(Some(chunk)) = chunks.next(usize::MAX) {
+                bytes.extend_from_slice(&chunk.bytes);
             }
             let _ = chunks.finalize(); // It is asked what it has to send in any case.
         }
