@@ -7,6 +7,7 @@ use edge_proto::reason::ReasonCode;
 use edge_proto::topic::{TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};
 
+use crate::access::policy::Policy;
 use crate::core_message::Origin;
 use crate::edge::Edge;
 use crate::home::Home;
@@ -79,6 +80,8 @@ pub enum AdminRequest {
     },
     /// New connections get these, by place. The event loop does it.
     ReloadTls(Vec<Arc<Acceptor>>),
+    /// This holds for all clients from now on. The event loop tells the shard.
+    SetPolicy(Arc<Policy>),
 }
 
 /// The answer to an [`AdminRequest`].
@@ -100,6 +103,8 @@ pub enum AdminReply {
     Retained(Vec<RetainedInfo>),
     /// To `ReloadTls`.
     ReloadedTls,
+    /// To `SetPolicy`.
+    PolicySet,
     /// To `ClearRetained`: how many were removed, or why none.
     Cleared(Result<u64, String>),
 }
@@ -216,6 +221,7 @@ pub(crate) fn answer(
             AdminReply::Retained(retained(owner, turn, &filter, limit))
         }
         AdminRequest::ReloadTls(_) => AdminReply::ReloadedTls,
+        AdminRequest::SetPolicy(_) => AdminReply::PolicySet,
         AdminRequest::ClearRetained { filter } => {
             AdminReply::Cleared(match TopicFilter::parse(&filter) {
                 Ok(_) => Ok(owner.clear_retained(turn, &filter)),

@@ -1,31 +1,39 @@
 //! The turn of a core: events in, one flush out. Reads the clock; the shard does not.
 //!
 //! ```text
-//! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ operator ─▶ timers ─▶ flush: sends, orders, mesh, commands, wakes
+//! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ verdicts ─▶ operator ─▶ timers ─▶ questions ─▶ flush: sends, orders, mesh, commands, wakes
 //! ```
 
+mod arrivals;
+mod newcomers;
+mod notes;
+mod proxied;
 mod quic;
 mod secured;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use reactor::driver::{self, ConnectionId, Driver, Waker};
+use reactor::driver::{self, Close, ConnectionId, Driver, Waker};
 use reactor::mesh::{Inbox, Lane, Port};
 
+use crate::access::gate::Gate;
+use crate::access::policy::Verdict;
 use crate::admin::{AdminReply, AdminRequest};
 use crate::control::Cores;
+use crate::control::access::Asker;
 use crate::core_message::CoreMessage;
 use crate::engine::Completion;
 use crate::engine::thread::CommandSender;
 use crate::metrics::{CoreSnapshot, Counters};
-use crate::outbox::{Note, Order, Outbox};
+use crate::outbox::{Order, Outbox};
 use crate::quic::is_stream;
-use crate::shard::{Arrival, Event, Shard};
+use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
 
+pub use newcomers::{Newcomers, NewcomersSample};
+pub use proxied::{Proxied, ProxyLimits};
 pub use quic::{Batch, Quic};
 pub use secured::Secured;
 
@@ -96,6 +104,8 @@ pub struct ListenerKind {
     pub websocket: bool,
     /// The place of the acceptor when all of it is in TLS.
     pub acceptor: Option<usize>,
+    /// True when each connection begins with a PROXY header.
+    pub proxied: bool,
 }
 
 /// Whether a core has anything to do but keep-alive.
@@ -136,12 +146,24 @@ pub struct EventLoop<D: Driver> {
     pub completions: Inbox<Completion>,
     /// Questions of operators.
     pub requests: Inbox<(u64, AdminRequest)>,
+    /// Answers to questions about clients.
+    pub verdicts: Inbox<Verdict>,
+    /// Where questions about clients go.
+    pub asker: Asker,
     /// Where answers to operators go.
     pub cores: Arc<Cores>,
     /// What each listener is, by listener id.
     pub listeners: Vec<ListenerKind>,
     /// Its TLS connections; `None` without a TLS listener.
     pub secured: Option<Secured>,
+    /// Who may come in.
+    pub gate: Gate,
+    /// How many may, for the sake of those who are in.
+    pub newcomers: Newcomers,
+    /// Connections that were accepted in this turn.
+    pub accepted: u32,
+    /// Connections whose PROXY header is not complete; `None` when no listener is behind a proxy.
+    pub proxied: Option<Proxied>,
     /// Its QUIC connections; `None` without a QUIC listener.
     pub quic: Option<Quic>,
     /// The time.
@@ -211,6 +233,7 @@ impl<D: Driver> EventLoop<D> {
         if !self.watched.is_empty()
             || self.port.has_pending()
             || self.completions.has_pending()
+            || self.verdicts.has_pending()
             || self.requests.has_pending()
         {
             return Some(self.clock.instant(now));
@@ -228,11 +251,20 @@ impl<D: Driver> EventLoop<D> {
                 .then_some(now + Self::CONGESTED_MS)
         };
         let handshakes = self.secured.as_ref().and_then(Secured::next_deadline_ms);
+        let headers = self.proxied.as_ref().and_then(Proxied::next_deadline_ms);
+        let newcomers = self.newcomers.next_deadline_ms();
         let quic = self.quic.as_ref().and_then(Quic::next_deadline_ms);
-        let due = [self.shard.next_deadline_ms(), retry, handshakes, quic]
-            .into_iter()
-            .flatten()
-            .min();
+        let due = [
+            self.shard.next_deadline_ms(),
+            retry,
+            handshakes,
+            headers,
+            newcomers,
+            quic,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         due.map(|due_ms| self.clock.instant(due_ms))
     }
 
@@ -242,6 +274,7 @@ impl<D: Driver> EventLoop<D> {
             self.socket_event(now, event);
         }
         self.look_at_watched(now);
+        self.end_overdue_headers(now);
         if let Some(secured) = &mut self.secured {
             secured.turn(&mut self.driver, now, &mut self.shard, &mut self.outbox);
         }
@@ -253,6 +286,7 @@ impl<D: Driver> EventLoop<D> {
             outbox,
             port,
             completions,
+            verdicts,
             requests,
             congestion,
             told,
@@ -272,21 +306,34 @@ impl<D: Driver> EventLoop<D> {
         completions.drain(Self::MESSAGES_PER_TURN, |completion| {
             shard.handle(now, Event::Engine(completion), outbox);
         });
+        verdicts.drain(Self::MESSAGES_PER_TURN, |verdict| {
+            shard.handle(now, Event::Verdict(verdict), outbox);
+        });
         requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
-            if let AdminRequest::ReloadTls(acceptors) = &request {
-                if let Some(secured) = secured {
-                    secured.reload(acceptors);
+            match (&request, &mut *secured) {
+                (AdminRequest::ReloadTls(acceptors), secured) => {
+                    if let Some(secured) = secured {
+                        secured.reload(acceptors);
+                    }
+                    if let (Some(quic), Some(acceptor)) =
+                        (&mut *quic, acceptors.get(Quic::ACCEPTOR))
+                    {
+                        quic.reload(acceptor);
+                    }
                 }
-                if let (Some(quic), Some(acceptor)) = (&mut *quic, acceptors.get(Quic::ACCEPTOR)) {
-                    quic.reload(acceptor);
+                (AdminRequest::SetPolicy(policy), _) => {
+                    shard.handle(now, Event::Policy(Arc::clone(policy)), outbox);
                 }
+                _ => {}
             }
             shard.handle(now, Event::Admin(id, request), outbox);
         });
         *told = *congestion;
         shard.handle(now, Event::Tick(*told), outbox);
+        self.ask(now);
         self.flush(now);
         self.look_at_backlog();
+        self.look_at_newcomers(now);
         let counters = &self.shard.stats_mut().counters;
         let quiet = self.activity.is_quiet(now, counters);
         let span = if quiet {
@@ -295,6 +342,16 @@ impl<D: Driver> EventLoop<D> {
             Duration::ZERO
         };
         self.driver.gather(span);
+    }
+
+    /// Asks what the shard wants to know. What nobody can take is answered at once.
+    fn ask(&mut self, now: Now) {
+        while let Some(question) = self.outbox.questions.pop() {
+            if let Err(verdict) = self.asker.ask(question) {
+                let verdict = Event::Verdict(verdict);
+                self.shard.handle(now, verdict, &mut self.outbox);
+            }
+        }
     }
 
     /// Finds out whether more waits than the others take.
@@ -312,6 +369,7 @@ impl<D: Driver> EventLoop<D> {
         self.congestion = Congestion {
             engine: is_behind,
             congested: cores.load(Ordering::Relaxed) > 0 || control_backlog > Self::BACKLOG,
+            pressed: self.newcomers.pressed(),
         };
     }
 
@@ -321,6 +379,7 @@ impl<D: Driver> EventLoop<D> {
             shard,
             outbox,
             secured,
+            proxied,
             quic,
             ..
         } = self;
@@ -330,13 +389,14 @@ impl<D: Driver> EventLoop<D> {
                 connection,
                 listener,
                 peer,
-            } => self.accepted(
-                now,
-                connection,
-                self.listeners[usize::from(listener.0)],
-                peer,
-            ),
+            } => self.accepted(now, connection, listener, peer),
             driver::Event::Received { connection, buffer } => {
+                if proxied
+                    .as_ref()
+                    .is_some_and(|proxied| proxied.has(connection))
+                {
+                    return self.received_from_proxy(now, connection, buffer);
+                }
                 if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
                     return secured.received(driver, now, (connection, buffer), shard, outbox);
                 }
@@ -348,6 +408,12 @@ impl<D: Driver> EventLoop<D> {
                 shard.handle(now, Event::Drained(connection), outbox);
             }
             driver::Event::PeerClosed { connection } => {
+                if proxied
+                    .as_mut()
+                    .is_some_and(|proxied| proxied.forget(connection))
+                {
+                    return driver.close(connection, Close::Abort);
+                }
                 if secured
                     .filter(|secured| secured.has(connection))
                     .is_none_or(|secured| secured.peer_closed(driver, connection))
@@ -356,6 +422,10 @@ impl<D: Driver> EventLoop<D> {
                 }
             }
             driver::Event::Closed { connection, .. } => {
+                self.gate.leave(connection);
+                if let Some(proxied) = proxied {
+                    proxied.forget(connection);
+                }
                 if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
                     secured.closed(connection);
                 }
@@ -383,24 +453,6 @@ impl<D: Driver> EventLoop<D> {
             }
             driver::Event::Connected { .. } | driver::Event::Woken => {}
         }
-    }
-
-    fn accepted(
-        &mut self,
-        now: Now,
-        connection: ConnectionId,
-        listener: ListenerKind,
-        peer: SocketAddr,
-    ) {
-        let websocket = listener.websocket;
-        if let (Some(secured), Some(place)) = (&mut self.secured, listener.acceptor) {
-            return secured.accepted(&mut self.driver, now, connection, place, websocket, peer);
-        }
-        let accepted = Event::Accepted {
-            connection,
-            arrival: Arrival::plain(websocket, peer),
-        };
-        self.shard.handle(now, accepted, &mut self.outbox);
     }
 
     /// A watched connection that had nothing unsent after the last flush gets no `Drained` from the driver.
@@ -439,7 +491,7 @@ impl<D: Driver> EventLoop<D> {
         }
         let core = self.shard.facts().core;
         for note in self.outbox.notes.drain(..) {
-            log_note(core, &note);
+            notes::log(core, &note);
         }
         for (id, reply) in std::mem::take(&mut self.outbox.admin) {
             self.cores.answer(id, self.complete(reply));
@@ -476,6 +528,7 @@ impl<D: Driver> EventLoop<D> {
         match reply {
             AdminReply::Snapshot(snapshot) => AdminReply::Snapshot(Box::new(CoreSnapshot {
                 driver: self.driver.counters(),
+                newcomers: self.newcomers.sample(),
                 tls: self.secured.as_ref().map(|secured| secured.stats().clone()),
                 quic: self.quic.as_ref().map(Quic::stats),
                 ..*snapshot
@@ -531,9 +584,7 @@ impl<D: Driver> EventLoop<D> {
             self.stop_by_ms = Some(now.mono_ms + Self::STOP_MS);
             self.give_up_ms = now.mono_ms + 2 * Self::STOP_MS;
             self.driver.stop_listening();
-            if let Some(secured) = &mut self.secured {
-                secured.shut_down(&mut self.driver);
-            }
+            self.shut_down_arrivals();
             if let Some(quic) = &mut self.quic {
                 quic.shut_down(now);
             }
@@ -553,28 +604,5 @@ impl<D: Driver> EventLoop<D> {
         self.stopping.quiet.load(Ordering::Acquire) >= cores
             && !self.port.has_pending()
             && (self.outbox.engine.is_empty() || now.mono_ms >= self.give_up_ms)
-    }
-}
-
-fn log_note(core: u16, note: &Note) {
-    match note {
-        Note::Refused {
-            connection,
-            client,
-            refusal,
-        } => {
-            let slot = connection.slot;
-            tracing::debug!(core, slot, client, %refusal, "a client was not let in");
-        }
-        Note::Denied {
-            connection,
-            client,
-            action,
-            topic,
-            denial,
-        } => {
-            let slot = connection.slot;
-            tracing::debug!(core, slot, client, action, topic, %denial, "a client may not do this");
-        }
     }
 }

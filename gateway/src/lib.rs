@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod core_message;
+pub mod durable_file;
 pub mod edge;
 pub mod engine;
 pub mod event_loop;

@@ -72,6 +72,8 @@ pub(super) fn run(config: &Config, json: bool, out: &mut dyn Write) -> Result<u8
     findings.push(memory(config));
     findings.extend(backlogs(config, &probe));
     findings.push(engine_folder(&config.engine.path));
+    findings.push(files(config));
+    findings.extend(access(config));
     findings.extend(addresses(config));
     let starts = findings
         .iter()
@@ -349,6 +351,22 @@ fn engine_folder(path: &Path) -> Finding {
         "will be made"
     };
     Finding::new(Level::Ok, "engine.path", found, meaning)
+}
+
+/// The files that the configuration names, read as at a start.
+fn files(config: &Config) -> Finding {
+    let errors = super::settings::file_errors(config);
+    if errors.is_empty() {
+        return Finding::new(Level::Ok, "files", "good", "");
+    }
+    Finding::new(Level::Failure, "files", "bad", errors.join("; "))
+}
+
+/// Who may connect, as far as it was probably not meant so.
+fn access(config: &Config) -> Vec<Finding> {
+    let warnings = config.access_warnings().into_iter();
+    let finding = |warning| Finding::new(Level::Warning, "access", "as configured", warning);
+    warnings.map(finding).collect()
 }
 
 fn addresses(config: &Config) -> Vec<Finding> {

@@ -1,5 +1,7 @@
 //! `roadstead ctl`: asks a running node and prints its answer, as tables or as the JSON it sent.
 
+mod bans;
+
 use std::io::{self, IsTerminal as _, Read as _, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -57,6 +59,7 @@ pub(super) fn run(
             (answer, text)
         }
         CtlCommand::Retained { command } => retained(&client, command)?,
+        CtlCommand::Bans { command } => bans::run(&client, command)?,
         CtlCommand::Reload => {
             let answer = client.post("/v1/reload", &serde_json::json!({}))?;
             let head = [
@@ -64,7 +67,8 @@ pub(super) fn run(
                 ("NAMES", "names"),
                 ("NOT AFTER (UNIX S)", "not_after_unix_s"),
             ];
-            let text = listing(&answer, "certificates", &head, false);
+            let text =
+                listing(&answer, "certificates", &head, false) + &access_text(&answer["access"]);
             (answer, text)
         }
     };
@@ -317,6 +321,24 @@ fn status_text(answer: &Value) -> String {
         text.push_str(&format!("{}: its numbers are old\n", plain(failure)));
     }
     text
+}
+
+/// What a node says of its access side after a reload.
+fn access_text(access: &Value) -> String {
+    let methods = access["methods"].as_array().into_iter().flatten();
+    let methods: Vec<_> = methods.map(plain).collect();
+    let methods = if methods.is_empty() {
+        "none".to_owned()
+    } else {
+        methods.join(", ")
+    };
+    pairs(&[
+        ("methods", methods),
+        ("users", plain(&access["users"])),
+        ("rules", plain(&access["rules"])),
+        ("token keys", plain(&access["token_keys"])),
+        ("bans", plain(&access["bans"])),
+    ])
 }
 
 fn session_text(answer: &Value) -> String {

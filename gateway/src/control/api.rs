@@ -1,5 +1,7 @@
 //! The paths of the admin interface. Every failure is JSON: what went wrong and what to do.
 
+mod access;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use edge_proto::topic::TopicName;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::answer::{ApiError, filter, gather, query, rows};
@@ -28,7 +31,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a scrape waits for a core; shorter than the time Prometheus gives a scrape.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
 const PATHS: &str = "the paths are /healthz, /readyz, /metrics, /v1/status, /v1/sessions, /v1/sessions/{id}, /v1/publish, \
-                     /v1/subscriptions, /v1/retained and /v1/reload";
+                     /v1/subscriptions, /v1/retained, /v1/bans and /v1/reload";
 
 type ApiResult = Result<Json<Value>, ApiError>;
 
@@ -52,7 +55,11 @@ pub(super) fn router(admin: &Arc<Admin>, body_bytes_max: usize) -> Router {
         .route("/v1/publish", post(publish))
         .route("/v1/subscriptions", get(subscriptions))
         .route("/v1/retained", get(retained).delete(clear_retained))
-        .route("/v1/reload", post(reload))
+        .route(
+            "/v1/bans",
+            get(access::bans).post(access::ban).delete(access::lift),
+        )
+        .route("/v1/reload", post(access::reload))
         .fallback(unknown)
         .method_not_allowed_fallback(method)
         .layer(DefaultBodyLimit::max(body_bytes_max))
@@ -106,28 +113,6 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
         )
         .into_response(),
     }
-}
-
-/// Reads the TLS files again; answers with the certificates in use from then on.
-async fn reload(State(admin): State<Arc<Admin>>) -> ApiResult {
-    let certificates = &admin.status.certificates;
-    certificates.reload(&admin.cores).await.map_err(|error| {
-        let remedy =
-            "mend the file and reload again; open connections and new ones go on as before";
-        ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string(), remedy)
-    })?;
-    let certificates: Vec<Value> = certificates
-        .current()
-        .iter()
-        .map(|certificate| {
-            json!({
-                "file": certificate.file,
-                "names": certificate.names,
-                "not_after_unix_s": certificate.not_after_unix_s,
-            })
-        })
-        .collect();
-    Ok(Json(json!({ "certificates": certificates })))
 }
 
 async fn node_status(State(admin): State<Arc<Admin>>) -> ApiResult {
@@ -345,11 +330,13 @@ impl PublishBody {
     }
 }
 
-async fn publish(
-    State(admin): State<Arc<Admin>>,
-    headers: HeaderMap,
+/// Reads a body of JSON.
+fn json_body<T: DeserializeOwned>(
+    headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> ApiResult {
+    what: &str,
+    example: &str,
+) -> Result<T, ApiError> {
     // A form of a web page cannot send this type without asking first, and the answer would be no.
     let content_type = headers
         .get(header::CONTENT_TYPE)
@@ -371,12 +358,16 @@ async fn publish(
         let remedy = "send a smaller body, or raise admin.body_bytes_max";
         ApiError::new(rejection.status(), rejection.body_text(), remedy)
     })?;
-    let body: PublishBody = serde_json::from_slice(&body).map_err(|error| {
-        ApiError::bad(
-            format!("the body is not a publish: {error}"),
-            PublishBody::EXAMPLE,
-        )
-    })?;
+    serde_json::from_slice(&body)
+        .map_err(|error| ApiError::bad(format!("the body is not {what}: {error}"), example))
+}
+
+async fn publish(
+    State(admin): State<Arc<Admin>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult {
+    let body: PublishBody = json_body(&headers, body, "a publish", PublishBody::EXAMPLE)?;
     match admin.cores.ask(0, body.request()?).await? {
         AdminReply::Published(Ok(recipients)) => Ok(Json(json!({ "recipients": recipients }))),
         AdminReply::Published(Err(reason)) => {

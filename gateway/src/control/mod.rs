@@ -1,9 +1,11 @@
 //! The control side of the node: how its one ordinary thread talks to the cores, and what it tells operators.
 //!
-//! [`Cores`] asks the cores; [`http`] answers operators, [`metrics`] answers Prometheus; [`status`] is what the node
+//! [`Cores`] asks the cores; [`http`] answers operators, [`metrics`] answers Prometheus; [`access`] answers the cores'
+//! questions about clients; [`status`] is what the node
 //! knows about itself apart from its cores; [`log`] sets up the log of the shell. The core itself does not log: it
 //! counts.
 
+pub mod access;
 mod answer;
 mod api;
 pub mod certificates;

@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use reactor::datagram::{DatagramSocketId, Ecn};
-use reactor::driver::{BufferRef, ConnectionId, Driver};
+use reactor::driver::{BufferRef, Close, ConnectionId, Driver};
 
 use crate::core_message::{CoreMessage, StrayDatagram};
+use crate::metrics::TurnedAway;
 use crate::outbox::{Order, Outbox};
 use crate::quic::{Arrived, Endpoints, Output, Stats};
 use crate::shard::{Event, Shard};
@@ -185,10 +186,21 @@ fn teller<'a>(
 
 fn tell(now: Now, core: u16, output: Output<'_>, shard: &mut Shard, outbox: &mut Outbox) {
     let event = match output {
-        Output::Accepted(connection, arrival) => Event::Accepted {
-            connection,
-            arrival,
-        },
+        Output::Accepted(connection, arrival) => {
+            let peer = arrival.peer;
+            let bans = &shard.policy().bans;
+            if bans.of_address(peer.ip(), now.unix_ms).is_some() {
+                // The shard never hears of it: what still comes for this id is nobody's there.
+                shard.stats_mut().turn_away(TurnedAway::Banned);
+                tracing::debug!(core, %peer, "a QUIC connection was turned away: banned");
+                let close = Order::Close(connection, Close::Abort);
+                return outbox.orders.push(close);
+            }
+            Event::Accepted {
+                connection,
+                arrival,
+            }
+        }
         Output::Data(connection, bytes) => Event::Received { connection, bytes },
         Output::Drained(id) => Event::Drained(id),
         Output::PeerClosed(id) => Event::PeerClosed(id),

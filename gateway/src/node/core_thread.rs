@@ -14,17 +14,20 @@ use reactor::probe::pin_to_cpu;
 use reactor::uring::UringDriver;
 
 use super::{CoreReport, StartError, system};
-use crate::access::policy::Policy;
+use crate::access::gate::{Gate, GateLimits};
+use crate::access::policy::{Policy, Verdict};
 use crate::admin::AdminRequest;
 use crate::config::Protocol;
 use crate::control::Cores;
+use crate::control::access::Asker;
 use crate::control::certificates::{CertificateError, Certificates};
 use crate::control::status::Listener;
 use crate::core_message::CoreMessage;
 use crate::engine::thread::CommandSender;
 use crate::engine::{Completion, Restored};
 use crate::event_loop::{
-    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Quic, Secured, Stopping,
+    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Newcomers, Proxied, ProxyLimits, Quic,
+    Secured, Stopping,
 };
 use crate::limits::{QuicLimits, TlsLimits};
 use crate::outbox::Outbox;
@@ -54,6 +57,10 @@ pub(super) struct CorePlan {
     pub(super) tls: TlsLimits,
     /// By place; none without TLS listeners.
     pub(super) acceptors: Vec<Arc<Acceptor>>,
+    pub(super) gate: GateLimits,
+    pub(super) proxy: Option<ProxyLimits>,
+    /// By listener: whether its connections begin with a PROXY header.
+    pub(super) proxied: Vec<bool>,
     pub(super) quic: QuicLimits,
     /// `None` without QUIC listeners.
     pub(super) quic_keys: Option<NodeKeys>,
@@ -66,6 +73,8 @@ pub(super) struct CoreKit {
     pub(super) engine: CommandSender,
     pub(super) completions: Inbox<Completion>,
     pub(super) requests: Inbox<(u64, AdminRequest)>,
+    pub(super) verdicts: Inbox<Verdict>,
+    pub(super) asker: Asker,
     pub(super) cores: Arc<Cores>,
     /// Its part of the store; with each item the home core of its session.
     pub(super) restored: Vec<(Restored, u16)>,
@@ -121,6 +130,7 @@ fn live<D: Driver>(
     }
     let Ok(kit) = kit.recv() else { return Ok(()) };
     let now = plan.clock.now();
+    let seed = plan.facts.seed;
     let mut outbox = Outbox::new(core, plan.facts.placement.cores());
     let mut shard = Shard::new(plan.facts, plan.policy, plan.boot, now);
     for (item, home) in &kit.restored {
@@ -157,16 +167,24 @@ fn live<D: Driver>(
         engine: kit.engine,
         completions: kit.completions,
         requests: kit.requests,
+        verdicts: kit.verdicts,
+        asker: kit.asker,
         cores: kit.cores,
         listeners: kit
             .listeners
             .iter()
-            .map(|(_, protocol)| ListenerKind {
+            .zip(plan.proxied)
+            .map(|((_, protocol), proxied)| ListenerKind {
                 websocket: protocol.is_websocket(),
                 acceptor: Certificates::place(*protocol),
+                proxied,
             })
             .collect(),
         secured: (!plan.acceptors.is_empty()).then(|| Secured::new(plan.tls, &plan.acceptors)),
+        gate: Gate::new(plan.gate, seed),
+        newcomers: Newcomers::default(),
+        accepted: 0,
+        proxied: plan.proxy.map(Proxied::new),
         quic,
         clock: plan.clock,
         stopping: plan.stopping,

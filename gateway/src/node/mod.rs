@@ -19,9 +19,10 @@ use reactor::driver::{Backend, Waker};
 use reactor::mesh::{InboxSender, LaneCapacity, inbox, mesh};
 use reactor::probe::{Choice, ProbeError, choose, probe, raise_nofile_limit};
 
-use crate::access::policy::Policy;
+use crate::access::policy::Verdict;
 use crate::admin::AdminRequest;
 use crate::config::{Config, Protocol};
+use crate::control::access::{Access, AccessError};
 use crate::control::certificates::{CertificateError, Certificates};
 use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, banner};
 use crate::control::{Cores, SendToCore, http};
@@ -66,6 +67,9 @@ pub enum StartError {
     /// TLS listeners without usable certificates.
     #[error("TLS: {0}")]
     Certificates(#[from] CertificateError),
+    /// What says who may connect cannot be used.
+    #[error("who may connect: {0}")]
+    Access(#[from] AccessError),
     /// The system refused a thread, random numbers, signals or the like.
     #[error("the system refused {what}: {source}")]
     System {
@@ -104,6 +108,8 @@ fn lane_capacity(cores: u16) -> LaneCapacity {
 /// Requests of operators and answers of the engine that wait for one core.
 const INBOX_REQUESTS: usize = 1_024;
 const INBOX_COMPLETIONS: usize = 8_192;
+/// Verdicts that wait for one core; further ones wait in the control thread.
+const INBOX_VERDICTS: usize = 1_024;
 
 /// Runs a node until it is told to stop by SIGINT or SIGTERM.
 ///
@@ -119,6 +125,11 @@ pub fn run(config: Config) -> Result<(), StartError> {
     }
     let admin = bind_admin(&config)?;
     let plan = plan_listeners(&config)?;
+    // By the addresses as they are written: port 0 becomes a port when the first core listens.
+    let proxied: Vec<bool> = plan
+        .iter()
+        .map(|(listener, _)| config.listeners.proxy_protocol.contains(&listener.address))
+        .collect();
     let datagrams = bind_datagrams(&config, cores)?;
     let certificates = Certificates::of(&config)?;
     let acceptors = certificates.read()?;
@@ -129,11 +140,14 @@ pub fn run(config: Config) -> Result<(), StartError> {
     };
     let placement = Placement::single_node(cores);
     let store = Store::open(&config, &placement, clock.now().unix_ms)?;
+    let access = Access::open(&config, clock)?; // In the folder that the store has made.
+    for warning in config.access_warnings() {
+        tracing::warn!("{warning}");
+    }
 
     let (reports, report_receiver) = channel();
     let stopping = Arc::new(Stopping::default());
     let engine_backlog = Arc::new(EngineBacklog::default());
-    let policy = Arc::new(Policy::open()); // A listener that others reach is refused, or opened to everybody, by `access.anonymous`.
     let mut threads = Vec::new();
     let mut kits = Vec::new();
     let facts = facts(&config, &placement)?;
@@ -145,7 +159,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             driver: config.driver_config(),
             pin: config.node.pin_cores,
             listen: config.listen_options(),
-            policy: Arc::clone(&policy),
+            policy: access.policy(),
             boot: store.boot,
             facts: Facts {
                 core,
@@ -157,6 +171,9 @@ pub fn run(config: Config) -> Result<(), StartError> {
             quiet_wait: config.io.quiet_wait,
             tls: config.to_tls_limits(),
             acceptors: acceptors.clone(),
+            gate: config.to_gate_limits(),
+            proxy: config.to_proxy_limits(),
+            proxied: proxied.clone(),
             quic: config.to_quic_limits(),
             quic_keys: quic_keys.clone(),
         };
@@ -175,6 +192,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         report_receiver,
         placement,
         certificates: Arc::new(certificates),
+        access: Arc::new(access),
     };
     node.start(store, kits, (plan, datagrams), admin)
 }
@@ -190,6 +208,7 @@ struct Node {
     report_receiver: Receiver<CoreReport>,
     placement: Placement,
     certificates: Arc<Certificates>,
+    access: Arc<Access>,
 }
 
 impl Node {
@@ -206,6 +225,8 @@ impl Node {
         let mut completions = Vec::new();
         let mut senders = Vec::new();
         let mut requests = Vec::new();
+        let mut verdict_senders = Vec::new();
+        let mut verdicts = Vec::new();
         for waker in &self.wakers {
             let (sender, receiver) = inbox(INBOX_COMPLETIONS, waker.clone());
             completion_senders.push(sender);
@@ -213,6 +234,9 @@ impl Node {
             let (sender, receiver) = inbox(INBOX_REQUESTS, waker.clone());
             senders.push(send_to_core(sender));
             requests.push(receiver);
+            let (sender, receiver) = inbox(INBOX_VERDICTS, waker.clone());
+            verdict_senders.push(sender);
+            verdicts.push(receiver);
         }
         let control = Arc::new(Cores::new(senders));
         let (engine, commands, restored) = store
@@ -222,15 +246,20 @@ impl Node {
             .into_iter()
             .zip(completions)
             .zip(requests)
+            .zip(verdicts)
             .zip(restored)
             .zip(mesh(usize::from(cores), lane_capacity(cores)));
-        for (core, ((((engine, completions), requests), restored), port)) in parts.enumerate() {
+        for (core, (((((engine, completions), requests), verdicts), restored), port)) in
+            parts.enumerate()
+        {
             let kit = CoreKit {
                 port,
                 wakers: self.wakers.clone(),
                 engine,
                 completions,
                 requests,
+                verdicts,
+                asker: self.access.asker(),
                 cores: Arc::clone(&control),
                 restored,
                 listeners: listeners
@@ -250,7 +279,7 @@ impl Node {
             .map(|(listener, _)| listener)
             .chain(datagrams.listeners)
             .collect();
-        self.serve(engine, control, listeners, admin)
+        self.serve(engine, control, listeners, admin, verdict_senders)
     }
 
     /// Gives a core its kit and waits until it listens.
@@ -278,6 +307,7 @@ impl Node {
         control: Arc<Cores>,
         listeners: Vec<Listener>,
         admin: Option<TcpListener>,
+        verdicts: Vec<InboxSender<Verdict>>,
     ) -> Result<(), StartError> {
         let engine_status = engine.status();
         let opened = Opened {
@@ -292,6 +322,7 @@ impl Node {
                 .and_then(|listener| listener.local_addr().ok()),
             engine: Box::new(move || EngineReport::of(&engine_status)),
             certificates: Arc::clone(&self.certificates),
+            access: Arc::clone(&self.access),
         };
         let started = self.clock.now();
         let status = Arc::new(NodeStatus::new(
@@ -305,10 +336,10 @@ impl Node {
         let _ = write!(stdout, "{}", banner(&status)).and_then(|()| stdout.flush()); // Nobody may be reading.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .build();
-        let outcome = runtime
-            .map_err(system("the control runtime"))?
-            .block_on(self.control(admin, control, &status));
+            .build()
+            .map_err(system("the control runtime"))?;
+        let outcome = runtime.block_on(self.control(admin, control, &status, verdicts));
+        runtime.shutdown_background(); // A name that is still looked up must not keep the node from stopping.
         status.set_ready(false);
         self.stop(engine);
         outcome
@@ -319,6 +350,7 @@ impl Node {
         admin: Option<TcpListener>,
         cores: Arc<Cores>,
         status: &Arc<NodeStatus>,
+        verdicts: Vec<InboxSender<Verdict>>,
     ) -> Result<(), StartError> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate =
@@ -344,6 +376,7 @@ impl Node {
             tokio::select! {
                 outcome = stopped => outcome,
                 () = self.certificates.watch(&watched) => Ok(()),
+                () = self.access.serve(Arc::clone(&watched), verdicts) => Ok(()),
             }
         };
         let Some(admin) = admin else {

@@ -40,8 +40,9 @@ impl Kind {
 pub(crate) fn provider() -> CryptoProvider {
     static SUITES: LazyLock<Vec<Tls13CipherSuite>> = LazyLock::new(|| {
         [
-            (cipher_suite::TLS13_AES_256_GCM_SHA384, &Kind::Aes256),
+            // In the order that TLS listeners have, too.
             (cipher_suite::TLS13_AES_128_GCM_SHA256, &Kind::Aes128),
+            (cipher_suite::TLS13_AES_256_GCM_SHA384, &Kind::Aes256),
             (cipher_suite::TLS13_CHACHA20_POLY1305_SHA256, &Kind::ChaCha),
         ]
         .into_iter()

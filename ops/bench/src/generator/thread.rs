@@ -19,7 +19,7 @@ use super::client::{Client, Outcome, Phase, STAMP_BYTES};
 use super::load::Active;
 use super::open::Opening;
 use super::quic::{Quic, Told};
-use super::tls::Tls;
+use super::tls::{Handshake, Tls};
 use super::{Command, Counters, Latencies, Shared};
 use crate::arguments::Transport;
 use crate::clock::{self, Pace};
@@ -136,11 +136,11 @@ pub(super) fn run(
 /// TLS or QUIC of a thread, as its transport wants.
 fn secured(shared: &Shared, driver: &mut impl Driver) -> io::Result<(Option<Tls>, Option<Quic>)> {
     match &shared.tls {
-        Some(config) if shared.settings.transport == Transport::Quic => {
-            let quic = Quic::new(config, driver).map_err(io::Error::other)?;
+        Some(tls) if shared.settings.transport == Transport::Quic => {
+            let quic = Quic::new(tls.config(), driver).map_err(io::Error::other)?;
             Ok((None, Some(quic)))
         }
-        config => Ok((config.clone().map(Tls::new), None)),
+        tls => Ok((tls.as_ref().map(Tls::new), None)),
     }
 }
 
@@ -397,7 +397,11 @@ impl<D: Driver> Thread<D> {
         let bytes = self.driver.received(buffer);
         let outcome = tls.received(connection.slot, bytes, &mut plain, &mut out);
         self.driver.send(connection, out);
-        if self.end_if_failed(connection, outcome) {
+        if matches!(outcome, Ok(Handshake::Resumed)) {
+            Counters::count(&self.counters().tls_resumed);
+        }
+        let complete = outcome.map(|handshake| handshake != Handshake::Nothing);
+        if self.end_if_failed(connection, complete) {
             self.begin_conversation(place);
         }
         if !plain.is_empty() {
