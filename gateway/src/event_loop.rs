@@ -5,6 +5,7 @@
 //! ```
 
 mod arrivals;
+mod handing_out;
 mod newcomers;
 mod notes;
 mod proxied;
@@ -310,18 +311,9 @@ impl<D: Driver> EventLoop<D> {
             shard.handle(now, Event::Verdict(verdict), outbox);
         });
         requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
-            match (&request, &mut *secured) {
-                (AdminRequest::ReloadTls(acceptors), secured) => {
-                    if let Some(secured) = secured {
-                        secured.reload(acceptors);
-                    }
-                    if let (Some(quic), Some(acceptor)) =
-                        (&mut *quic, acceptors.get(Quic::ACCEPTOR))
-                    {
-                        quic.reload(acceptor);
-                    }
-                }
-                (AdminRequest::SetPolicy(policy), _) => {
+            match &request {
+                AdminRequest::ReloadTls(acceptors) => handing_out::reload(secured, quic, acceptors),
+                AdminRequest::SetPolicy(policy) => {
                     shard.handle(now, Event::Policy(Arc::clone(policy)), outbox);
                 }
                 _ => {}
@@ -501,28 +493,6 @@ impl<D: Driver> EventLoop<D> {
         }
     }
 
-    fn carry_out_orders(&mut self, now: Now) {
-        for order in self.outbox.orders.drain(..) {
-            if let (Some(quic), true) = (&mut self.quic, is_stream(order.connection())) {
-                quic.order(now, order);
-            }
-            match order {
-                Order::Close(connection, how) if !is_stream(connection) => {
-                    if let Some(secured) = &mut self.secured {
-                        secured.close(&mut self.driver, connection);
-                    }
-                    self.driver.close(connection, how);
-                }
-                Order::Pause(connection) if !is_stream(connection) => self.driver.pause(connection),
-                Order::Resume(connection) if !is_stream(connection) => {
-                    self.driver.resume(connection);
-                }
-                Order::Watch(connection) => self.watched.push(connection),
-                Order::Close(..) | Order::Pause(_) | Order::Resume(_) => {}
-            }
-        }
-    }
-
     /// Completes a snapshot with what the shard does not know.
     fn complete(&self, reply: AdminReply) -> AdminReply {
         match reply {
@@ -534,26 +504,6 @@ impl<D: Driver> EventLoop<D> {
                 ..*snapshot
             })),
             reply => reply,
-        }
-    }
-
-    fn send_outputs(&mut self) {
-        let mut emptied = Vec::new();
-        for output in self.outbox.outputs.drain(..) {
-            let id = output.connection;
-            match (&mut self.secured, &mut self.quic) {
-                (_, Some(quic)) if is_stream(id) => {
-                    quic.send(id, &output.bytes);
-                    emptied.push(output.bytes);
-                }
-                (Some(secured), _) if secured.has(id) => {
-                    emptied.push(secured.send(&mut self.driver, id, output.bytes));
-                }
-                _ => self.driver.send(id, output.bytes),
-            }
-        }
-        for buffer in emptied {
-            self.outbox.recycle(buffer);
         }
     }
 
