@@ -28,7 +28,7 @@ use crate::core_message::CoreMessage;
 use crate::engine::Completion;
 use crate::engine::thread::CommandSender;
 use crate::metrics::{CoreSnapshot, Counters};
-use crate::outbox::{Order, Outbox};
+use crate::outbox::Outbox;
 use crate::quic::is_stream;
 use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
