@@ -45,7 +45,7 @@ fn a_client_goes_on_from_another_address() {
         let before = world.clients[client].received.len();
         world.say(client, b"from elsewhere");
         world.run(5_000, |world| {
-            world.clients[client].received.len() == before + 14
+            world.clients[client].received.len() >= before + 14
         });
         assert_eq!(world.server.stats().migrations, u64::from(move_to));
         world.pass(1_000); // The new path is validated.
