@@ -5,6 +5,7 @@
 //! ```
 
 mod arrivals;
+mod newcomers;
 mod proxied;
 mod secured;
 
@@ -26,6 +27,7 @@ use crate::outbox::{Flapping, Order, Outbox};
 use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
 
+pub use newcomers::{Newcomers, NewcomersSample};
 pub use proxied::{Proxied, ProxyLimits};
 pub use secured::Secured;
 
@@ -146,6 +148,10 @@ pub struct EventLoop<D: Driver> {
     pub secured: Option<Secured>,
     /// Who may come in.
     pub gate: Gate,
+    /// How many may, for the sake of those who are in.
+    pub newcomers: Newcomers,
+    /// Connections that were accepted in this turn.
+    pub accepted: u32,
     /// Connections whose PROXY header is not complete; `None` when no listener is behind a proxy.
     pub proxied: Option<Proxied>,
     /// The time.
@@ -233,10 +239,17 @@ impl<D: Driver> EventLoop<D> {
         };
         let handshakes = self.secured.as_ref().and_then(Secured::next_deadline_ms);
         let headers = self.proxied.as_ref().and_then(Proxied::next_deadline_ms);
-        let due = [self.shard.next_deadline_ms(), retry, handshakes, headers]
-            .into_iter()
-            .flatten()
-            .min();
+        let newcomers = self.newcomers.next_deadline_ms();
+        let due = [
+            self.shard.next_deadline_ms(),
+            retry,
+            handshakes,
+            headers,
+            newcomers,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         due.map(|due_ms| self.clock.instant(due_ms))
     }
 
@@ -279,6 +292,7 @@ impl<D: Driver> EventLoop<D> {
         shard.handle(now, Event::Tick(*told), outbox);
         self.flush();
         self.look_at_backlog();
+        self.look_at_newcomers(now);
         let counters = &self.shard.stats_mut().counters;
         let quiet = self.activity.is_quiet(now, counters);
         let span = if quiet {
@@ -304,6 +318,7 @@ impl<D: Driver> EventLoop<D> {
         self.congestion = Congestion {
             engine: is_behind,
             congested: cores.load(Ordering::Relaxed) > 0 || control_backlog > Self::BACKLOG,
+            pressed: self.newcomers.pressed(),
         };
     }
 
@@ -430,6 +445,7 @@ impl<D: Driver> EventLoop<D> {
         match reply {
             AdminReply::Snapshot(snapshot) => AdminReply::Snapshot(Box::new(CoreSnapshot {
                 driver: self.driver.counters(),
+                newcomers: self.newcomers.sample(),
                 tls: self.secured.as_ref().map(|secured| secured.stats().clone()),
                 ..*snapshot
             })),

@@ -167,11 +167,13 @@ pub enum TurnedAway {
     ProxyTimeout,
     /// The client connected again and again, and its CONNECT was refused.
     Flapping,
+    /// Far more clients wanted in than could be taken, and the CONNECT of one without a session here was refused.
+    Pressed,
 }
 
 impl TurnedAway {
     /// All reasons, by index.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::ListenerFull, "listener_full"),
         (Self::AddressFull, "address_full"),
         (Self::AddressRate, "address_rate"),
@@ -180,6 +182,7 @@ impl TurnedAway {
         (Self::ProxyHeader, "proxy_header"),
         (Self::ProxyTimeout, "proxy_timeout"),
         (Self::Flapping, "flapping"),
+        (Self::Pressed, "pressed"),
     ];
 
     /// Its word in metrics and logs.
@@ -223,6 +226,8 @@ pub struct CoreSnapshot {
     pub hottest_roots: Vec<(String, u64)>,
     /// Counters of the driver.
     pub driver: reactor::driver::DriverCounters,
+    /// How many may come in; added by the event loop.
+    pub newcomers: crate::event_loop::NewcomersSample,
     /// What the TLS layer counted; `None` without a TLS listener.
     pub tls: Option<crate::tls::Stats>,
 }

@@ -355,6 +355,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         group_queue_messages: owner.queued_in_groups(),
         hottest_roots: owner.hottest_roots(),
         driver: reactor::driver::DriverCounters::default(),
+        newcomers: crate::event_loop::NewcomersSample::default(),
         tls: None,
     }
 }

@@ -190,6 +190,8 @@ pub struct Congestion {
     pub congested: bool,
     /// True exactly when the engine takes no more from this core.
     pub engine: bool,
+    /// True exactly when far more clients want in than can be taken: strangers are told to come later.
+    pub pressed: bool,
 }
 
 /// Everything a handler may use besides its own role's state.

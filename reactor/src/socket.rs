@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_void, socklen_t};
 
-use crate::driver::{Keepalive, ListenOptions};
+use crate::driver::{AcceptBacklog, Keepalive, ListenOptions};
 
 /// A socket address as the kernel has it.
 #[derive(Clone, Copy)]
@@ -227,6 +227,35 @@ pub(crate) fn accept(listener: RawFd) -> io::Result<(OwnedFd, SocketAddr)> {
         .address()
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     Ok((fd, peer))
+}
+
+/// How many connections wait at listening sockets. A socket that cannot be asked has none.
+pub(crate) fn accept_backlog<'a>(listeners: impl Iterator<Item = &'a OwnedFd>) -> AcceptBacklog {
+    let mut all = AcceptBacklog::default();
+    for listener in listeners {
+        // SAFETY: tcp_info is plain integers, for which all zeroes is a value.
+        let mut info: libc::tcp_info = unsafe { zeroed() };
+        let mut length = size_of::<libc::tcp_info>() as socklen_t;
+        let place: *mut c_void = (&raw mut info).cast();
+        // SAFETY: `place` has room for the `length` bytes of a tcp_info, and both outlive the call.
+        let asked = unsafe {
+            libc::getsockopt(
+                listener.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                place,
+                &raw mut length,
+            )
+        };
+        // Of a listening socket these two fields are the length of its queue and its bound.
+        let (waiting, bound) = (info.tcpi_unacked, info.tcpi_sacked);
+        if checked(asked).is_ok() && bound > 0 {
+            let permille = u64::from(waiting) * 1_000 / u64::from(bound);
+            all.waiting += waiting;
+            all.fullest_permille = all.fullest_permille.max(permille.min(1_000) as u32);
+        }
+    }
+    all
 }
 
 /// The error that waits at a socket (SO_ERROR), which is cleared by asking.

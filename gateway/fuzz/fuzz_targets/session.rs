@@ -138,7 +138,7 @@ impl World {
             2 => {
                 self.now.mono_ms += u64::from(size) * 200;
                 self.now.unix_ms += u64::from(size) * 200;
-                let congestion = Congestion { congested: size >= 254, engine: size == 255 };
+                let congestion = Congestion { congested: size >= 254, engine: size == 255, pressed: size == 253 };
                 self.handle(Event::Tick(congestion));
             }
             _ => {

@@ -307,6 +307,7 @@ fn has_return_code(reason: ReasonCode) -> bool {
             | ReasonCode::ServerUnavailable
             | ReasonCode::ServerBusy
             | ReasonCode::QuotaExceeded
+            | ReasonCode::ConnectionRateExceeded
             | ReasonCode::BadUserNameOrPassword
             | ReasonCode::NotAuthorized
             | ReasonCode::BadAuthenticationMethod

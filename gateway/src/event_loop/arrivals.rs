@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 
 use reactor::driver::{BufferRef, Close, ConnectionId, Driver, ListenerId};
 
+use reactor::probe::thread_cpu_time;
+
 use super::EventLoop;
 use super::proxied::Heard;
 use crate::metrics::TurnedAway;
@@ -22,6 +24,7 @@ impl<D: Driver> EventLoop<D> {
         listener: ListenerId,
         peer: SocketAddr,
     ) {
+        self.accepted += 1;
         if let Err(reason) = self.gate.arrive(id, listener.0, now.mono_ms) {
             return self.turn_away(id, reason, peer);
         }
@@ -120,6 +123,22 @@ impl<D: Driver> EventLoop<D> {
             bytes,
         };
         shard.handle(now, received, outbox);
+    }
+
+    /// Decides how many come in next.
+    pub(super) fn look_at_newcomers(&mut self, now: Now) {
+        let accepted = std::mem::take(&mut self.accepted);
+        let newcomers = &mut self.newcomers;
+        if newcomers.wants_look(now.mono_ms) {
+            newcomers.look(now.mono_ms, self.driver.accept_backlog());
+        }
+        newcomers.turn_ended(accepted, thread_cpu_time);
+        let mut waiting = 0;
+        if let Some(secured) = &mut self.secured {
+            waiting = secured.stats().handshakes_waiting;
+            secured.set_flights_per_turn(newcomers.flights());
+        }
+        self.driver.accept_at_most(newcomers.accepts(waiting));
     }
 
     /// Closes connections whose header takes too long; once a turn.

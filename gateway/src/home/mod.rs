@@ -65,6 +65,8 @@ pub struct Home {
     attached_durable: u64,
     /// Who connects again and again; `None` when nobody cares.
     flapping: Option<FlapGuard>,
+    /// Clients without a session here who wanted in while far more did than can be taken.
+    strangers: u32,
 }
 
 /// One session.
@@ -152,6 +154,7 @@ impl Home {
             parked_scans: VecDeque::new(),
             waiting: Waiting::default(),
             attached_durable: 0,
+            strangers: 0,
         }
     }
 

@@ -23,8 +23,8 @@ use crate::core_message::CoreMessage;
 use crate::engine::thread::CommandSender;
 use crate::engine::{Completion, Restored};
 use crate::event_loop::{
-    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Proxied, ProxyLimits, Secured,
-    Stopping,
+    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Newcomers, Proxied, ProxyLimits,
+    Secured, Stopping,
 };
 use crate::limits::TlsLimits;
 use crate::outbox::Outbox;
@@ -146,6 +146,8 @@ fn live<D: Driver>(
             .collect(),
         secured: (!plan.acceptors.is_empty()).then(|| Secured::new(plan.tls, &plan.acceptors)),
         gate: Gate::new(plan.gate, seed),
+        newcomers: Newcomers::default(),
+        accepted: 0,
         proxied: plan.proxy.map(Proxied::new),
         clock: plan.clock,
         stopping: plan.stopping,

@@ -207,6 +207,7 @@ impl World {
             engine: own.is_engine_behind(backlog, usize::MAX),
             congested: own.control_backlog() > backlog
                 || outboxes.any(|outbox| outbox.is_engine_behind(backlog, usize::MAX)),
+            pressed: false,
         };
         self.handle(core, Event::Tick(congestion));
         self.flush(core);

@@ -82,6 +82,7 @@ suite! {
     limits:
         connections_above_the_maximum_are_refused,
         connects_above_the_maximum_are_refused,
+        as_many_connections_are_accepted_in_one_poll_as_may_be,
         polls_return_no_more_events_than_asked_for,
         thousands_of_events_survive_a_tiny_completion_queue;
     waking:

@@ -378,7 +378,7 @@ impl Topics {
 const fn is_busy(reason: ReasonCode) -> bool {
     matches!(
         reason,
-        ReasonCode::ServerBusy | ReasonCode::ServerUnavailable
+        ReasonCode::ServerBusy | ReasonCode::ServerUnavailable | ReasonCode::ConnectionRateExceeded
     )
 }
 
