@@ -3,6 +3,8 @@
 //! ```text
 //! cargo run --release -p gateway --example tls_sessions -- memory 20000   # bytes per idle session, each design in its own process
 //! cargo run --release -p gateway --example tls_sessions -- handshakes     # per second on one core, full and resumed
+//! cargo run --release -p gateway --example tls_sessions -- handshake 1.3 resumed AES_128 20000   # for a profiler
+//! cargo run --release -p gateway --example tls_sessions -- primitives     # what the cryptography of a handshake takes
 //! cargo run --release -p gateway --example tls_sessions -- records        # ns per record sealed and opened
 //! ```
 
@@ -11,6 +13,14 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::agreement::{EphemeralPrivateKey, UnparsedPublicKey, X25519, agree_ephemeral};
+use aws_lc_rs::hkdf::{HKDF_SHA256, HKDF_SHA384, Salt};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{
+    self, ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
+    RSA_PSS_SHA256, RsaKeyPair,
+};
 use gateway::limits::TlsLimits;
 use gateway::tls::{
     Acceptor, Certificate, ClientCertificates, ClientTrust, ClusterSecret, Output, PemFile,
@@ -30,7 +40,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::ConnectionState;
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
-    SupportedProtocolVersion, version,
+    SupportedCipherSuite, SupportedProtocolVersion, version,
 };
 
 const VERSIONS: [(&str, &SupportedProtocolVersion); 2] =
@@ -42,6 +52,8 @@ struct World {
     settings: Settings,
     root: CertificateDer<'static>,
     client: (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+    /// Suites that clients offer; all when it is empty.
+    suite: String,
 }
 
 impl World {
@@ -84,6 +96,7 @@ impl World {
             },
             root: root.der().clone(),
             client: (vec![client.der().clone()], client_key.expect("it is a key")),
+            suite: String::new(),
         }
     }
 
@@ -98,7 +111,10 @@ impl World {
     fn clients(&self, version: &'static SupportedProtocolVersion, resume: bool) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.root.clone()).expect("it is an authority");
-        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        let mut provider = default_provider();
+        let offered = |suite: &SupportedCipherSuite| format!("{suite:?}").contains(&self.suite);
+        provider.cipher_suites.retain(offered);
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[version])
             .expect("the provider has it")
             .with_root_certificates(roots)
@@ -366,6 +382,81 @@ fn handshakes() {
     }
 }
 
+/// One kind of handshake with an ECDSA certificate, and nothing else: for a profiler.
+fn handshake(label: &str, kind: &str, suite: &str, count: u32) {
+    let mut world = World::new(&PKCS_ECDSA_P256_SHA256, false);
+    world.suite = suite.to_owned();
+    let version = VERSIONS.iter().find(|(name, _)| *name == label);
+    let version = version.expect("a version is named").1;
+    let clients = Arc::new(world.clients(version, kind == "resumed"));
+    let mut server = world.server();
+    for slot in 0..count {
+        server.connect(slot % 1_000, &clients);
+    }
+    let each_us = server.took.as_secs_f64() * 1e6 / f64::from(count);
+    println!("TLS {label} {kind} {suite}: {each_us:.1} µs of the server each");
+}
+
+/// What each of these takes, in µs.
+fn primitives() {
+    fn time<T>(name: &str, mut what: impl FnMut() -> T) {
+        const COUNT: u32 = 4_000;
+        let mut least = Duration::MAX;
+        for _ in 0..5 {
+            let start = clock();
+            for _ in 0..COUNT / 5 {
+                std::hint::black_box(what());
+            }
+            least = least.min(start.elapsed());
+        }
+        let each_us = least.as_secs_f64() * 1e6 / f64::from(COUNT / 5);
+        println!("{name:40} {each_us:7.2} µs");
+    }
+    let random = SystemRandom::new();
+    let generate = || EphemeralPrivateKey::generate(&X25519, &random).expect("a key");
+    let peer = generate().compute_public_key().expect("its half");
+    let peer = UnparsedPublicKey::new(&X25519, peer.as_ref().to_vec());
+    time("X25519: a key pair", || generate().compute_public_key());
+    time("X25519: a key pair and the agreement", || {
+        let key = generate();
+        let public = key.compute_public_key();
+        let agreed = agree_ephemeral(key, &peer, (), |secret| Ok(secret.len()));
+        (public, agreed)
+    });
+    let signer = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).expect("a key");
+    time("ECDSA P-256: a signature", || {
+        signer.sign(&random, &[1; 130])
+    });
+    let public = signer.public_key().as_ref().to_vec();
+    let signature = signer.sign(&random, &[1; 130]).expect("it signs");
+    let verifier = signature::UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public);
+    time("ECDSA P-256: a verification", || {
+        verifier.verify(&[1; 130], signature.as_ref())
+    });
+    let signer = RsaKeyPair::generate(KeySize::Rsa2048).expect("a key");
+    let mut place = vec![0; signer.public_modulus_len()];
+    time("RSA 2048: a signature", || {
+        signer.sign(&RSA_PSS_SHA256, &random, &[1; 130], &mut place)
+    });
+    let secret = Salt::new(HKDF_SHA384, &[1; 48]).extract(&[2; 48]);
+    time("HKDF-SHA384: a secret extracted", || {
+        Salt::new(HKDF_SHA384, &[1; 48]).extract(&[2; 48])
+    });
+    time("HKDF-SHA384: 48 bytes expanded", || {
+        let mut out = [0; 48];
+        let okm = secret.expand(&[b"tls13 derived"], HKDF_SHA384);
+        okm.and_then(|okm| okm.fill(&mut out))
+    });
+    let secret = Salt::new(HKDF_SHA256, &[1; 32]).extract(&[2; 32]);
+    time("HKDF-SHA256: 32 bytes expanded", || {
+        let mut out = [0; 32];
+        let okm = secret.expand(&[b"tls13 derived"], HKDF_SHA256);
+        okm.and_then(|okm| okm.fill(&mut out))
+    });
+    let mut key = [0; 32];
+    time("32 random bytes", || random.fill(&mut key));
+}
+
 fn records() {
     let world = World::new(&PKCS_ECDSA_P256_SHA256, false);
     for (label, version) in VERSIONS {
@@ -420,9 +511,15 @@ fn main() -> ExitCode {
             memory_of(design, version, count.parse().unwrap_or(1_000));
         }
         ["handshakes"] => handshakes(),
+        ["handshake", version, kind, suite, count] => {
+            handshake(version, kind, suite, count.parse().unwrap_or(1_000));
+        }
+        ["primitives"] => primitives(),
         ["records"] => records(),
         _ => {
-            eprintln!("memory COUNT | handshakes | records: see the head of the source");
+            eprintln!(
+                "memory COUNT | handshakes | handshake VERSION KIND SUITE COUNT | primitives | records: see the head of the source"
+            );
             return ExitCode::FAILURE;
         }
     }

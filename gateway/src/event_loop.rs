@@ -4,16 +4,20 @@
 //! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ verdicts ─▶ operator ─▶ timers ─▶ questions ─▶ flush: sends, orders, mesh, commands, wakes
 //! ```
 
+mod arrivals;
+mod newcomers;
+mod notes;
+mod proxied;
 mod secured;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use reactor::driver::{self, ConnectionId, Driver, Waker};
+use reactor::driver::{self, Close, ConnectionId, Driver, Waker};
 use reactor::mesh::{Inbox, Lane, Port};
 
+use crate::access::gate::Gate;
 use crate::access::policy::Verdict;
 use crate::admin::{AdminReply, AdminRequest};
 use crate::control::Cores;
@@ -22,10 +26,12 @@ use crate::core_message::CoreMessage;
 use crate::engine::Completion;
 use crate::engine::thread::CommandSender;
 use crate::metrics::{CoreSnapshot, Counters};
-use crate::outbox::{Note, Order, Outbox};
-use crate::shard::{Arrival, Event, Shard};
+use crate::outbox::{Order, Outbox};
+use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
 
+pub use newcomers::{Newcomers, NewcomersSample};
+pub use proxied::{Proxied, ProxyLimits};
 pub use secured::Secured;
 
 /// The clock of a node: monotonic time since its start, and Unix time.
@@ -95,6 +101,8 @@ pub struct ListenerKind {
     pub websocket: bool,
     /// The place of the acceptor when all of it is in TLS.
     pub acceptor: Option<usize>,
+    /// True when each connection begins with a PROXY header.
+    pub proxied: bool,
 }
 
 /// Whether a core has anything to do but keep-alive.
@@ -145,6 +153,14 @@ pub struct EventLoop<D: Driver> {
     pub listeners: Vec<ListenerKind>,
     /// Its TLS connections; `None` without a TLS listener.
     pub secured: Option<Secured>,
+    /// Who may come in.
+    pub gate: Gate,
+    /// How many may, for the sake of those who are in.
+    pub newcomers: Newcomers,
+    /// Connections that were accepted in this turn.
+    pub accepted: u32,
+    /// Connections whose PROXY header is not complete; `None` when no listener is behind a proxy.
+    pub proxied: Option<Proxied>,
     /// The time.
     pub clock: Clock,
     /// The common stop.
@@ -230,10 +246,18 @@ impl<D: Driver> EventLoop<D> {
                 .then_some(now + Self::CONGESTED_MS)
         };
         let handshakes = self.secured.as_ref().and_then(Secured::next_deadline_ms);
-        let due = [self.shard.next_deadline_ms(), retry, handshakes]
-            .into_iter()
-            .flatten()
-            .min();
+        let headers = self.proxied.as_ref().and_then(Proxied::next_deadline_ms);
+        let newcomers = self.newcomers.next_deadline_ms();
+        let due = [
+            self.shard.next_deadline_ms(),
+            retry,
+            handshakes,
+            headers,
+            newcomers,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         due.map(|due_ms| self.clock.instant(due_ms))
     }
 
@@ -243,6 +267,7 @@ impl<D: Driver> EventLoop<D> {
             self.socket_event(now, event);
         }
         self.look_at_watched(now);
+        self.end_overdue_headers(now);
         if let Some(secured) = &mut self.secured {
             secured.turn(&mut self.driver, now, &mut self.shard, &mut self.outbox);
         }
@@ -284,6 +309,7 @@ impl<D: Driver> EventLoop<D> {
         self.ask(now);
         self.flush();
         self.look_at_backlog();
+        self.look_at_newcomers(now);
         let counters = &self.shard.stats_mut().counters;
         let quiet = self.activity.is_quiet(now, counters);
         let span = if quiet {
@@ -319,6 +345,7 @@ impl<D: Driver> EventLoop<D> {
         self.congestion = Congestion {
             engine: is_behind,
             congested: cores.load(Ordering::Relaxed) > 0 || control_backlog > Self::BACKLOG,
+            pressed: self.newcomers.pressed(),
         };
     }
 
@@ -328,6 +355,7 @@ impl<D: Driver> EventLoop<D> {
             shard,
             outbox,
             secured,
+            proxied,
             ..
         } = self;
         let secured = secured.as_mut();
@@ -336,13 +364,14 @@ impl<D: Driver> EventLoop<D> {
                 connection,
                 listener,
                 peer,
-            } => self.accepted(
-                now,
-                connection,
-                self.listeners[usize::from(listener.0)],
-                peer,
-            ),
+            } => self.accepted(now, connection, listener, peer),
             driver::Event::Received { connection, buffer } => {
+                if proxied
+                    .as_ref()
+                    .is_some_and(|proxied| proxied.has(connection))
+                {
+                    return self.received_from_proxy(now, connection, buffer);
+                }
                 if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
                     return secured.received(driver, now, (connection, buffer), shard, outbox);
                 }
@@ -354,6 +383,12 @@ impl<D: Driver> EventLoop<D> {
                 shard.handle(now, Event::Drained(connection), outbox);
             }
             driver::Event::PeerClosed { connection } => {
+                if proxied
+                    .as_mut()
+                    .is_some_and(|proxied| proxied.forget(connection))
+                {
+                    return driver.close(connection, Close::Abort);
+                }
                 if secured
                     .filter(|secured| secured.has(connection))
                     .is_none_or(|secured| secured.peer_closed(driver, connection))
@@ -362,6 +397,10 @@ impl<D: Driver> EventLoop<D> {
                 }
             }
             driver::Event::Closed { connection, .. } => {
+                self.gate.leave(connection);
+                if let Some(proxied) = proxied {
+                    proxied.forget(connection);
+                }
                 if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
                     secured.closed(connection);
                 }
@@ -371,24 +410,6 @@ impl<D: Driver> EventLoop<D> {
             | driver::Event::Datagrams { .. }
             | driver::Event::Woken => {}
         }
-    }
-
-    fn accepted(
-        &mut self,
-        now: Now,
-        connection: ConnectionId,
-        listener: ListenerKind,
-        peer: SocketAddr,
-    ) {
-        let websocket = listener.websocket;
-        if let (Some(secured), Some(place)) = (&mut self.secured, listener.acceptor) {
-            return secured.accepted(&mut self.driver, now, connection, place, websocket, peer);
-        }
-        let accepted = Event::Accepted {
-            connection,
-            arrival: Arrival::plain(websocket, peer),
-        };
-        self.shard.handle(now, accepted, &mut self.outbox);
     }
 
     /// A watched connection that had nothing unsent after the last flush gets no `Drained` from the driver.
@@ -432,7 +453,7 @@ impl<D: Driver> EventLoop<D> {
         }
         let core = self.shard.facts().core;
         for note in self.outbox.notes.drain(..) {
-            log_note(core, &note);
+            notes::log(core, &note);
         }
         for (id, reply) in std::mem::take(&mut self.outbox.admin) {
             self.cores.answer(id, self.complete(reply));
@@ -447,6 +468,7 @@ impl<D: Driver> EventLoop<D> {
         match reply {
             AdminReply::Snapshot(snapshot) => AdminReply::Snapshot(Box::new(CoreSnapshot {
                 driver: self.driver.counters(),
+                newcomers: self.newcomers.sample(),
                 tls: self.secured.as_ref().map(|secured| secured.stats().clone()),
                 ..*snapshot
             })),
@@ -501,9 +523,7 @@ impl<D: Driver> EventLoop<D> {
             self.stop_by_ms = Some(now.mono_ms + Self::STOP_MS);
             self.give_up_ms = now.mono_ms + 2 * Self::STOP_MS;
             self.driver.stop_listening();
-            if let Some(secured) = &mut self.secured {
-                secured.shut_down(&mut self.driver);
-            }
+            self.shut_down_arrivals();
             self.shard.handle(now, Event::Stop, &mut self.outbox);
             self.flush();
             return false;
@@ -517,28 +537,5 @@ impl<D: Driver> EventLoop<D> {
         self.stopping.quiet.load(Ordering::Acquire) >= cores
             && !self.port.has_pending()
             && (self.outbox.engine.is_empty() || now.mono_ms >= self.give_up_ms)
-    }
-}
-
-fn log_note(core: u16, note: &Note) {
-    match note {
-        Note::Refused {
-            connection,
-            client,
-            refusal,
-        } => {
-            let slot = connection.slot;
-            tracing::debug!(core, slot, client, %refusal, "a client was not let in");
-        }
-        Note::Denied {
-            connection,
-            client,
-            action,
-            topic,
-            denial,
-        } => {
-            let slot = connection.slot;
-            tracing::debug!(core, slot, client, action, topic, %denial, "a client may not do this");
-        }
     }
 }

@@ -3,6 +3,9 @@
 //! The configuration fills this struct; the core reads it and nothing else. Each field says what happens at the bound, and
 //! every such event is counted (`metrics.rs`).
 
+use crate::access::bucket::Rate;
+use crate::access::flap::FlapPolicy;
+
 /// What a session does when a QoS ≥ 1 message does not fit into the queue of its edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlowConsumer {
@@ -74,6 +77,28 @@ pub struct Limits {
     pub mailbox_window_bytes: u32,
     /// Time a closing connection gets to take its last bytes.
     pub linger_ms: u32,
+    /// How fast one client may send; above it, it is not read for a while.
+    pub session_rates: SessionRates,
+    /// How often one client may connect; more get 0x9F for a while. `None`: as often as it likes.
+    pub flapping: Option<FlapPolicy>,
+    /// Clients whose connects are counted on one core; beyond it, those that came longest ago are forgotten.
+    pub flapping_clients_max: usize,
+}
+
+/// How fast one client may send what is not an answer to the server. What it may send at once after a pause is that of a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionRates {
+    /// Packets. `None`: no bound.
+    pub messages: Option<Rate>,
+    /// Bytes of the same packets. `None`: no bound.
+    pub bytes: Option<Rate>,
+}
+
+impl SessionRates {
+    /// True when there is any bound.
+    pub const fn any(&self) -> bool {
+        self.messages.is_some() || self.bytes.is_some()
+    }
 }
 
 impl Default for Limits {
@@ -108,6 +133,13 @@ impl Default for Limits {
             mailbox_window_messages: 256,
             mailbox_window_bytes: 512 * 1024,
             linger_ms: 2_000,
+            session_rates: SessionRates::default(),
+            flapping: Some(FlapPolicy {
+                connects_max: 1_000,
+                window_ms: 60_000,
+                ban_ms: 60_000,
+            }),
+            flapping_clients_max: 16_384,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! engine, answers to the admin side. One buffer per connection that was written to, so that each is flushed once.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use edge_proto::reason::Violation;
 use edge_proto::websocket;
@@ -61,6 +62,15 @@ pub enum Note {
         topic: Box<str>,
         /// Why.
         denial: Denial,
+    },
+    /// It connected again and again, and is kept out for a while.
+    Flapping {
+        /// Its client identifier.
+        client: Box<str>,
+        /// Where it comes from.
+        peer: IpAddr,
+        /// For how long.
+        ban_ms: u64,
     },
 }
 

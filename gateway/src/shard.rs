@@ -154,7 +154,7 @@ impl Shard {
         Self {
             edge: Edge::default(),
             owner: Owner::new(facts.seed),
-            home: Home::new(facts.seed),
+            home: Home::new(facts.seed, &facts.limits),
             common: Common {
                 ids: SessionIds::new(boot, facts.core),
                 facts,
@@ -344,6 +344,11 @@ impl Shard {
         &mut self.common.stats
     }
 
+    /// Who may come in and do what, at the moment.
+    pub fn policy(&self) -> &Policy {
+        &self.common.policy
+    }
+
     /// The facts of this core.
     pub fn facts(&self) -> &Facts {
         &self.common.facts
@@ -365,6 +370,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
     CoreSnapshot {
         counters: stats.counters.clone(),
         dropped: stats.dropped,
+        turned_away: stats.turned_away,
         deliveries_queued: stats.queued,
         queued_bytes: stats.queued_bytes,
         pending_bytes: stats.pending_bytes,
@@ -378,6 +384,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         group_queue_messages: owner.queued_in_groups(),
         hottest_roots: owner.hottest_roots(),
         driver: reactor::driver::DriverCounters::default(),
+        newcomers: crate::event_loop::NewcomersSample::default(),
         tls: None,
     }
 }
@@ -422,6 +429,7 @@ fn fire(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>
             Timer::Connect(connection) => edge.connect_timeout(turn, connection),
             Timer::KeepAlive(connection) => edge.keep_alive(turn, connection),
             Timer::Login(connection) => edge.login_over(turn, connection),
+            Timer::Throttled(connection) => edge.throttle_over(turn, connection),
             Timer::Session(key) => home.timer(turn, key),
             Timer::Group(key) => owner.retry(turn, key),
         }

@@ -12,7 +12,7 @@ use crate::access::policy::Policy;
 use crate::core_message::{CoreMessage, Origin, Presence, PublishRequest, SharedPresence};
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
-use crate::metrics::{Counters, DropReason};
+use crate::metrics::{Counters, DropReason, TurnedAway};
 use crate::outbox::Outbox;
 
 /// The time of a turn, read once by the event loop.
@@ -31,6 +31,8 @@ pub enum Timer {
     Connect(ConnectionId),
     /// Time to look whether the client was silent for too long.
     KeepAlive(ConnectionId),
+    /// The client may be read again, unless it still has to wait.
+    Throttled(ConnectionId),
     /// The session at this home expires, or its will is due.
     Session(Key),
     /// What a client has proved ends.
@@ -135,6 +137,8 @@ pub struct Stats {
     pub counters: Counters,
     /// Dropped deliveries by reason.
     pub dropped: [u64; DropReason::ALL.len()],
+    /// Who was not let in, by reason.
+    pub turned_away: [u64; TurnedAway::ALL.len()],
     /// Deliveries accepted and not ended.
     pub queued: u64,
     /// Bytes of messages queued at the edges of this core.
@@ -146,6 +150,11 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Somebody is not let in.
+    pub fn turn_away(&mut self, reason: TurnedAway) {
+        self.turned_away[reason as usize] += 1;
+    }
+
     /// A delivery becomes this core's responsibility.
     pub fn accept(&mut self) {
         self.counters.deliveries_accepted += 1;
@@ -184,6 +193,8 @@ pub struct Congestion {
     pub congested: bool,
     /// True exactly when the engine takes no more from this core.
     pub engine: bool,
+    /// True exactly when far more clients want in than can be taken: strangers are told to come later.
+    pub pressed: bool,
 }
 
 /// Everything a handler may use besides its own role's state.

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 
-from conversation import DEADLINE_S, Failure, Talk, check, converse, equal, parser
+from conversation import DEADLINE_S, Failure, Talk, check, converse, equal, parser, refusals
 
 BURST = 1_000
 
@@ -276,6 +276,23 @@ def message_expiry(talk):
     check(95 <= rest <= 100, f"an interval of 100 s arrives as {rest} s")
 
 
+def attempt(talk, host, tls):
+    """A mosquitto_pub that must not get in; returns what it says."""
+    options = ("-t", talk.name("t"), "-m", "x", "-q", "1", "-d")
+    command = talk.command("mosquitto_pub", *options, host=host, tls=tls)
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=DEADLINE_S, check=False)
+    except subprocess.TimeoutExpired as late:
+        raise Failure(f"mosquitto_pub took more than {DEADLINE_S:g} s to see that it is refused") from late
+    check(done.returncode != 0, "mosquitto_pub was let in")
+    return (done.stdout + done.stderr).decode()
+
+
+def welcome(talk):
+    """The server is unharmed."""
+    qos_each_way(talk)
+
+
 class Programs(Talk):
     """A talk whose clients are programs in a folder."""
 
@@ -284,11 +301,21 @@ class Programs(Talk):
         self.folder = arguments.programs
         self.v5 = v5
 
-    def command(self, program, *arguments):
+    def command(self, program, *arguments, host=None, tls=None):
         version = "mqttv5" if self.v5 else "mqttv311"
         return [
-            os.path.join(self.folder, program), "-h", self.host, "-p", str(self.port), "-V", version, *arguments,
+            os.path.join(self.folder, program), "-h", host or self.host, "-p", str(self.port), "-V", version,
+            *self.security(tls or self.tls), *arguments,
         ]  # fmt: skip
+
+    def security(self, tls):
+        """Both versions of TLS come to be spoken: 1.2 with 3.1.1 of MQTT, and 1.3 with 5."""
+        if not tls:
+            return []
+        options = ["--cafile", tls.authority_file(), "--tls-version", "tlsv1.3" if self.v5 else "tlsv1.2"]
+        for option, file in zip(("--cert", "--key"), tls.certificate_files()):
+            options += [option, file]
+        return options
 
 
 BOTH = [
@@ -306,7 +333,8 @@ def main():
     codes = []
     for v5 in (False, True):
         print("5" if v5 else "3.1.1")
-        codes.append(converse(BOTH + (ONLY_5 if v5 else []), Programs(arguments, v5), arguments))
+        scenarios = [*refusals(attempt), welcome] if arguments.refusals else BOTH + (ONLY_5 if v5 else [])
+        codes.append(converse(scenarios, Programs(arguments, v5), arguments))
     return max(codes)
 
 

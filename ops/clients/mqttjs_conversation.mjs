@@ -3,7 +3,7 @@
 
 import { parseArgs } from 'node:util'
 
-import { Failure, Peer, Talk, check, equal } from './mqttjs_peer.mjs'
+import { Failure, Peer, Talk, check, equal, mqtt, tlsOptions, within } from './mqttjs_peer.mjs'
 
 const BURST = 1_000
 const texts = (messages) => messages.map((message) => message.text)
@@ -305,6 +305,37 @@ const ONLY_5 = {
   assignedClientId, noLocal,
 }
 
+// The server asks for a certificate. It has two of its own: as `localhost` a good one, and as 127.0.0.1 one that has expired.
+// The first two clients leave by themselves; Node hangs up without an alert. The others are told by one.
+// Each line: name, where it connects, which authority it trusts, which certificate it shows, what it says.
+const REFUSALS = [
+  ['serverOfAnotherAuthority', 'localhost', 'stranger', 'client', 'unable to verify'],
+  ['serverExpired', '127.0.0.1', 'authority', 'client', 'certificate has expired'],
+  ['clientWithoutCertificate', 'localhost', 'authority', undefined, 'alert certificate required'],
+  ['clientOfAnotherAuthority', 'localhost', 'authority', 'strange-client', 'alert unknown ca'],
+  ['clientExpired', 'localhost', 'authority', 'expired-client', 'alert certificate expired'],
+  ['clientRevoked', 'localhost', 'authority', 'revoked-client', 'alert certificate revoked'],
+]
+
+/** The scenarios of those that must not get in, and at last of one that must. */
+function refusals({ url, folder }) {
+  const scenario = ([name, host, authority, certificate, says]) => async (talk) => {
+    const options = { ...tlsOptions(folder, authority, certificate), reconnectPeriod: 0, clientId: talk.name('refused') }
+    const client = mqtt.connect(url(host), options)
+    talk.closers.push(() => client.endAsync(true))
+    const said = await within(
+      new Promise((resolve, reject) => {
+        client.on('error', resolve)
+        client.on('connect', () => reject(new Failure(`${name}: the client was let in`)))
+      }),
+      () => 'the client to see that it is refused',
+    )
+    const words = String(said).toLowerCase()
+    check(words.includes(says), `the client does not say “${says}”, but: ${words}`)
+  }
+  return Object.fromEntries([...REFUSALS.map((refusal) => [refusal[0], scenario(refusal)]), ['welcome', qosEachWay]])
+}
+
 /** Runs the scenarios, prints a line for each; true when one has failed. */
 async function converse(scenarios, talk, { only, known }) {
   let failed = false
@@ -335,15 +366,22 @@ const { values } = parseArgs({
     port: { type: 'string', default: '1883' },
     'ws-port': { type: 'string', default: '8083' },
     transport: { type: 'string', default: 'tcp' },
+    tls: { type: 'string' },
+    certificate: { type: 'string' },
+    refusals: { type: 'boolean', default: false },
     only: { type: 'string', default: '' },
     known: { type: 'string', default: '' },
   },
 })
-const url =
-  values.transport === 'ws' ? `ws://${values.host}:${values['ws-port']}/mqtt` : `mqtt://${values.host}:${values.port}`
+const folder = values.tls
+const secure = folder ? 's' : ''
+const url = (host) =>
+  values.transport === 'ws' ? `ws${secure}://${host}:${values['ws-port']}/mqtt` : `mqtt${secure}://${host}:${values.port}`
+const tls = folder && tlsOptions(folder, 'authority', values.certificate)
 let failed = false
-for (const v5 of [false, true]) {
-  const scenarios = v5 ? { ...BOTH, ...ONLY_5 } : BOTH
-  failed = (await converse(scenarios, new Talk({ url, v5 }), values)) || failed
+for (const v5 of values.refusals ? [true] : [false, true]) {
+  const conversation = v5 ? { ...BOTH, ...ONLY_5 } : BOTH
+  const scenarios = values.refusals ? refusals({ url, folder }) : conversation
+  failed = (await converse(scenarios, new Talk({ url: url(values.host), v5, tls }), values)) || failed
 }
 process.exit(failed ? 1 : 0)

@@ -2,9 +2,11 @@
 // The package is found through NODE_PATH, because it is installed outside of this folder.
 
 import { randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { join } from 'node:path'
 
-const mqtt = createRequire(import.meta.url)('mqtt')
+export const mqtt = createRequire(import.meta.url)('mqtt')
 
 const DEADLINE_MS = 15_000
 const EXPIRY_S = 120
@@ -29,10 +31,17 @@ export function within(promise, what, deadlineMs = DEADLINE_MS) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }
 
+/** What a client over TLS trusts and shows: names of files in a folder, without their endings. */
+export function tlsOptions(folder, authority, certificate) {
+  const read = (name) => readFileSync(join(folder, name))
+  const own = certificate && { cert: read(`${certificate}.pem`), key: read(`${certificate}.key`) }
+  return { ca: [read(`${authority}.pem`)], ...own }
+}
+
 /** Where the server is, and names that no other run or scenario uses. */
 export class Talk {
-  constructor({ url, v5 }) {
-    Object.assign(this, { url, v5, scenario: '', closers: [], waiters: new Set() })
+  constructor({ url, v5, tls }) {
+    Object.assign(this, { url, v5, tls, scenario: '', closers: [], waiters: new Set() })
     this.token = randomBytes(4).toString('hex')
   }
 
@@ -68,6 +77,7 @@ export class Peer {
     Object.assign(peer, { talk, durable, messages: [], connected: false, reason: undefined })
     peer.clientId = clientId ?? talk.name(name)
     peer.options = {
+      ...talk.tls,
       clientId: peer.clientId,
       protocolVersion: talk.v5 ? 5 : 4,
       clean: !durable,

@@ -6,7 +6,8 @@ import struct
 import sys
 import time
 
-from conversation import Talk, check, converse, equal, parser, shorten
+from conversation import DEADLINE_S, Talk, check, converse, equal, parser, refusals, shorten
+from paho.mqtt import client as mqtt
 from paho.mqtt.client import SubscribeOptions
 from paho.mqtt.packettypes import PacketTypes
 from paho_peer import Peer, properties
@@ -217,13 +218,19 @@ def hundred_clients(talk):
         equal(sorted(payloads(peer.take(2))), sorted([b"%d" % ((number - 1) % 100), b"all"]), "messages")
 
 
+def connection(talk):
+    """A connection of nobody's library."""
+    plain = socket.create_connection((talk.host, talk.port), 10)
+    return talk.tls.context().wrap_socket(plain, server_hostname=talk.host) if talk.tls else plain
+
+
 def keep_alive(talk):
     patient = Peer(talk, "patient", keepalive=1)
     body = struct.pack("!H4sBBH", 4, b"MQTT", 4, 2, 1)
     identifier = talk.name("mute").encode()
     body += struct.pack("!H", len(identifier)) + identifier
     start = time.monotonic()
-    with socket.create_connection((talk.host, talk.port), 10) as mute:
+    with connection(talk) as mute:
         mute.sendall(bytes([0x10, len(body)]) + body)
         equal(mute.recv(4), b"\x20\x02\x00\x00", "CONNACK")
         equal(mute.recv(1), b"", "what a client that never pings reads after its keep-alive time")
@@ -448,6 +455,28 @@ def will_delay(talk):
     equal(payloads(watcher.take(1)), [b"gone"], "will after its delay")
 
 
+def attempt(talk, host, tls):
+    """A client that must not get in; returns what it says."""
+    said = []
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=talk.name("refused"), reconnect_on_failure=False)
+    client.tls_set_context(tls.context())
+    client.on_log = lambda _client, _data, _level, text: said.append(text)
+    try:
+        client.connect(host, talk.port)
+        end = time.monotonic() + DEADLINE_S
+        while client.loop(0.1) == mqtt.MQTT_ERR_SUCCESS:
+            check(not client.is_connected(), "the client was let in")
+            check(time.monotonic() < end, "the client was not told that it is refused")
+    except OSError as error:
+        said.append(str(error))
+    return "; ".join(said)
+
+
+def welcome(talk):
+    """The server is unharmed."""
+    qos_each_way(talk)
+
+
 BOTH = [
     qos_each_way, wildcards, retained, will_on_cut, no_will_after_disconnect, resume_queued, resume_amid_delivery,
     publisher_resumes, clean_start_forgets, take_over, shared_subscription, large_payload, hundred_clients, keep_alive,
@@ -465,7 +494,8 @@ def main():
     arguments = arguments.parse_args()
     talk = Talk(arguments)
     talk.v5 = arguments.protocol == "5"
-    return converse(BOTH + (ONLY_5 if talk.v5 else []), talk, arguments)
+    scenarios = [*refusals(attempt), welcome] if arguments.refusals else BOTH + (ONLY_5 if talk.v5 else [])
+    return converse(scenarios, talk, arguments)
 
 
 if __name__ == "__main__":

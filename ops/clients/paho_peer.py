@@ -42,6 +42,8 @@ class Peer:
             manual_ack=manual_ack,
             **settings,
         )
+        if talk.tls:
+            self.client.tls_set_context(talk.tls.context())
         self.client.max_inflight_messages_set(100)
         self.client.max_queued_messages_set(0)
         self.client.on_connect = self._on_connect

@@ -84,6 +84,7 @@ impl World {
             self.outbox.outputs.clear();
             self.outbox.admin.clear();
             self.outbox.violations.clear();
+            self.outbox.notes.clear();
             let commands: Vec<_> = self.outbox.engine.drain(..).map(|command| (0, command)).collect();
             let orders = std::mem::take(&mut self.outbox.orders);
             if commands.is_empty() && orders.is_empty() {
@@ -139,7 +140,7 @@ impl World {
             2 => {
                 self.now.mono_ms += u64::from(size) * 200;
                 self.now.unix_ms += u64::from(size) * 200;
-                let congestion = Congestion { congested: size >= 254, engine: size == 255 };
+                let congestion = Congestion { congested: size >= 254, engine: size == 255, pressed: size == 253 };
                 self.handle(Event::Tick(congestion));
             }
             _ => {

@@ -37,9 +37,14 @@ pub struct Policy {
     pub rules: Option<Arc<Rules>>,
     /// Where clients may come from for whom everything is allowed that no rule decides. Whoever brings rules is never one of them.
     pub unruled: Origins,
+    /// Whether the server writes who sent a message to an inbox (`u/{user}/in`, `g/{group}/in`) on it: the user property [`SENDER`].
+    pub stamps_senders: bool,
     /// Who is kept out, whoever they prove to be.
     pub bans: Arc<Bans>,
 }
+
+/// The user property with the authenticated user who sent a message to an inbox. Nobody but the server writes it.
+pub const SENDER: &str = "from";
 
 /// Where a client may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +185,7 @@ impl Policy {
             methods: Box::default(),
             rules: None,
             unruled: Origins::Everywhere,
+            stamps_senders: true,
             bans: Arc::new(Bans::new(0, 0)),
         }
     }
@@ -238,6 +244,16 @@ impl Policy {
         } else {
             Err(Refusal::Anonymous)
         }
+    }
+
+    /// What must be asked elsewhere about a token that names an unknown key while keys are fetched: the number of its method.
+    pub fn elsewhere(&self, refusal: &Refusal) -> Option<usize> {
+        let lacks_key = matches!(refusal, Refusal::Token(TokenError::NoKey(_)));
+        let fetches =
+            |method: &Method| matches!(method, Method::Token(tokens) if tokens.fetched.is_some());
+        self.methods
+            .iter()
+            .position(|method| lacks_key && fetches(method))
     }
 
     /// The tokens that are asked about, if any method is.
@@ -303,6 +319,18 @@ impl Policy {
             Decision::Denied(Denial::NoRule) if self.is_unruled(who, peer) => Ok(qos),
             Decision::Denied(denial) => Err(denial),
         }
+    }
+
+    /// True for a topic on whose messages the server writes who sent them.
+    pub fn stamps(&self, topic: &str) -> bool {
+        let is_inbox = || {
+            let below = topic
+                .strip_prefix("u/")
+                .or_else(|| topic.strip_prefix("g/"));
+            let name = below.and_then(|below| below.strip_suffix("/in"));
+            name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
+        };
+        self.stamps_senders && is_inbox()
     }
 
     fn is_unruled(&self, who: &Who<'_>, peer: IpAddr) -> bool {

@@ -13,6 +13,7 @@ impl Config {
         self.check_exposure(errors);
         self.check_addresses(errors);
         self.check_tls(errors);
+        self.check_proxies(errors);
         self.check_access(errors);
         self.check_sizes(errors);
     }
@@ -111,6 +112,30 @@ impl Config {
                 ClientCertificates::None.word()
             );
             errors.push(self.contradiction("tls.client_certificates", problem));
+        }
+    }
+
+    /// Listeners behind a proxy are listeners, and there is a proxy.
+    fn check_proxies(&self, errors: &mut Vec<ConfigError>) {
+        let listeners = &self.listeners;
+        let is_open = |address: &SocketAddr| {
+            let mut protocols = Protocol::ALL.iter();
+            protocols.any(|protocol| self.addresses(*protocol).contains(address))
+        };
+        if let Some(address) = listeners
+            .proxy_protocol
+            .iter()
+            .find(|address| !is_open(address))
+        {
+            let problem = format!(
+                "nothing listens on {address}; write an address of listeners.tcp or another listener, as it is written there"
+            );
+            errors.push(self.contradiction("listeners.proxy_protocol", problem));
+        }
+        if !listeners.proxy_protocol.is_empty() && listeners.proxy_trusted.0.is_empty() {
+            let problem = "a listener behind a proxy, and nobody may be one, so that no client could connect; name the addresses or \
+                           networks of the proxies";
+            errors.push(self.contradiction("listeners.proxy_trusted", problem.into()));
         }
     }
 

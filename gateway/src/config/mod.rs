@@ -29,7 +29,7 @@ pub use raw::{FlagValue, Sources};
 pub use sections::*;
 pub use value::{
     Anonymous, ByteSize, ClientCertificates, CoreCount, Durability, Files, HttpPath, IoBackend,
-    LogFormat, LogLevel, MailboxWhenFull, NodeName, OptionalAddress, RootDepths, Setting,
+    LogFormat, LogLevel, MailboxWhenFull, Networks, NodeName, OptionalAddress, RootDepths, Setting,
     SlowConsumerPolicy, TlsVersion,
 };
 

@@ -11,7 +11,7 @@ use super::access_value::{
 use super::define::sections;
 use super::value::{
     Anonymous, ByteSize, ClientCertificates, CoreCount, Durability, Files, HttpPath, IoBackend,
-    LogFormat, LogLevel, MailboxWhenFull, NodeName, OptionalAddress, RootDepths,
+    LogFormat, LogLevel, MailboxWhenFull, Networks, NodeName, OptionalAddress, RootDepths,
     SlowConsumerPolicy, TlsVersion,
 };
 
@@ -73,6 +73,18 @@ sections! {
         websocket_tls: Vec<SocketAddr> = vec![];
         /// Path of the WebSocket upgrade request; another path is answered with 404.
         websocket_path: HttpPath = HttpPath("/mqtt".into());
+        /// Which of the addresses above are behind a proxy that sends PROXY headers (HAProxy's protocol, version 1 or 2): the client's
+        /// address is then the one that the proxy tells, in bans, rates and logs too. Every connection must begin with a header,
+        /// before TLS, within `mqtt.connect_timeout`.
+        proxy_protocol: Vec<SocketAddr> = vec![];
+        /// Addresses and networks (e.g. "10.0.0.0/8") of these proxies; connections from elsewhere are closed, and counted.
+        proxy_trusted: Networks = Networks::default();
+        /// A connection without traffic for so long is asked by the kernel whether its client still lives; "0s" = never.
+        tcp_keepalive_idle: Duration = Duration::from_secs(2 * MINUTE), Duration::ZERO => Duration::from_secs(32_767);
+        /// Time from one such question to the next, in whole seconds.
+        tcp_keepalive_interval: Duration = Duration::from_secs(30), Duration::from_secs(1) => Duration::from_secs(32_767);
+        /// Questions without an answer after which the connection is over.
+        tcp_keepalive_probes: u8 = 4, 1 => 127;
         /// Connections the kernel holds for each listener of a core before they are accepted; more are not answered by the
         /// kernel. `net.core.somaxconn` bounds it.
         backlog: u32 = 4_096, 1 => 65_535;
@@ -112,6 +124,39 @@ sections! {
         partial_bytes_max: ByteSize = ByteSize::mib(64), ByteSize::mib(1) => ByteSize::gib(64);
     }
 
+    /// How many connections may come in, and how fast. What is beyond a bound is closed at once, before TLS, and counted by reason in
+    /// `roadstead_turned_away_total`. The bounds of an address are off until they are set: behind a load balancer without PROXY headers,
+    /// or a NAT, many clients have the same one.
+    admission: AdmissionSection {
+        /// Connections at once on each listener of the node, divided evenly among the cores. 0 = only `io.connections_max`.
+        listener_connections_max: u32 = 0, 0 => 1_000_000_000;
+        /// Connections at once of one address (IPv6: of its /64). Each core counts for itself, so that an address may have up to this
+        /// many on each. 0 = no bound.
+        address_connections_max: u32 = 0, 0 => 1_000_000_000;
+        /// New connections of one address in a second, on each core. 0 = no bound.
+        address_rate: u32 = 0, 0 => 1_000_000;
+        /// How many of these may come at once after a pause.
+        address_burst: u32 = 100, 1 => 1_000_000;
+        /// New connections of the node in a second, divided evenly among the cores; so many may come at once after a pause.
+        /// 0 = no bound.
+        rate: u32 = 100_000, 0 => 1_000_000_000;
+        /// Addresses and networks that have no bounds of their own: proxies, large NATs, this machine.
+        exempt: Networks = Networks::default();
+    }
+
+    /// Clients that connect again and again, which a broken client or two devices with one client identifier do. Counted by client
+    /// identifier and address together, so that nobody can keep another's client out.
+    flapping: FlappingSection {
+        /// Connects of one client within `window`; at more, its CONNECTs are refused with 0x9F for the time of `ban`. 0 = no bound.
+        connects_max: u32 = 1_000, 0 => 1_000_000_000;
+        /// How long a window is; it begins with the first connect.
+        window: Duration = Duration::from_secs(MINUTE), Duration::from_secs(1) => Duration::from_secs(DAY);
+        /// How long such a client is kept out.
+        ban: Duration = Duration::from_secs(MINUTE), Duration::from_secs(1) => Duration::from_secs(7 * DAY);
+        /// Clients that are counted at a time, divided evenly among the cores; 24 bytes each.
+        clients_max: u32 = 32_768, 64 => 100_000_000;
+    }
+
     /// Who may connect, how they prove who they are, and what they may do. Files are read again when they change, and on
     /// `roadstead ctl reload`; one that is wrong leaves what was read before in use.
     access: AccessSection {
@@ -128,6 +173,9 @@ sections! {
         /// "auto" is "nowhere" with a rules file; without one it is "everywhere" where `access.anonymous` lets everybody in, and
         /// "loopback" otherwise.
         unruled: Unruled = Unruled::Auto;
+        /// Write who sent a message to an inbox (`u/{user}/in`, `g/{group}/in`) on it: the user property `from`, which nobody else
+        /// can write.
+        stamp_senders: bool = true;
         /// File of users, passwords and groups, written by `roadstead passwd`. "" = none.
         password_file: OptionalFile = OptionalFile::default();
         /// Passwords checked at the same time, each on a thread and 19 MiB of its own for some 20 ms; the others wait.
@@ -204,6 +252,11 @@ sections! {
         filters_per_packet_max: u32 = 256, 1 => 65_536;
         /// Most subscriptions of a session; more get 0x97 in SUBACK.
         subscriptions_per_session_max: u32 = 1_000, 1 => 10_000_000;
+        /// Packets that one client may send in a second of its own (publishes, subscriptions, pings), and as many at once after a
+        /// pause. A faster one is not read for a while; nothing is lost. 0 = no bound.
+        session_messages_per_s: u32 = 0, 0 => 1_000_000;
+        /// Bytes of these packets in a second; a packet that is larger is taken, and paid for by waiting. "0 B" = no bound.
+        session_bytes_per_s: ByteSize = ByteSize::bytes(0), ByteSize::bytes(0) => ByteSize::gib(1);
         /// Receive Maximum of the server: QoS 1 and 2 publishes of one client that are not answered to their end. MQTT 5.0
         /// clients that exceed it get 0x93.
         receive_maximum: u16 = 1_024, 1 => u16::MAX;

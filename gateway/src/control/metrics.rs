@@ -4,6 +4,7 @@
 //! the rest is one each.
 
 mod access;
+mod admission;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -53,6 +54,7 @@ pub fn families(samples: &[CoreSample], status: &NodeStatus) -> Vec<MetricFamily
     let mut families = node_families(samples, status);
     families.extend(counter_families(samples));
     families.extend(delivery_families(samples));
+    families.extend(admission::families(samples));
     families.extend(core_families(samples));
     families.extend(driver_families(samples));
     families.extend(engine_families(&status.engine()));

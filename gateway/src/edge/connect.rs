@@ -12,13 +12,15 @@ use reactor::driver::ConnectionId;
 use super::depart::Leave;
 use super::exchange::Method;
 use super::login::{Login, judge_will};
+use super::publish::forwarded_properties;
 use super::session::{Session, Traffic};
 use super::{Edge, Flow, State, tells_reasons};
 use crate::access::Identity;
+use crate::access::policy::Refusal;
 use crate::core_message::{Attach, Attached, AttachedSession, CoreMessage, Detach};
 use crate::engine::WillRecord;
-use crate::limits::Limits;
 use crate::message::{Message, MessageParts, SessionId};
+use crate::metrics::TurnedAway;
 use crate::shard::Arrival;
 use crate::turn::{Timer, Turn};
 
@@ -114,11 +116,10 @@ impl Edge {
             State::AwaitConnect(arrival) if connect.authentication_method.is_some() => {
                 return self.begin_exchange(turn, id, *arrival, connect, frame);
             }
-            State::AwaitConnect(arrival) => match Self::outcome(turn, id, &arrival, connect) {
-                Some(outcome) => (*arrival, outcome),
-                None => {
-                    connection.state = State::Authenticating(arrival);
-                    return Ok(Flow::Stall); // The packet is kept, and read again when the answer is there.
+            State::AwaitConnect(arrival) => match Self::outcome(turn, &arrival, connect) {
+                Ok(outcome) => (*arrival, outcome),
+                Err((credentials, from)) => {
+                    return Ok(self.ask_elsewhere(turn, id, *arrival, credentials, from));
                 }
             },
             State::Judged(judged) => *judged,
@@ -128,7 +129,7 @@ impl Edge {
             arrival,
             identity: outcome
                 .map_err(|refusal| self.refused(turn, id, connect.client_id, refusal))?,
-            method: None,
+            method: connect.authentication_method.and_then(Method::of_name),
             data: None,
         };
         self.attach(turn, id, connect, entry)?;
@@ -147,7 +148,7 @@ impl Edge {
         let will = connect
             .will
             .as_ref()
-            .map(|will| will_record(will, limits))
+            .map(|will| will_record(turn, entry.identity.as_deref(), will))
             .transpose()?;
         let asked_expiry_s = match connect.version {
             Version::V5 => connect.session_expiry_s.unwrap_or(0),
@@ -169,12 +170,19 @@ impl Edge {
             data,
         } = entry;
         let peer = arrival.peer;
+        let user = identity.as_ref().and_then(|identity| identity.user.clone());
+        let ban = turn
+            .policy
+            .ban(peer.ip(), &client_id, user.as_deref(), turn.now.unix_ms);
+        if ban.is_some() {
+            turn.stats.turn_away(TurnedAway::Banned);
+            return Err(self.refused(turn, id, &client_id, Refusal::Banned));
+        }
         let who = (identity.clone(), method);
         let login = Login::new(turn, who, &client_id, peer.ip());
         if let Some(will) = &connect.will {
             judge_will(turn, id, login.as_deref(), will)?;
         }
-        let user = identity.as_ref().and_then(|identity| identity.user.clone());
         let home_core = turn.facts.home_of(user.as_deref().unwrap_or(&client_id));
         let attaching = Attaching {
             version: connect.version,
@@ -275,7 +283,7 @@ impl Edge {
             subscriptions: attached.subscriptions,
             subscribing: 0,
             sequence: 0,
-            filters: Vec::new(),
+            filters: Box::default(),
             shared: false,
             login: attaching.login,
             traffic: Traffic::resumed(attached.received),
@@ -383,6 +391,7 @@ fn has_return_code(reason: ReasonCode) -> bool {
             | ReasonCode::ServerUnavailable
             | ReasonCode::ServerBusy
             | ReasonCode::QuotaExceeded
+            | ReasonCode::ConnectionRateExceeded
             | ReasonCode::BadUserNameOrPassword
             | ReasonCode::NotAuthorized
             | ReasonCode::BadAuthenticationMethod
@@ -401,14 +410,18 @@ fn keep_alive(connect: &Connect<'_>, maximum_s: u16) -> (u16, bool) {
 }
 
 /// The will as it is kept.
-fn will_record(will: &Will<'_>, limits: &Limits) -> Result<WillRecord, ReasonCode> {
+fn will_record(
+    turn: &Turn<'_>,
+    identity: Option<&Identity>,
+    will: &Will<'_>,
+) -> Result<WillRecord, ReasonCode> {
+    let limits = &turn.facts.limits;
     let levels = will.topic.split('/').count();
     let too_long = will.topic.len() > limits.topic_bytes_max || levels > limits.topic_levels_max;
     if too_long || will.topic.starts_with('$') {
         return Err(ReasonCode::TopicNameInvalid);
     }
-    let mut properties = Vec::new();
-    encode::forwarded_properties(&mut properties, &will.properties);
+    let properties = forwarded_properties(turn, identity, will.topic, &will.properties);
     let message = Message::new(MessageParts {
         topic: will.topic,
         properties: &properties,

@@ -18,6 +18,7 @@ use reactor::driver::ConnectionId;
 
 use super::connect::Entry;
 use super::depart::Leave;
+use super::login::credentials;
 use super::{Edge, Flow, State};
 use crate::access::Identity;
 use crate::access::policy::Refusal;
@@ -40,7 +41,7 @@ impl Method {
         }
     }
 
-    fn of_name(name: &str) -> Option<Self> {
+    pub(super) fn of_name(name: &str) -> Option<Self> {
         [Self::Scram, Self::Token]
             .into_iter()
             .find(|method| method.name() == name)
@@ -90,6 +91,13 @@ impl Edge {
         let method = Method::of_name(name).ok_or(ReasonCode::BadAuthenticationMethod)?;
         let data = connect.authentication_data.unwrap_or_default();
         let begun = self.begin(turn, method, data)?;
+        if let Err(refusal) = &begun
+            && let Some(from) = turn.policy.elsewhere(refusal)
+        {
+            let mut credentials = credentials(&arrival, connect);
+            credentials.password = Some(data.into());
+            return Ok(self.ask_elsewhere(turn, id, arrival, credentials, from));
+        }
         match begun.map_err(|refusal| self.refused(turn, id, connect.client_id, refusal))? {
             Step::Done(identity, data) => {
                 let entry = Entry {

@@ -25,6 +25,9 @@ impl Edge {
         id: ConnectionId,
         frame: Frame<'_>,
     ) -> Flow {
+        if self.must_wait(turn, id, frame) {
+            return Flow::Stall; // It sent more than it may in so short a time.
+        }
         let Some((link, session)) = self.live(id) else {
             return Flow::Closed;
         };
@@ -69,10 +72,14 @@ impl Edge {
                     ))
                 }
             });
-        handled.unwrap_or_else(|violation| {
+        let flow = handled.unwrap_or_else(|violation| {
             self.violated(turn, id, violation);
             Flow::Closed
-        })
+        });
+        if flow == Flow::Continue {
+            self.charge(turn, id, frame);
+        }
+        flow
     }
 
     /// PUBACK: the client has a QoS 1 message.

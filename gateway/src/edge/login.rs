@@ -12,7 +12,7 @@ use reactor::wheel::TimerKey;
 use super::depart::Leave;
 use super::exchange::Method;
 use super::session::Session;
-use super::{Edge, State};
+use super::{Edge, Flow, State};
 use crate::access::policy::{Answer, Credentials, Outcome, Question, Verdict};
 use crate::access::rules::Denial;
 use crate::access::{Identity, Who, scram};
@@ -35,17 +35,14 @@ pub(super) struct Login {
 }
 
 impl Login {
-    /// `None` for a client of which nothing has to be known.
+    /// `None` for a client that proved nothing and may do everything.
     pub(super) fn new(
         turn: &Turn<'_>,
         (identity, method): (Option<Arc<Identity>>, Option<Method>),
         client: &str,
         peer: IpAddr,
     ) -> Option<Box<Self>> {
-        let expires = identity
-            .as_ref()
-            .is_some_and(|identity| identity.expires_at_unix_ms.is_some());
-        if turn.policy.is_open_to(identity.as_deref(), peer) && !expires && method.is_none() {
+        if identity.is_none() && turn.policy.is_open_to(None, peer) {
             return None;
         }
         Some(Box::new(Self {
@@ -81,6 +78,17 @@ impl Login {
             policy.may_subscribe((&who, self.peer), topic, QoS::AtMostOnce)?;
         }
         Ok(())
+    }
+}
+
+/// What a client shows of itself.
+pub(super) fn credentials(arrival: &Arrival, connect: &Connect<'_>) -> Credentials {
+    Credentials {
+        client: connect.client_id.into(),
+        user_name: connect.username.map(Into::into),
+        password: connect.password.map(Into::into),
+        peer: arrival.peer,
+        certificate: arrival.certificate.clone(),
     }
 }
 
@@ -135,38 +143,45 @@ fn judge(
 }
 
 impl Edge {
-    /// Who a client is that shows no authentication method; `None` when that must be found out elsewhere.
+    /// Who a client is that shows no authentication method; an error when that must be found out elsewhere.
     pub(super) fn outcome(
-        turn: &mut Turn<'_>,
-        id: ConnectionId,
+        turn: &Turn<'_>,
         arrival: &Arrival,
         connect: &Connect<'_>,
-    ) -> Option<Outcome> {
+    ) -> Result<Outcome, (Credentials, usize)> {
         let policy = turn.policy;
         if policy.methods.is_empty() {
             let showed_any = connect.username.is_some() || connect.password.is_some();
-            return Some(policy.without_proof(showed_any, arrival.peer.ip()));
+            return Ok(policy.without_proof(showed_any, arrival.peer.ip()));
         }
-        let credentials = Credentials {
-            client: connect.client_id.into(),
-            user_name: connect.username.map(Into::into),
-            password: connect.password.map(Into::into),
-            peer: arrival.peer,
-            certificate: arrival.certificate.clone(),
-        };
+        let credentials = credentials(arrival, connect);
         match policy.ask(0, &credentials, turn.now.unix_ms) {
-            Answer::Decided(outcome) => Some(outcome),
-            Answer::Elsewhere(from) => {
-                turn.outbox.questions.push(Question {
-                    core: turn.facts.core,
-                    connection: id,
-                    policy: Arc::clone(policy),
-                    from,
-                    credentials: Box::new(credentials),
-                });
-                None
-            }
+            Answer::Decided(outcome) => Ok(outcome),
+            Answer::Elsewhere(from) => Err((credentials, from)),
         }
+    }
+
+    /// Asks the control thread who a client is. Its CONNECT is kept unread, and read again when the answer is there.
+    pub(super) fn ask_elsewhere(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        arrival: Arrival,
+        credentials: Credentials,
+        from: usize,
+    ) -> Flow {
+        let Some(connection) = self.connection(id) else {
+            return Flow::Closed;
+        };
+        connection.state = State::Authenticating(Box::new(arrival));
+        turn.outbox.questions.push(Question {
+            core: turn.facts.core,
+            connection: id,
+            policy: Arc::clone(turn.policy),
+            from,
+            credentials: Box::new(credentials),
+        });
+        Flow::Stall
     }
 
     /// A question about a client is answered: its CONNECT, which was kept, is read again.

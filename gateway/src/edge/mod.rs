@@ -21,6 +21,7 @@ mod partial;
 mod publish;
 mod session;
 mod subscribe;
+mod throttle;
 mod websocket;
 
 use std::collections::VecDeque;
@@ -393,7 +394,7 @@ impl Edge {
         }
         let due = link.last_seen_ms + session.keep_alive_limit_ms();
         if due > turn.now.mono_ms {
-            session.relax();
+            session.relax(turn);
             let look_at = session.keep_alive_look_ms(due);
             link.timer = Some(turn.timers.arm(look_at, Timer::KeepAlive(id)));
         } else {

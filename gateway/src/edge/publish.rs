@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use edge_proto::encode;
-use edge_proto::packet::{PacketType, Publish, QoS, Version};
+use edge_proto::packet::{PacketType, Publish, PublishProperties, QoS, Version};
 use edge_proto::reason::{ReasonCode, Violation};
 use edge_proto::session::inbound::{Answer, Arrival};
 use edge_proto::topic::TopicName;
@@ -14,6 +14,8 @@ use super::link::Link;
 use super::login::judge_publish;
 use super::session::Session;
 use super::{Edge, Flow};
+use crate::access::Identity;
+use crate::access::policy::SENDER;
 use crate::core_message::{CoreMessage, Origin, PublishRequest};
 use crate::message::{Message, MessageParts};
 use crate::turn::Turn;
@@ -223,9 +225,26 @@ fn resolve_alias(
     Ok(None)
 }
 
+/// The properties that a message keeps, and who sent it where the server says so.
+pub(super) fn forwarded_properties(
+    turn: &Turn<'_>,
+    identity: Option<&Identity>,
+    topic: &str,
+    properties: &PublishProperties<'_>,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    if turn.policy.stamps(topic) {
+        let user = identity.and_then(|identity| identity.user.as_deref());
+        encode::stamped_properties(&mut out, properties, (SENDER, user));
+    } else {
+        encode::forwarded_properties(&mut out, properties);
+    }
+    out
+}
+
 fn message_of(turn: &Turn<'_>, session: &Session, topic: &str, publish: &Publish<'_>) -> Message {
-    let mut properties = Vec::new();
-    encode::forwarded_properties(&mut properties, &publish.properties);
+    let identity = session.login.as_ref().map(|login| &*login.identity);
+    let properties = forwarded_properties(turn, identity, topic, &publish.properties);
     let expiry = publish.properties.message_expiry_s;
     Message::new(MessageParts {
         topic,

@@ -173,9 +173,7 @@ impl Edge {
             return 0;
         };
         if is_new {
-            session.filters.reserve_exact(1);
-            session.filters.push(filter.clone());
-            session.shared |= is_shared(&filter);
+            session.add_filter(filter.clone());
         }
         session.tell_load(turn); // To the owners that it has already; the new one hears of it with the request.
         let load = session.traffic.as_ref().map_or(0, |traffic| traffic.load);
@@ -256,8 +254,7 @@ impl Edge {
             let Some((_, session)) = self.live(id) else {
                 return Ok(Flow::Closed);
             };
-            session.filters.retain(|known| **known != *filter);
-            session.shared = session.filters.iter().any(|filter| is_shared(filter));
+            session.remove_filter(&filter);
             let session = session.session;
             for core in turn.facts.owners_of_filter(&filter) {
                 outstanding += 1;
@@ -280,8 +277,7 @@ impl Edge {
         let Some((_, session)) = self.live(id) else {
             return;
         };
-        session.filters.retain(|known| **known != *filter);
-        session.shared = session.filters.iter().any(|filter| is_shared(filter));
+        session.remove_filter(filter);
         session.subscriptions = session.subscriptions.saturating_sub(1);
         turn.stats.counters.subscriptions_cut += 1;
         let session = session.session;

@@ -215,6 +215,18 @@ impl Home {
         !keys.is_empty()
     }
 
+    /// Ends the connection of a session, if it has one.
+    pub(super) fn evict(&mut self, turn: &mut Turn<'_>, key: Key, reason: ReasonCode) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && let Phase::Attached(edge) = session.phase
+        {
+            session.phase = Phase::Evicting(edge);
+            let connection = edge.connection;
+            turn.outbox
+                .tell(edge.core, CoreMessage::Evict { connection, reason });
+        }
+    }
+
     fn kick_session(&mut self, turn: &mut Turn<'_>, key: Key, delete: bool) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
@@ -223,17 +235,7 @@ impl Home {
             durable.expiry_s = 0;
         }
         match session.phase {
-            Phase::Attached(edge) => {
-                session.phase = Phase::Evicting(edge);
-                let reason = ReasonCode::AdministrativeAction;
-                turn.outbox.tell(
-                    edge.core,
-                    CoreMessage::Evict {
-                        connection: edge.connection,
-                        reason,
-                    },
-                );
-            }
+            Phase::Attached(_) => self.evict(turn, key, ReasonCode::AdministrativeAction),
             Phase::Offline if delete && session.durable.is_some() => self.delete(turn, key),
             Phase::Offline | Phase::Evicting(_) | Phase::Storing | Phase::Deleting => {}
         }

@@ -12,6 +12,7 @@
 //! A CONNECT that waits is in `next`; a newer one replaces it, and the older is told that its session was taken over.
 
 mod directory;
+mod flapping;
 mod lifetime;
 mod mailbox;
 mod review;
@@ -30,10 +31,12 @@ use reactor::slab::{Key, Slab};
 use reactor::wheel::TimerKey;
 
 use crate::access::Identity;
+use crate::access::flap::FlapGuard;
 use crate::core_message::{
     Attach, Attached, AttachedSession, CoreMessage, Detach, Origin, Presence, load_level,
 };
 use crate::engine::{Command, Completion, SessionRecord, WillRecord};
+use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
 use crate::shard::{TokenRole, token};
@@ -64,6 +67,10 @@ pub struct Home {
     to_review: Vec<Key>,
     /// Durable sessions that have a connection.
     attached_durable: u64,
+    /// Who connects again and again; `None` when nobody cares.
+    flapping: Option<FlapGuard>,
+    /// Clients without a session here who wanted in while far more did than can be taken.
+    strangers: u32,
 }
 
 /// One session.
@@ -122,6 +129,8 @@ struct Durable {
     load: u8,
     /// True when its subscriptions were judged since the node started.
     reviewed: bool,
+    /// True when a subscription was taken from it and what that one brought may still be in the mailbox: what is read from it is judged.
+    suspect: bool,
     /// QoS 2 packet identifiers received and not released, while it is not connected.
     received: Vec<u16>,
     mailbox: Mailbox,
@@ -142,8 +151,10 @@ enum Request {
 
 impl Home {
     /// A home without sessions. The seed makes its hash tables unpredictable.
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, limits: &Limits) -> Self {
+        let guard = |policy| FlapGuard::new(limits.flapping_clients_max, policy, seed);
         Self {
+            flapping: limits.flapping.map(guard),
             sessions: Directory::new(seed),
             durable: HashMap::default(),
             requests: HashMap::default(),
@@ -155,6 +166,7 @@ impl Home {
             waiting: Waiting::default(),
             to_review: Vec::new(),
             attached_durable: 0,
+            strangers: 0,
         }
     }
 
@@ -182,17 +194,7 @@ impl Home {
             refuse(turn, &older, ReasonCode::SessionTakenOver);
         }
         match session.phase {
-            Phase::Attached(edge) => {
-                session.phase = Phase::Evicting(edge);
-                let reason = ReasonCode::SessionTakenOver;
-                turn.outbox.tell(
-                    edge.core,
-                    CoreMessage::Evict {
-                        connection: edge.connection,
-                        reason,
-                    },
-                );
-            }
+            Phase::Attached(_) => self.evict(turn, key, ReasonCode::SessionTakenOver),
             Phase::Offline => self.advance(turn, key),
             Phase::Evicting(_) | Phase::Storing | Phase::Deleting => {}
         }

@@ -1,11 +1,12 @@
 //! Durable sessions judged anew: when the policy changes, when a client comes back as somebody with other rights, and when a
-//! session of the store is used for the first time. What the rules do not allow any more is unsubscribed; what was stored while it was
-//! allowed stays.
+//! session of the store is used for the first time. What the rules do not allow any more is unsubscribed, and what it brought into the
+//! mailbox is not sent. Who is banned is disconnected, and keeps its session.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use edge_proto::packet::QoS;
+use edge_proto::reason::ReasonCode;
 use edge_proto::topic::TopicName;
 use reactor::slab::Key;
 
@@ -46,6 +47,13 @@ impl Home {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
+        let (user, peer) = (session.user(), session.peer.ip());
+        let ban = turn
+            .policy
+            .ban(peer, &session.client_id, user, turn.now.unix_ms);
+        if ban.is_some() {
+            return self.evict(turn, key, ReasonCode::AdministrativeAction);
+        }
         if turn
             .policy
             .is_open_to(session.identity.as_deref(), session.peer_to_judge())
@@ -111,6 +119,16 @@ impl Home {
             .into_iter()
             .filter(|filter| !may_stay(filter))
             .collect();
+        if cut.is_empty() {
+            return;
+        }
+        if let Some(durable) = self
+            .sessions
+            .get_mut(key)
+            .and_then(|session| session.durable.as_mut())
+        {
+            durable.suspect = true;
+        }
         for filter in cut {
             turn.stats.counters.subscriptions_cut += 1;
             self.unsubscribe(turn, key, None, filter);
@@ -123,6 +141,43 @@ impl Home {
             session.identity = Some(identity);
             self.review_subscriptions(turn, key);
         }
+    }
+}
+
+/// Whether one client may read topics.
+pub(super) struct Judge {
+    identity: Arc<Identity>,
+    client_id: Box<str>,
+    peer: IpAddr,
+}
+
+impl Judge {
+    pub(super) fn of(identity: Option<&Arc<Identity>>, client_id: &str, peer: SocketAddr) -> Self {
+        Self {
+            identity: identity.cloned().unwrap_or_default(),
+            client_id: client_id.into(),
+            peer: peer_to_judge(peer),
+        }
+    }
+
+    pub(super) fn may_read(&self, turn: &Turn<'_>, topic: &str) -> bool {
+        let who = Who {
+            identity: &self.identity,
+            client: &self.client_id,
+        };
+        turn.policy
+            .may_subscribe((&who, self.peer), topic, QoS::AtMostOnce)
+            .is_ok()
+    }
+}
+
+/// Where a client came from. Of a session from the store that is not known: its CONNECT was judged, so it counts as one from this
+/// machine, which is where most of what no rule decides is allowed to.
+fn peer_to_judge(peer: SocketAddr) -> IpAddr {
+    if peer.ip().is_unspecified() {
+        Ipv4Addr::LOCALHOST.into()
+    } else {
+        peer.ip()
     }
 }
 
@@ -139,15 +194,8 @@ impl HomeSession {
         }
     }
 
-    /// Where the client came from. Of a session from the store that is not known: its CONNECT was judged, so it counts as one from
-    /// this machine, which is where most of what no rule decides is allowed to.
     fn peer_to_judge(&self) -> IpAddr {
-        let peer = self.peer.ip();
-        if peer.is_unspecified() {
-            Ipv4Addr::LOCALHOST.into()
-        } else {
-            peer
-        }
+        peer_to_judge(self.peer)
     }
 
     /// Publishes the will, if there is one and the rules still allow it.

@@ -6,6 +6,7 @@ use edge_proto::reason::ReasonCode;
 
 use super::{Home, refuse};
 use crate::core_message::Attach;
+use crate::metrics::TurnedAway;
 use crate::turn::Turn;
 
 /// CONNECTs that wait at one core, at most; one more is told that the server is busy.
@@ -16,6 +17,9 @@ const WILL_BYTES_MAX: usize = 4 << 20;
 const PATIENCE_MS: u64 = 5_000;
 /// How many go on in a turn: each may make a command for the engine, which is not to be flooded again.
 const PER_TURN: usize = 64;
+
+/// Of so many strangers one is let in while far more clients want in than can be taken.
+const STRANGERS_PER_WELCOME: u32 = 4;
 
 /// CONNECTs in the order in which they came.
 #[derive(Debug, Default)]
@@ -72,6 +76,13 @@ impl Home {
     /// A CONNECT wants this client id. It waits while it needs the engine and that takes nothing more, or while an earlier one
     /// with the same client id does: the later one wins.
     pub fn attach(&mut self, turn: &mut Turn<'_>, attach: Attach) {
+        if self.is_flapping(turn, &attach) {
+            return refuse(turn, &attach, ReasonCode::ConnectionRateExceeded);
+        }
+        if turn.congestion.pressed && self.must_give_way(&attach) {
+            turn.stats.turn_away(TurnedAway::Pressed);
+            return refuse(turn, &attach, ReasonCode::ConnectionRateExceeded);
+        }
         let must_wait = turn.congestion.engine && self.needs_engine(&attach);
         if !must_wait && !self.waiting.holds(&attach) {
             return self.admit(turn, attach);
@@ -79,6 +90,21 @@ impl Home {
         if let Err(attach) = self.waiting.push(turn.now.mono_ms, attach) {
             refuse(turn, &attach, ReasonCode::ServerBusy);
         }
+    }
+
+    /// True for most of those who have no session here, so that those who have one come in first. Some come in even so: a node that
+    /// is pressed for long must not be closed to everybody new.
+    fn must_give_way(&mut self, attach: &Attach) -> bool {
+        let is_known = !attach.clean_start
+            && self
+                .sessions
+                .find(attach.user(), &attach.client_id)
+                .is_some();
+        if is_known {
+            return false;
+        }
+        self.strangers = self.strangers.wrapping_add(1);
+        !self.strangers.is_multiple_of(STRANGERS_PER_WELCOME)
     }
 
     fn needs_engine(&self, attach: &Attach) -> bool {
@@ -137,13 +163,14 @@ mod tests {
         ids: SessionIds,
         now: Now,
         behind: bool,
+        pressed: bool,
         connects: u32,
     }
 
     impl Tested {
         fn behind() -> Self {
             Self {
-                home: Home::new(1),
+                home: Home::new(1, &Limits::default()),
                 outbox: Outbox::new(0, 1),
                 facts: Facts {
                     core: 0,
@@ -159,6 +186,7 @@ mod tests {
                 ids: SessionIds::new(1, 0),
                 now: Now::default(),
                 behind: true,
+                pressed: false,
                 connects: 0,
             }
         }
@@ -175,6 +203,7 @@ mod tests {
                 congestion: Congestion {
                     congested: self.behind,
                     engine: self.behind,
+                    pressed: self.pressed,
                 },
             };
             act(&mut self.home, &mut turn);
@@ -242,6 +271,39 @@ mod tests {
         tested.end_turn();
         assert_eq!(tested.stored(), ["durable"]);
         assert!(!tested.home.has_waiting_connects());
+    }
+
+    #[test]
+    fn while_too_many_want_in_most_strangers_give_way_and_kept_sessions_do_not() {
+        let mut tested = Tested::behind();
+        tested.behind = false;
+        tested.connect("kept", 0);
+        assert_eq!(tested.answers(), [(1, Ok(()))]);
+        tested.pressed = true;
+        for number in 0..8 {
+            tested.connect(&format!("stranger-{number}"), 0);
+        }
+        let answers = tested.answers();
+        let refused = Err(ReasonCode::ConnectionRateExceeded);
+        let let_in = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
+        assert_eq!((let_in, answers.len()), (2, 8), "one of four");
+        assert!(
+            answers
+                .iter()
+                .all(|(_, answer)| answer.is_ok() || *answer == refused)
+        );
+        assert_eq!(tested.stats.turned_away[TurnedAway::Pressed as usize], 6);
+        for _ in 0..4 {
+            tested.connect("kept", 0); // Evicts the connection before; never refused.
+        }
+        let refusals = tested
+            .answers()
+            .into_iter()
+            .filter(|(_, answer)| *answer == refused);
+        assert_eq!(refusals.count(), 0);
+        tested.pressed = false;
+        tested.connect("stranger-9", 0);
+        assert_eq!(tested.answers().len(), 1);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use reactor::probe::pin_to_cpu;
 use reactor::uring::UringDriver;
 
 use super::{CoreReport, StartError, system};
+use crate::access::gate::{Gate, GateLimits};
 use crate::access::policy::{Policy, Verdict};
 use crate::admin::AdminRequest;
 use crate::config::Protocol;
@@ -24,7 +25,8 @@ use crate::core_message::CoreMessage;
 use crate::engine::thread::CommandSender;
 use crate::engine::{Completion, Restored};
 use crate::event_loop::{
-    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Secured, Stopping,
+    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Newcomers, Proxied, ProxyLimits,
+    Secured, Stopping,
 };
 use crate::limits::TlsLimits;
 use crate::outbox::Outbox;
@@ -50,6 +52,10 @@ pub(super) struct CorePlan {
     pub(super) tls: TlsLimits,
     /// By place; none without TLS listeners.
     pub(super) acceptors: Vec<Arc<Acceptor>>,
+    pub(super) gate: GateLimits,
+    pub(super) proxy: Option<ProxyLimits>,
+    /// By listener: whether its connections begin with a PROXY header.
+    pub(super) proxied: Vec<bool>,
 }
 
 /// What a core gets once all drivers exist.
@@ -114,6 +120,7 @@ fn live<D: Driver>(
     }
     let Ok(kit) = kit.recv() else { return Ok(()) };
     let now = plan.clock.now();
+    let seed = plan.facts.seed;
     let mut outbox = Outbox::new(core, plan.facts.placement.cores());
     let mut shard = Shard::new(plan.facts, plan.policy, plan.boot, now);
     for (item, home) in &kit.restored {
@@ -138,12 +145,18 @@ fn live<D: Driver>(
         listeners: kit
             .listeners
             .iter()
-            .map(|(_, protocol)| ListenerKind {
+            .zip(plan.proxied)
+            .map(|((_, protocol), proxied)| ListenerKind {
                 websocket: protocol.is_websocket(),
                 acceptor: Certificates::place(*protocol),
+                proxied,
             })
             .collect(),
         secured: (!plan.acceptors.is_empty()).then(|| Secured::new(plan.tls, &plan.acceptors)),
+        gate: Gate::new(plan.gate, seed),
+        newcomers: Newcomers::default(),
+        accepted: 0,
+        proxied: plan.proxy.map(Proxied::new),
         clock: plan.clock,
         stopping: plan.stopping,
         engine_backlog: plan.engine_backlog,

@@ -123,6 +123,11 @@ pub fn run(config: Config) -> Result<(), StartError> {
     }
     let admin = bind_admin(&config)?;
     let plan = plan_listeners(&config)?;
+    // By the addresses as they are written: port 0 becomes a port when the first core listens.
+    let proxied: Vec<bool> = plan
+        .iter()
+        .map(|(listener, _)| config.listeners.proxy_protocol.contains(&listener.address))
+        .collect();
     let certificates = Certificates::of(&config)?;
     let acceptors = certificates.read()?;
     let placement = Placement::single_node(cores);
@@ -158,6 +163,9 @@ pub fn run(config: Config) -> Result<(), StartError> {
             quiet_wait: config.io.quiet_wait,
             tls: config.to_tls_limits(),
             acceptors: acceptors.clone(),
+            gate: config.to_gate_limits(),
+            proxy: config.to_proxy_limits(),
+            proxied: proxied.clone(),
         };
         threads.push(core_thread::spawn(plan, reports.clone(), kit_receiver)?);
         kits.push(kit_sender);

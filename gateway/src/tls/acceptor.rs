@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig, version};
+use rustls::{CipherSuite, RootCertStore, ServerConfig, version};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
@@ -48,7 +48,7 @@ impl Acceptor {
     /// # Errors
     /// The first thing that is wrong with the settings.
     pub fn new(settings: &Settings) -> Result<Self, SettingsError> {
-        let provider = Arc::new(default_provider());
+        let provider = Arc::new(provider());
         let mut by_name = ByName::default();
         let mut certificates = Vec::new();
         for certificate in &settings.certificates {
@@ -74,6 +74,7 @@ impl Acceptor {
         config
             .alpn_protocols
             .clone_from(&settings.application_protocols);
+        config.ignore_client_order = true; // See `provider`.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.enable_secret_extraction = true;
         config.send_tls13_tickets = usize::from(!settings.ticket_secrets.is_empty());
@@ -124,6 +125,22 @@ impl std::fmt::Debug for Acceptor {
             .field("certificates", &self.certificates)
             .finish_non_exhaustive()
     }
+}
+
+/// aws-lc-rs, which prefers AES-128 here: it protects as long as anybody can foresee, and its suites derive keys with SHA-256,
+/// which processors have instructions for. The client's order counts for nothing: all suites are good, and auditors want the choice
+/// to be the server's.
+fn provider() -> CryptoProvider {
+    let mut provider = default_provider();
+    provider.cipher_suites.sort_by_key(|suite| {
+        !matches!(
+            suite.suite(),
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
+    });
+    provider
 }
 
 fn pem_error(file: &PemFile, error: &PemError) -> SettingsError {

@@ -91,7 +91,7 @@ impl World {
         let access = Access::open(config, Clock::start()).unwrap_or_else(|error| panic!("{error}"));
         let access = Arc::new(access);
         let (cores, policies) = cores();
-        let mut driver = EpollDriver::new(DriverConfig::small()).expect("epoll works");
+        let driver = EpollDriver::new(DriverConfig::small()).expect("epoll works");
         let (sender, inbox) = inbox(2, driver.waker());
         let (serving, told) = (Arc::clone(&access), Arc::clone(&cores));
         tokio::spawn(async move { serving.serve(told, vec![sender]).await });

@@ -1,8 +1,11 @@
 //! What clients may do, and what becomes of it when the rules or the client's proof change.
 
+use std::sync::Arc;
+
 use edge_proto::encode;
-use edge_proto::packet::{Connect, Publish, PublishProperties, QoS, Version, Will};
+use edge_proto::packet::{Connect, Publish, PublishProperties, QoS, UserProperties, Version, Will};
 use edge_proto::reason::ReasonCode;
+use gateway::access::bans::{Bans, Subject, Term};
 use gateway::access::policy::{Origins, Policy};
 use gateway::shard::Arrival;
 use serde_json::json;
@@ -338,4 +341,94 @@ fn whoever_brings_rules_has_no_others_than_these_and_the_nodes() {
         world.subscribe(id, "other", QoS::AtLeastOnce),
         NOT_AUTHORIZED
     );
+}
+
+#[test]
+fn what_a_cut_subscription_brought_into_the_mailbox_is_not_sent() {
+    let mut world = World::new(strict([tokens()], WIDE));
+    let token = token(&claims("alice", &[]));
+    let connect = Connect {
+        clean_start: false,
+        session_expiry_s: Some(600),
+        ..with_password("durable", "", token.as_bytes())
+    };
+    let (id, _) = world.connect(&connect);
+    world.subscribe(id, "u/bob/#", QoS::AtLeastOnce);
+    world.subscribe(id, "news/#", QoS::AtLeastOnce);
+    world.leave(id);
+    let bob = world.enter("bob-1", &claims("bob", &[]));
+    for topic in ["u/bob/x", "news/x"] {
+        world.publish(bob, topic, "before", plain(), false);
+    }
+    world.set_policy(strict([tokens()], NARROW));
+    let (_, heard) = world.connect(&connect);
+    assert!(
+        matches!(&heard[..], [Heard::ConnAck(_), Heard::Message { topic, .. }] if topic == "news/x"),
+        "{heard:?}"
+    );
+    assert!(world.conserves());
+}
+
+#[test]
+fn the_server_says_who_sent_a_message_to_an_inbox_and_nobody_else_can() {
+    let mut forged = Vec::new();
+    encode::user_properties(&mut forged, &[("from", "eve"), ("mood", "good")]);
+    let forged = UserProperties::parse(&forged).expect("well formed");
+    let mut world = World::new(strict([tokens()], RULES));
+    let bob = world.enter("bob-1", &claims("bob", &["chess"]));
+    world.subscribe(bob, "u/bob/#", QoS::AtLeastOnce);
+    world.subscribe(bob, "g/chess/in", QoS::AtLeastOnce);
+    let alice = world.enter("phone", &claims("alice", &["chess"]));
+    for topic in ["u/bob/in", "g/chess/in"] {
+        let properties = PublishProperties {
+            user_properties: forged,
+            ..plain()
+        };
+        world.publish(alice, topic, "x", properties, false);
+        assert_eq!(
+            world.hear_user_properties(bob),
+            [["mood", "good"], ["from", "alice"]]
+        );
+    }
+}
+
+#[test]
+fn a_ban_keeps_out_and_ends_what_is_open() {
+    let banned = |subject| {
+        let mut bans = Bans::new(8, 1);
+        let term = Term {
+            until_unix_ms: None,
+            reason: "spam".into(),
+        };
+        bans.add(subject, term, 0).expect("there is room");
+        Policy {
+            bans: Arc::new(bans),
+            ..strict([tokens()], WIDE)
+        }
+    };
+    let subjects = [
+        Subject::User("eve".into()),
+        Subject::Client("phone".into()),
+        Subject::Network("192.0.2.0/24".parse().expect("a network")),
+    ];
+    for subject in subjects {
+        let mut world = World::new(strict([tokens()], WIDE));
+        let token = token(&claims("eve", &[]));
+        let arrival = Arrival::plain(false, remote());
+        let connect = with_password("phone", "", token.as_bytes());
+        let (eve, _) = world.connect_from(arrival.clone(), &connect);
+        let bob = world.enter("bob-1", &claims("bob", &[]));
+        world.set_policy(banned(subject.clone()));
+        assert_eq!(
+            world.hear(eve),
+            [
+                Heard::Disconnect(ReasonCode::AdministrativeAction),
+                Heard::Closed
+            ],
+            "{subject:?}"
+        );
+        let (_, heard) = world.connect_from(arrival, &connect);
+        assert_eq!(heard, [Heard::ConnAck(ReasonCode::Banned), Heard::Closed]);
+        assert_eq!(world.hear(bob), []);
+    }
 }

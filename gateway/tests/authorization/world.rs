@@ -268,6 +268,22 @@ impl World {
         heard
     }
 
+    /// The user properties of the next message that a client has heard.
+    pub(crate) fn hear_user_properties(&mut self, id: ConnectionId) -> Vec<[String; 2]> {
+        let bytes = self.heard.get(&id.slot).cloned().unwrap_or_default();
+        self.hear(id); // Acknowledges it.
+        let frame = next_frame(&bytes, 1 << 20).expect("the server keeps the rules");
+        match decode(Version::V5, Sender::Server, frame.expect("a packet")) {
+            Ok(Packet::Publish(publish)) => {
+                let pairs = publish.properties.user_properties.iter();
+                pairs
+                    .map(|(name, value)| [name.to_owned(), value.to_owned()])
+                    .collect()
+            }
+            other => panic!("no message: {other:?}"),
+        }
+    }
+
     /// Connects from this machine, and gives what the server answered.
     pub(crate) fn connect(&mut self, connect: &Connect<'_>) -> (ConnectionId, Vec<Heard>) {
         self.connect_from(Arrival::plain(false, local()), connect)

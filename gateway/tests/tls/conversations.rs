@@ -38,6 +38,25 @@ fn data_goes_both_ways_in_both_versions_and_all_suites() {
 }
 
 #[test]
+fn the_server_chooses_the_cipher_whatever_the_client_prefers() {
+    let authority = Authority::new("root");
+    for version in BOTH {
+        let agreed = [false, true].map(|reversed| {
+            let mut provider = default_provider();
+            if reversed {
+                provider.cipher_suites.reverse();
+            }
+            let mut server = Server::usual(&authority);
+            let mut client = Client::new(authority.client_config_with(provider, version, None));
+            server.connect(0, &mut client);
+            client.connection.negotiated_cipher_suite()
+        });
+        assert_eq!(agreed[0], agreed[1]);
+        assert!(agreed[0].is_some_and(|suite| format!("{suite:?}").contains("AES_128_GCM")));
+    }
+}
+
+#[test]
 fn a_group_that_the_server_does_not_have_costs_a_round_trip() {
     let authority = Authority::new("root");
     for (first, agreed) in [

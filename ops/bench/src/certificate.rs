@@ -1,12 +1,14 @@
-//! The certificate of servers that are measured over TLS: made once, ECDSA P-256, trusted by our clients alone.
+//! The certificate of servers that are measured over TLS: one for each kind of key, made once, trusted by our
+//! clients alone.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow};
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use rustls::pki_types::CertificateDer;
 
+use crate::arguments::TlsKey;
 use crate::cleanup::{self, Guard};
 
 /// The name that clients ask for.
@@ -24,19 +26,29 @@ pub(crate) struct Files {
 }
 
 /// The files, made when they are asked for first and removed when this process ends.
-pub(crate) fn files() -> Result<&'static Files> {
-    static FILES: OnceLock<Result<Files, String>> = OnceLock::new();
-    FILES
-        .get_or_init(|| make().map_err(|error| format!("no certificate can be made: {error:#}")))
+pub(crate) fn files(key: TlsKey) -> Result<&'static Files> {
+    static ECDSA: OnceLock<Result<Files, String>> = OnceLock::new();
+    static RSA: OnceLock<Result<Files, String>> = OnceLock::new();
+    let files = match key {
+        TlsKey::Ecdsa => &ECDSA,
+        TlsKey::Rsa => &RSA,
+    };
+    files
+        .get_or_init(|| make(key).map_err(|error| format!("no certificate can be made: {error:#}")))
         .as_ref()
         .map_err(|error| anyhow!(error.clone()))
 }
 
-fn make() -> Result<Files> {
-    let folder = std::env::temp_dir().join(format!("roadstead-bench-{}-tls", std::process::id()));
+fn make(key: TlsKey) -> Result<Files> {
+    let (name, algorithm) = match key {
+        TlsKey::Ecdsa => ("ecdsa", &PKCS_ECDSA_P256_SHA256),
+        TlsKey::Rsa => ("rsa", &PKCS_RSA_SHA256),
+    };
+    let folder = format!("roadstead-bench-{}-tls-{name}", std::process::id());
+    let folder = std::env::temp_dir().join(folder);
     std::fs::create_dir_all(&folder)?;
     let guard = cleanup::remove_at_end(folder.clone());
-    let key = KeyPair::generate()?;
+    let key = KeyPair::generate_for(algorithm)?;
     let certificate = CertificateParams::new(vec![NAME.to_owned()])?.self_signed(&key)?;
     let files = Files {
         chain: folder.join("tls.crt"),

@@ -91,7 +91,7 @@ impl Server {
         }
         let ports = free_ports()?;
         let recipe = match subject {
-            Subject::Rival(rival) => rival_launch(rival, common.transport(), plan, ports, store)?,
+            Subject::Rival(rival) => rival_launch(rival, common, plan, ports, store)?,
             Subject::Limit => relay_launch(plan, ports)?,
             Subject::Baseline(name) => baseline_launch(name, ports)?,
             Subject::Roadstead | Subject::Given => roadstead_launch(common, plan, ports)?,
@@ -259,7 +259,7 @@ type Recipe = (String, Vec<OsString>, Vec<(&'static str, OsString)>);
 
 fn rival_launch(
     rival: &Rival,
-    transport: Transport,
+    common: &Common,
     plan: &Plan,
     ports: Ports,
     store: Store,
@@ -279,8 +279,8 @@ fn rival_launch(
         ("CPUS", cpus.to_string().into()),
         ("DURABLE", durable.into()),
     ];
-    if transport.is_secure() {
-        let files = certificate::files()?;
+    if common.transport().is_secure() {
+        let files = certificate::files(common.tls_key)?;
         variables.push(("TLS_CERTIFICATE", files.chain.clone().into()));
         variables.push(("TLS_KEY", files.key.clone().into()));
     }
@@ -375,7 +375,7 @@ fn roadstead_launch(common: &Common, plan: &Plan, ports: Ports) -> Result<Recipe
     ];
     keys.extend(listeners);
     if common.transport().is_secure() {
-        let files = certificate::files()?;
+        let files = certificate::files(common.tls_key)?;
         keys.push(format!("tls.certificates=[\"{}\"]", files.chain.display()));
         keys.push(format!("tls.keys=[\"{}\"]", files.key.display()));
         let secret = files.ticket_secret.display();

@@ -12,7 +12,9 @@ mod garbage;
 mod node;
 mod options;
 mod random;
+mod reload;
 mod report;
+mod stream;
 mod talk;
 mod wire;
 
@@ -28,16 +30,18 @@ const USAGE: &str = "usage: chaos VERB [--quick] [--seed N] [--io auto|io_uring|
                      disk     a full disk, a second process, a damaged store (needs root for the full disk)\n\
                      bounds   clients that stop reading, and worse, beside well-behaved ones (--clients, 1000; --seconds, 60)\n\
                      garbage  random bytes on every port (--seconds, 30)\n\
-                     churn    clients that come, go and take each other over (--clients, 2000; --seconds, 30)";
+                     churn    clients that come, go and take each other over (--clients, 2000; --seconds, 30)\n\
+                     reload   certificates replaced under live TLS connections (--clients, 10000; --cycles, 5)";
 
 type Verb = fn(&Options, &mut Report) -> io::Result<()>;
 
-const VERBS: [(&str, Verb); 5] = [
+const VERBS: [(&str, Verb); 6] = [
     ("crash", crash::run),
     ("disk", disk::run),
     ("bounds", bounds::run),
     ("garbage", garbage::run),
     ("churn", churn::run),
+    ("reload", reload::run),
 ];
 
 fn main() -> ExitCode {

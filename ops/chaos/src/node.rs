@@ -75,6 +75,39 @@ impl Node {
         })
     }
 
+    /// Where it keeps its files.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Adds a TLS listener to the configuration, with this section for it; returns where it will listen.
+    ///
+    /// # Errors
+    /// The configuration cannot be written, or no port is free.
+    pub(crate) fn listen_secure(&self, section: &str) -> io::Result<SocketAddr> {
+        let [address] = free_ports()?;
+        let path = self.folder.join("node.toml");
+        let listener = format!("[listeners]\ntls = [\"{address}\"]\n");
+        let text = fs::read_to_string(&path)?.replace("[listeners]\n", &listener);
+        fs::write(path, format!("{text}{section}"))?;
+        Ok(address)
+    }
+
+    /// Runs `roadstead ctl` with these words: whether it succeeded, and what it said.
+    ///
+    /// # Errors
+    /// The program cannot be run.
+    pub(crate) fn ctl(&self, words: &[&str]) -> io::Result<(bool, String)> {
+        let mut command = Command::new(&self.binary);
+        command.args(["ctl", "--address", &self.admin.to_string()]);
+        let output = command.args(words).stdin(Stdio::null()).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        ))
+    }
+
     /// Starts the process and does not wait for it.
     ///
     /// # Errors

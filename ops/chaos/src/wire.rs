@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use edge_proto::decode::{Sender, decode};
@@ -12,8 +13,10 @@ use edge_proto::frame::next_frame;
 use edge_proto::packet::{Packet, QoS, Version};
 use edge_proto::reason::ReasonCode;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustls::ClientConfig;
 
 use crate::clock;
+use crate::stream::Stream;
 use crate::talk::Talk;
 
 /// Bytes that one call reads at most.
@@ -53,7 +56,7 @@ pub(crate) struct Arrived {
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     talk: Talk,
     incoming: Vec<u8>,
     /// True exactly when the server has closed its side or the connection is broken.
@@ -69,12 +72,38 @@ impl Wire {
         let stream = TcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        Ok(Self {
+        Ok(Self::over(Stream::Plain(stream), version))
+    }
+
+    /// Connects over TLS, the handshake included.
+    ///
+    /// # Errors
+    /// What the system says, or the handshake.
+    pub(crate) fn open_secure(
+        address: SocketAddr,
+        version: Version,
+        config: &Arc<ClientConfig>,
+    ) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(CONNECT_LIMIT))?;
+        stream.set_write_timeout(Some(CONNECT_LIMIT))?;
+        let stream = Stream::secure(stream, config)?;
+        Ok(Self::over(stream, version))
+    }
+
+    fn over(stream: Stream, version: Version) -> Self {
+        Self {
             stream,
             talk: Talk::new(version),
             incoming: Vec::new(),
             ended: false,
-        })
+        }
+    }
+
+    /// The certificate that the server has shown, in DER; `None` without TLS.
+    pub(crate) fn certificate(&self) -> Option<&[u8]> {
+        self.stream.certificate()
     }
 
     /// Reads what is here, up to a bound.
@@ -129,6 +158,7 @@ impl Wire {
 
     /// Hands the kernel as much as it takes.
     pub(crate) fn flush(&mut self) {
+        let _later = self.stream.flush(); // Of TLS records that the kernel did not take before.
         while !self.talk.bytes.is_empty() && !self.ended {
             match self.stream.write(&self.talk.bytes) {
                 Ok(count) => {
@@ -194,13 +224,27 @@ impl Wire {
         expiry_s: u32,
     ) -> io::Result<Self> {
         let mut wire = Self::open(address, version)?;
-        wire.connect(client_id, clean_start, expiry_s);
-        let answer = wire.await_packet(Duration::from_secs(10), |packet| match packet {
+        wire.begin(client_id, clean_start, expiry_s)?;
+        Ok(wire)
+    }
+
+    /// Sends CONNECT and waits for the answer.
+    ///
+    /// # Errors
+    /// No answer or a refusal.
+    pub(crate) fn begin(
+        &mut self,
+        client_id: &str,
+        clean_start: bool,
+        expiry_s: u32,
+    ) -> io::Result<()> {
+        self.connect(client_id, clean_start, expiry_s);
+        let answer = self.await_packet(Duration::from_secs(10), |packet| match packet {
             Received::ConnAck { reason, .. } => Some(reason),
             _ => None,
         });
         match answer {
-            Some(ReasonCode::Success) => Ok(wire),
+            Some(ReasonCode::Success) => Ok(()),
             Some(reason) => Err(io::Error::other(format!(
                 "{client_id}: CONNACK {}",
                 reason.name()
@@ -245,7 +289,7 @@ pub(crate) fn wait_for_any(wires: &[&Wire], limit: Duration) -> Vec<usize> {
     let mut polled: Vec<PollFd<'_>> = wires
         .iter()
         .map(|wire| {
-            let write = if wire.unsent() > 0 {
+            let write = if wire.unsent() > 0 || wire.stream.has_unsent() {
                 PollFlags::OUT
             } else {
                 PollFlags::empty()

@@ -209,6 +209,7 @@ impl World {
             engine: own.is_engine_behind(backlog, usize::MAX),
             congested: own.control_backlog() > backlog
                 || outboxes.any(|outbox| outbox.is_engine_behind(backlog, usize::MAX)),
+            pressed: false,
         };
         self.handle(core, Event::Tick(congestion));
         self.flush(core);
@@ -294,6 +295,7 @@ impl World {
             commands.push_back(command);
         }
         outbox.violations.clear();
+        outbox.notes.clear();
         outbox.admin.clear();
     }
 

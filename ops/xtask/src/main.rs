@@ -15,6 +15,7 @@ mod project;
 mod server;
 mod step;
 mod test;
+mod testssl;
 mod tools;
 mod wasm;
 
@@ -34,9 +35,10 @@ cargo xtask VERB
   clients [--against SERVER] [--only NAME]
                                  real clients hold the scripted conversation with SERVER: io_uring or epoll (a node that
                                  is built and started here), mosquitto (the reference), or HOST:PORT[:WS_PORT]
+  testssl                        testssl.sh looks for weaknesses of a node's TLS listener (some minutes)
   fuzz  [--seconds N] [TARGET]   fuzzes TARGET, or every target in turn, for N seconds (default 60)
   bench SCENARIO …               the load tool, after it has installed what its --rivals name; arguments go to it unchanged
-  chaos VERB …                   a node killed, overloaded, out of disk: crash, bounds, disk, garbage, churn
+  chaos VERB …                   a node killed, overloaded, out of disk: crash, bounds, disk, garbage, churn, reload
   sim …                          many cores under faults from one seed, the promises as oracle
   conformance …                  the MQTT conformance suite; arguments go to it unchanged
   help                           this text
@@ -80,6 +82,7 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
             };
             Ok(tools::install_all(&project, &chosen))
         }
+        "testssl" => run_steps(&project, testssl::steps(), rest),
         "fuzz" => {
             let mut rest = rest.to_vec();
             let seconds = match take_value(&mut rest, "--seconds")? {

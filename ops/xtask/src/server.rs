@@ -4,10 +4,12 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::process::{LIMIT, run};
 use crate::project::Project;
 use crate::tools;
 
@@ -35,14 +37,27 @@ pub(crate) enum Against {
     },
 }
 
+/// What its listeners ask of those who connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Security {
+    /// Nothing: TCP and WebSocket.
+    None,
+    /// TLS, and WebSocket over TLS.
+    Tls,
+    /// The same, with a certificate of the client.
+    MutualTls,
+    /// TLS with good certificates alone, one with an ECDSA key and one with an RSA key.
+    BothKeys,
+}
+
 /// A server and where it listens. Dropping it kills the process that it started.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// Address or name of its host.
+    /// Address or name of its host: the name that its certificate is for.
     pub host: String,
-    /// MQTT over TCP.
+    /// MQTT over TCP or TLS.
     pub port: u16,
-    /// MQTT over WebSocket, at the path `/mqtt`.
+    /// MQTT over WebSocket, secure or not, at the path `/mqtt`.
     pub websocket_port: Option<u16>,
     /// What it printed; empty for a server that ran already.
     log: PathBuf,
@@ -54,10 +69,10 @@ impl Server {
     ///
     /// # Errors
     /// It is not built, ends at once, or accepts no connection in time; the error holds the end of its log.
-    pub(crate) fn start(project: &Project, against: &Against) -> Result<Self> {
+    pub(crate) fn start(project: &Project, against: &Against, security: Security) -> Result<Self> {
         match against {
-            Against::Roadstead(backend) => Self::roadstead(project, backend),
-            Against::Mosquitto => Self::mosquitto(project),
+            Against::Roadstead(backend) => Self::roadstead(project, backend, security),
+            Against::Mosquitto => Self::mosquitto(project, security),
             Against::Running {
                 host,
                 port,
@@ -72,7 +87,7 @@ impl Server {
         }
     }
 
-    fn roadstead(project: &Project, backend: &'static str) -> Result<Self> {
+    fn roadstead(project: &Project, backend: &'static str, security: Security) -> Result<Self> {
         let binary = project.release_binary("roadstead");
         if !binary.exists() {
             bail!(
@@ -83,40 +98,48 @@ impl Server {
         let folder = empty_folder(project, &format!("roadstead-{backend}"))?;
         let ([port, websocket_port, admin_port], reserved) = free_ports()?;
         let config = folder.join("roadstead.toml");
+        let listeners = listeners(project, security, port, websocket_port)?;
         let text = format!(
-            "[io]\nbackend = \"{backend}\"\n\n\
-             [listeners]\ntcp = [\"127.0.0.1:{port}\"]\nwebsocket = [\"127.0.0.1:{websocket_port}\"]\n\
-             \n[admin]\naddress = \"127.0.0.1:{admin_port}\"\n\n\
-             [engine]\npath = \"{}\"\n",
+            "[io]\nbackend = \"{backend}\"\n\n{listeners}\n\
+             [admin]\naddress = \"127.0.0.1:{admin_port}\"\n\n[engine]\npath = \"{}\"\n",
             folder.join("data").display()
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         let mut command = project.command(binary);
         command.arg("--config").arg(&config);
         drop(reserved);
-        Self::spawn(command, &folder, port, Some(websocket_port))
+        Self::spawn(command, &folder, security, port, Some(websocket_port))
     }
 
-    fn mosquitto(project: &Project) -> Result<Self> {
+    fn mosquitto(project: &Project, security: Security) -> Result<Self> {
         let folder = empty_folder(project, "mosquitto")?;
         let ([port, _, _], reserved) = free_ports()?;
         let config = folder.join("mosquitto.conf");
         // With a lower bound of messages in flight it loses QoS 2 messages of a publisher that resumes: not what we look for.
         // Its WebSocket listener ignores the address to bind, and would be open to the network: there is none.
-        let text = format!(
+        let mut text = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 10000\nmax_inflight_messages 1000\n\
              persistence false\nset_tcp_nodelay true\nuser root\n"
         );
+        if security != Security::None {
+            let folder = certificates(project)?.display();
+            text += &format!(
+                "cafile {folder}/authority.pem\ncertfile {folder}/server.pem\nkeyfile {folder}/server.key\n\
+                 require_certificate {}\n",
+                security == Security::MutualTls
+            );
+        }
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         let mut command = tools::debian_program(project, "mosquitto", "usr/sbin/mosquitto");
         command.arg("-c").arg(&config);
         drop(reserved);
-        Self::spawn(command, &folder, port, None)
+        Self::spawn(command, &folder, security, port, None)
     }
 
     fn spawn(
         mut command: Command,
         folder: &Path,
+        security: Security,
         port: u16,
         websocket_port: Option<u16>,
     ) -> Result<Self> {
@@ -132,7 +155,10 @@ impl Server {
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let mut server = Self {
-            host: Ipv4Addr::LOCALHOST.to_string(),
+            host: match security {
+                Security::None => Ipv4Addr::LOCALHOST.to_string(),
+                _ => "localhost".to_owned(),
+            },
             port,
             websocket_port,
             log,
@@ -182,9 +208,14 @@ impl Server {
         }
     }
 
-    /// The last lines that the server printed.
+    /// All that the server printed.
+    pub(crate) fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).with_context(|| format!("cannot read {}", self.log.display()))
+    }
+
+    /// The last lines of it.
     pub(crate) fn log_tail(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.log().unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
@@ -197,6 +228,54 @@ impl Drop for Server {
             let _ = child.wait();
         }
     }
+}
+
+/// The folder with the certificates of everybody who takes part in a conversation over TLS: made anew once per run.
+///
+/// # Errors
+/// They cannot be made.
+pub(crate) fn certificates(project: &Project) -> Result<&'static Path> {
+    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let make = || -> Result<PathBuf> {
+        let folder = empty_folder(project, "certificates")?;
+        let mut command = project.cargo(&["run", "--release", "--quiet", "--locked", "--package"]);
+        command.args(["certificates", "--"]).arg(&folder);
+        run(project, &mut command, LIMIT)?;
+        Ok(folder)
+    };
+    let made = FOLDER.get_or_init(|| make().map_err(|error| format!("{error:#}")));
+    made.as_deref()
+        .map_err(|error| anyhow::Error::msg(error.clone()))
+}
+
+/// The part of a node's configuration that says where it listens. With TLS a handshake that fails is a line in the log, and
+/// whoever does not ask for `localhost` gets the first certificate, which usually is one that has expired.
+fn listeners(
+    project: &Project,
+    security: Security,
+    port: u16,
+    websocket_port: u16,
+) -> Result<String> {
+    let (clients, first, second) = match security {
+        Security::None => {
+            return Ok(format!(
+                "[listeners]\ntcp = [\"127.0.0.1:{port}\"]\nwebsocket = [\"127.0.0.1:{websocket_port}\"]\n"
+            ));
+        }
+        Security::Tls => ("none", "expired-server", "server"),
+        Security::MutualTls => ("required", "expired-server", "server"),
+        Security::BothKeys => ("none", "server", "rsa-server"),
+    };
+    let folder = certificates(project)?.display();
+    Ok(format!(
+        "[listeners]\ntcp = []\nwebsocket = []\n\
+         tls = [\"127.0.0.1:{port}\"]\nwebsocket_tls = [\"127.0.0.1:{websocket_port}\"]\n\n\
+         [tls]\ncertificates = [\"{folder}/{first}.pem\", \"{folder}/{second}.pem\"]\n\
+         keys = [\"{folder}/{first}.key\", \"{folder}/{second}.key\"]\n\
+         client_certificates = \"{clients}\"\nclient_authorities = [\"{folder}/authority.pem\"]\n\
+         revocation_lists = [\"{folder}/revoked.pem\"]\n\n\
+         [log]\nlevel = \"debug\"\n"
+    ))
 }
 
 fn empty_folder(project: &Project, name: &str) -> Result<PathBuf> {

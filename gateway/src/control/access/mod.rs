@@ -350,6 +350,7 @@ fn policy(config: &Config, state: &State) -> Policy {
             Unruled::Loopback | Unruled::Auto => Origins::Loopback,
             Unruled::Everywhere => Origins::Everywhere,
         },
+        stamps_senders: access.stamp_senders,
         bans: Arc::clone(&state.bans),
     }
 }

@@ -11,7 +11,7 @@ use edge_proto::packet::{QoS, Version};
 
 pub(crate) use scenarios::{
     Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf, P2p, Phoenix, Ping, Reactor,
-    Relay, Soak, Wargaming, Whatsapp,
+    Relay, Soak, Storm, StormClients, Wargaming, Whatsapp,
 };
 
 /// Loads an MQTT server and says what it costs.
@@ -50,11 +50,16 @@ pub(crate) enum Scenario {
     Phoenix(Phoenix),
     /// Churn for hours: does anything grow, is anything lost without a reason.
     Soak(Soak),
+    /// Far more clients want in than the server can take: latency of those who are in, before, during and after, and how many come in.
+    Storm(Storm),
     /// The echo of our reactor against monoio's and tokio-uring's: CPU per message, bytes per idle connection.
     Reactor(Reactor),
     /// The physical limit: moves bytes between the two clients of a pair and routes nothing.
     #[command(hide = true)]
     Relay(Relay),
+    /// The clients of a storm.
+    #[command(hide = true)]
+    StormClients(StormClients),
 }
 
 /// What every scenario has.
@@ -75,6 +80,12 @@ pub(crate) struct Common {
     /// How clients connect [default: tcp].
     #[arg(long = "transport", value_name = "TRANSPORT")]
     pub(crate) transport_asked: Option<Transport>,
+    /// The only version of TLS that clients speak [default: the best of both].
+    #[arg(long)]
+    pub(crate) tls_version: Option<TlsVersion>,
+    /// Key of the server's certificate.
+    #[arg(long, default_value = "ecdsa")]
+    pub(crate) tls_key: TlsKey,
     /// I/O backend of the server.
     #[arg(long, default_value = "io_uring")]
     pub(crate) io: Io,
@@ -129,6 +140,22 @@ pub(crate) enum Transport {
     Tls,
     /// MQTT over WebSocket over TLS.
     Wss,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TlsVersion {
+    #[value(name = "1.2")]
+    V12,
+    #[value(name = "1.3")]
+    V13,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TlsKey {
+    /// P-256.
+    Ecdsa,
+    /// 2,048 bits.
+    Rsa,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -107,7 +107,7 @@ impl Client {
 
     fn greet(&mut self, settings: &Settings, out: &mut Vec<u8>) {
         self.phase = Phase::Greeting;
-        let client_id = format!("{CLIENT_ID_START}{:07}", self.number);
+        let client_id = client_id_of(self.number);
         let mut connect = Connect::new(settings.version, &client_id);
         connect.keep_alive_s = settings.keep_alive_s;
         connect.username = settings.user;
@@ -381,12 +381,17 @@ impl Topics {
 const fn is_busy(reason: ReasonCode) -> bool {
     matches!(
         reason,
-        ReasonCode::ServerBusy | ReasonCode::ServerUnavailable
+        ReasonCode::ServerBusy | ReasonCode::ServerUnavailable | ReasonCode::ConnectionRateExceeded
     )
 }
 
 /// Begins every client identifier; the number of the client follows.
 const CLIENT_ID_START: &str = "bench-";
+
+/// The identifier of the client of this number.
+pub(super) fn client_id_of(number: u32) -> String {
+    format!("{CLIENT_ID_START}{number:07}")
+}
 
 /// The number of the client that has this identifier.
 pub(crate) fn number_of(client_id: &str) -> Option<u32> {

@@ -8,6 +8,7 @@ mod load;
 mod open;
 mod ping;
 mod publish;
+pub(crate) mod storm;
 mod thread;
 mod tls;
 
@@ -21,9 +22,9 @@ use anyhow::{Context as _, Result, bail};
 use edge_proto::packet::{QoS, Version};
 use hdrhistogram::Histogram;
 use reactor::driver::{Backend, Waker};
-use rustls::ClientConfig;
 
 use crate::arguments::Transport;
+use crate::certificate;
 use crate::clock;
 use crate::machine::Plan;
 use crate::memory;
@@ -32,6 +33,7 @@ use crate::server::{Server, pause};
 pub(crate) use addresses::local_of;
 pub(crate) use client::number_of;
 pub(crate) use load::{Load, Target};
+pub(crate) use tls::{Tickets, TlsSettings};
 
 /// A phase in which nothing moves for so long has failed.
 const STUCK_AFTER: Duration = Duration::from_secs(20);
@@ -70,8 +72,7 @@ pub(crate) struct Settings {
     /// Where they connect.
     pub(crate) remote: SocketAddr,
     pub(crate) transport: Transport,
-    /// True exactly when clients resume TLS sessions: those with durable sessions do.
-    pub(crate) tls_resumes: bool,
+    pub(crate) tls: TlsSettings,
     pub(crate) version: Version,
     /// 0 = no keep-alive, no pings.
     pub(crate) keep_alive_s: u16,
@@ -169,6 +170,8 @@ macro_rules! counters {
 counters! {
     /// Sessions that became live.
     live,
+    /// TLS handshakes that were resumed.
+    tls_resumed,
     /// Connections that ended before their session was live.
     failed,
     /// Sessions that became live and that the server had kept.
@@ -204,7 +207,7 @@ impl Counters {
 struct Shared {
     settings: Settings,
     /// What TLS connections have in common; `None` on other transports.
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<tls::Shared>,
     threads: usize,
     counters: Vec<Counters>,
     epoch: Instant,
@@ -238,7 +241,9 @@ impl Generator {
     /// Starts the threads, on the CPUs that are theirs; `clients` is how many will be opened in all.
     pub(crate) fn start(settings: Settings, plan: &Plan, clients: u32) -> Result<Self> {
         let tls = settings.transport.is_secure();
-        let tls = tls.then(|| tls::config(settings.tls_resumes)).transpose()?;
+        let shared =
+            || tls::Shared::new(&certificate::files(settings.tls.key)?.trusted, settings.tls);
+        let tls = tls.then(shared).transpose()?;
         let shared = Arc::new(Shared {
             settings,
             tls,
@@ -272,6 +277,13 @@ impl Generator {
     /// True exactly when it uses io_uring.
     pub(crate) fn is_uring(plan: &Plan) -> bool {
         plan.backend == Backend::IoUring
+    }
+
+    /// From now on clients resume TLS sessions whose tickets they have kept.
+    pub(crate) fn spend_tickets(&self) {
+        if let Some(tls) = &self.shared.tls {
+            tls.spend();
+        }
     }
 
     /// Clients disconnect; waits until all of them have.

@@ -18,7 +18,7 @@ use reactor::uring::UringDriver;
 use super::client::{Client, Outcome, Phase, STAMP_BYTES};
 use super::load::Active;
 use super::open::Opening;
-use super::tls::Tls;
+use super::tls::{Handshake, Tls};
 use super::{Command, Counters, Latencies, Shared};
 use crate::clock::{self, Pace};
 use crate::machine::Plan;
@@ -152,7 +152,7 @@ fn start<D: Driver>(
         .wrapping_add(index as u64);
     let mut thread = Thread {
         driver,
-        tls: shared.tls.clone().map(Tls::new),
+        tls: shared.tls.as_ref().map(Tls::new),
         index,
         clients: Vec::new(),
         by_slot: Table::new(),
@@ -322,7 +322,11 @@ impl<D: Driver> Thread<D> {
         let bytes = self.driver.received(buffer);
         let outcome = tls.received(connection.slot, bytes, &mut plain, &mut out);
         self.driver.send(connection, out);
-        if self.end_if_failed(connection, outcome) {
+        if matches!(outcome, Ok(Handshake::Resumed)) {
+            Counters::count(&self.counters().tls_resumed);
+        }
+        let complete = outcome.map(|handshake| handshake != Handshake::Nothing);
+        if self.end_if_failed(connection, complete) {
             self.begin_conversation(place);
         }
         if !plain.is_empty() {

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use reactor::slab::Table;
@@ -10,60 +11,130 @@ use rustls::client::{
     ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
 };
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, NamedGroup, RootCertStore};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup, RootCertStore, version};
 
+use crate::arguments::{TlsKey, TlsVersion};
 use crate::certificate;
 
+/// How clients speak TLS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TlsSettings {
+    /// The only version that they speak; the best of both where there is none.
+    pub(crate) version: Option<TlsVersion>,
+    /// Key of the server's certificate.
+    pub(crate) key: TlsKey,
+    pub(crate) tickets: Tickets,
+}
+
+/// What clients do with the tickets that they get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tickets {
+    /// They throw them away: each handshake is a full one.
+    Ignore,
+    /// They keep them until [`Shared::spend`].
+    Keep,
+    /// They keep them, and resume whenever there is one.
+    Spend,
+}
+
 /// What the clients of all threads have in common.
-///
-/// # Errors
-/// When there is no certificate to trust.
-pub(super) fn config(resumes: bool) -> Result<Arc<ClientConfig>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate::files()?.trusted.clone())?;
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.resumption = if resumes {
-        Resumption::store(Arc::new(Tickets::default()))
-    } else {
-        Resumption::disabled()
-    };
-    Ok(Arc::new(config))
+#[derive(Debug)]
+pub(super) struct Shared {
+    config: Arc<ClientConfig>,
+    purse: Arc<Purse>,
+}
+
+impl Shared {
+    /// # Errors
+    /// When the certificate is none that can be trusted.
+    pub(super) fn new(trusted: &CertificateDer<'static>, settings: TlsSettings) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.clone())?;
+        let versions = match settings.version {
+            None => &[&version::TLS13, &version::TLS12][..],
+            Some(TlsVersion::V12) => &[&version::TLS12],
+            Some(TlsVersion::V13) => &[&version::TLS13],
+        };
+        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(versions)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let purse = Arc::new(Purse::default());
+        purse
+            .open
+            .store(settings.tickets == Tickets::Spend, Ordering::Relaxed);
+        config.resumption = match settings.tickets {
+            Tickets::Ignore => Resumption::disabled(),
+            Tickets::Keep | Tickets::Spend => Resumption::store(purse.clone()),
+        };
+        Ok(Self {
+            config: Arc::new(config),
+            purse,
+        })
+    }
+
+    /// From now on clients resume.
+    pub(super) fn spend(&self) {
+        self.purse.open.store(true, Ordering::Relaxed);
+    }
 }
 
 /// All tickets of one server, each to be used once: rustls' own store keeps a few of each server.
 #[derive(Debug, Default)]
-struct Tickets {
+struct Purse {
+    /// True exactly when tickets may be taken out.
+    open: AtomicBool,
+    of_12: Mutex<VecDeque<Tls12ClientSessionValue>>,
     of_13: Mutex<VecDeque<Tls13ClientSessionValue>>,
 }
 
-impl ClientSessionStore for Tickets {
+impl Purse {
+    fn take<T>(&self, tickets: &Mutex<VecDeque<T>>) -> Option<T> {
+        if !self.open.load(Ordering::Relaxed) {
+            return None;
+        }
+        locked(tickets).pop_front()
+    }
+}
+
+fn locked<T>(tickets: &Mutex<VecDeque<T>>) -> MutexGuard<'_, VecDeque<T>> {
+    tickets.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ClientSessionStore for Purse {
     fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
 
     fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
         None
     }
 
-    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+    fn set_tls12_session(&self, _: ServerName<'static>, ticket: Tls12ClientSessionValue) {
+        locked(&self.of_12).push_back(ticket);
+    }
 
     fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        None
+        self.take(&self.of_12)
     }
 
     fn remove_tls12_session(&self, _: &ServerName<'static>) {}
 
     fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
-        let mut tickets = self.of_13.lock().unwrap_or_else(PoisonError::into_inner);
-        tickets.push_back(ticket);
+        locked(&self.of_13).push_back(ticket);
     }
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        let mut tickets = self.of_13.lock().unwrap_or_else(PoisonError::into_inner);
-        tickets.pop_front()
+        self.take(&self.of_13)
     }
+}
+
+/// How a handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Handshake {
+    /// It has not, or had before.
+    Nothing,
+    Full,
+    Resumed,
 }
 
 /// The TLS connections of one thread.
@@ -74,9 +145,9 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    pub(super) const fn new(config: Arc<ClientConfig>) -> Self {
+    pub(super) fn new(shared: &Shared) -> Self {
         Self {
-            config,
+            config: Arc::clone(&shared.config),
             connections: Table::new(),
         }
     }
@@ -93,8 +164,8 @@ impl Tls {
         Ok(())
     }
 
-    /// Reads bytes of the server: appends plaintext to `plain` and answers to `out`. True when the handshake is complete since
-    /// these bytes.
+    /// Reads bytes of the server: appends plaintext to `plain` and answers to `out`. Says whether the handshake is
+    /// complete since these bytes.
     ///
     /// # Errors
     /// What the server did that ends the connection.
@@ -104,7 +175,7 @@ impl Tls {
         mut bytes: &[u8],
         plain: &mut Vec<u8>,
         out: &mut Vec<u8>,
-    ) -> Result<bool> {
+    ) -> Result<Handshake> {
         let connection = self
             .connections
             .get_mut(slot)
@@ -120,7 +191,11 @@ impl Tls {
         while connection.wants_write() {
             connection.write_tls(out)?;
         }
-        Ok(began && !connection.is_handshaking())
+        Ok(match connection.handshake_kind() {
+            _ if !began || connection.is_handshaking() => Handshake::Nothing,
+            Some(HandshakeKind::Resumed) => Handshake::Resumed,
+            _ => Handshake::Full,
+        })
     }
 
     /// Seals plaintext.

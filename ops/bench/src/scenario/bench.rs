@@ -9,7 +9,7 @@ use crate::arguments::{Common, LoadArguments};
 use crate::cleanup::Guard;
 use crate::clock;
 use crate::figures::Figures;
-use crate::generator::{Generator, Latencies, Settings, Topics, Totals};
+use crate::generator::{Generator, Latencies, Settings, Tickets, TlsSettings, Topics, Totals};
 use crate::machine::{self, Plan};
 use crate::memory;
 use crate::rival::Store;
@@ -42,6 +42,8 @@ pub(super) struct Clients {
     pub(super) payload_bytes: usize,
     /// Sessions from this number on are durable.
     pub(super) durable_from: u32,
+    /// What is done with tickets of TLS.
+    pub(super) tickets: Tickets,
     /// How long what the server acknowledges has to last.
     pub(super) store: Store,
 }
@@ -56,6 +58,7 @@ impl Clients {
             keep_alive_s: KEEP_ALIVE_LONG_S,
             payload_bytes: payload_bytes as usize,
             durable_from: u32::MAX,
+            tickets: Tickets::Ignore,
             store: Store::Nothing,
         }
     }
@@ -74,7 +77,11 @@ impl Bench {
         let settings = Settings {
             remote: server.address,
             transport: common.transport(),
-            tls_resumes: clients.durable_from == 0,
+            tls: TlsSettings {
+                version: common.tls_version,
+                key: common.tls_key,
+                tickets: clients.tickets,
+            },
             version: subject.version(common),
             keep_alive_s: clients.keep_alive_s,
             qos: clients.qos,

@@ -157,6 +157,8 @@ impl Comparison<'_> {
             "threads": plan.threads,
             "set": common.set,
             "seed": common.seed,
+            "tls_version": common.tls_version.map(|version| format!("{version:?}")),
+            "tls_key": format!("{:?}", common.tls_key),
             "runs": runs,
         });
         if let (Some(settings), Value::Object(own)) =

@@ -9,7 +9,7 @@ use super::bench::{Bench, Clients};
 use super::compare::Comparison;
 use crate::arguments::Whatsapp;
 use crate::figures::Figures;
-use crate::generator::{Load, Target, Topics};
+use crate::generator::{Load, Target, Tickets, Topics};
 use crate::machine::Cores;
 use crate::rival::Store;
 
@@ -23,6 +23,7 @@ pub(super) fn run(arguments: &Whatsapp) -> Result<()> {
     let mut clients = Clients::new(sessions, Topics::Own, QoS::AtLeastOnce, arguments.payload);
     clients.connected = sessions - asleep + SLICE.min(asleep);
     clients.durable_from = 0;
+    clients.tickets = Tickets::Spend;
     clients.store = Store::Disk;
     let comparison = Comparison {
         name: "whatsapp",

@@ -2,14 +2,16 @@
 //! code 1 when one fails.
 
 mod peer;
+mod refusals;
 mod scenarios;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::peer::Talk;
+use crate::peer::{Talk, Tls};
 
 type Outcome<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 type Scenario = (&'static str, fn(&Talk) -> Outcome<'_>);
@@ -51,38 +53,87 @@ const SCENARIOS: &[Scenario] = &[
     ("burst-qos-2", |talk| Box::pin(scenarios::burst(talk, 2))),
 ];
 
+/// What was asked for.
+#[derive(Debug)]
+struct Arguments {
+    host: String,
+    port: u16,
+    tls: Option<Tls>,
+    refusals: bool,
+    only: String,
+    known: String,
+}
+
+impl Arguments {
+    fn parse() -> Result<Self> {
+        let mut parsed = Self {
+            host: "127.0.0.1".to_owned(),
+            port: 1883,
+            tls: None,
+            refusals: false,
+            only: String::new(),
+            known: String::new(),
+        };
+        let mut certificate = None;
+        let mut arguments = std::env::args().skip(1);
+        while let Some(flag) = arguments.next() {
+            if flag == "--refusals" {
+                parsed.refusals = true;
+                continue;
+            }
+            let value = arguments
+                .next()
+                .with_context(|| format!("`{flag}` takes a value"))?;
+            match flag.as_str() {
+                "--host" => parsed.host = value,
+                "--port" => parsed.port = value.parse()?,
+                "--ws-port" => {} // Every conversation takes it; this one speaks over TCP.
+                "--tls" => {
+                    parsed.tls = Some(Tls {
+                        folder: PathBuf::from(value),
+                        authority: "authority".to_owned(),
+                        certificate: None,
+                    });
+                }
+                "--certificate" => certificate = Some(value),
+                "--only" => parsed.only = value,
+                "--known" => parsed.known = value,
+                _ => bail!("unexpected argument `{flag}`"),
+            }
+        }
+        if let Some(tls) = &mut parsed.tls {
+            tls.certificate = certificate;
+        }
+        Ok(parsed)
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
-    let (mut host, mut port, mut only, mut known) =
-        ("127.0.0.1".to_owned(), 1883, String::new(), String::new());
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let value = arguments
-            .next()
-            .with_context(|| format!("`{flag}` takes a value"))?;
-        match flag.as_str() {
-            "--host" => host = value,
-            "--port" => port = value.parse()?,
-            "--ws-port" => {} // Every conversation takes it; this one speaks over TCP.
-            "--only" => only = value,
-            "--known" => known = value,
-            _ => bail!("unexpected argument `{flag}`"),
-        }
-    }
+    let arguments = Arguments::parse()?;
+    let scenarios = if arguments.refusals {
+        refusals::SCENARIOS
+    } else {
+        SCENARIOS
+    };
     let mut failed = false;
     for v5 in [false, true] {
         let version = if v5 { "5" } else { "3.1.1" };
-        for (name, scenario) in SCENARIOS.iter().filter(|(name, _)| name.contains(&only)) {
+        let chosen = scenarios
+            .iter()
+            .filter(|(name, _)| name.contains(&arguments.only));
+        for (name, scenario) in chosen {
             let talk = Talk {
-                host: host.clone(),
-                port,
+                host: arguments.host.clone(),
+                port: arguments.port,
+                tls: arguments.tls.clone(),
                 v5,
                 token: std::process::id(),
                 scenario: name,
             };
             match scenario(&talk).await {
                 Ok(()) => println!("ok {name} {version}"),
-                Err(error) if known.split(',').any(|known| known == *name) => {
+                Err(error) if arguments.known.split(',').any(|known| known == *name) => {
                     println!("known {name} {version}: {error:#}");
                 }
                 Err(error) => {

@@ -1,10 +1,11 @@
 //! One rumqttc client as the scenarios need it: calls that return when the server has answered, in either protocol version.
 //! A wait has a condition and a deadline, and says what it waited for.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rumqttc::{QoS, v5};
+use rumqttc::{QoS, TlsConfiguration, Transport, v5};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -20,11 +21,35 @@ const PACKET_BYTES_MAX: usize = 1 << 20;
 /// Seconds that the session of a durable client outlives its connection.
 const EXPIRY_S: u32 = 120;
 
+/// What a client over TLS trusts and shows: names of files in a folder, without their endings.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    pub folder: PathBuf,
+    pub authority: String,
+    pub certificate: Option<String>,
+}
+
+impl Tls {
+    fn transport(&self) -> Result<Transport> {
+        let read = |name: &str, ending: &str| {
+            let path = self.folder.join(format!("{name}.{ending}"));
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let own = |name: &String| Ok::<_, anyhow::Error>((read(name, "pem")?, read(name, "key")?));
+        Ok(Transport::tls_with_config(TlsConfiguration::Simple {
+            ca: read(&self.authority, "pem")?,
+            alpn: Some(vec![b"mqtt".to_vec()]),
+            client_auth: self.certificate.as_ref().map(own).transpose()?,
+        }))
+    }
+}
+
 /// Where the server is, which version to speak, and names that no other run or scenario uses.
 #[derive(Clone, Debug)]
 pub(crate) struct Talk {
     pub host: String,
     pub port: u16,
+    pub tls: Option<Tls>,
     pub v5: bool,
     pub token: u32,
     pub scenario: &'static str,
@@ -67,7 +92,8 @@ enum Notice {
     Connected {
         session_present: bool,
     },
-    Closed,
+    /// With the reason that the client gives.
+    Closed(String),
     Message(Message),
     /// SUBACK: the granted QoS, `None` for a refusal.
     Subscribed(Vec<Option<u8>>),
@@ -97,6 +123,8 @@ pub(crate) struct Peer {
     messages: Vec<Message>,
     connected: Option<bool>,
     closed: bool,
+    /// Why, as the client says.
+    why: String,
     granted: Option<Vec<Option<u8>>>,
     unsubscribed: bool,
     acknowledged: usize,
@@ -113,10 +141,10 @@ macro_rules! drive {
             use $packets as packets;
             use $version as version;
             loop {
-                let open = tokio::select! {
+                let closed = tokio::select! {
                     order = orders.recv() => match order {
-                        Some(Order::Resume) => true,
-                        Some(Order::Cut) => { events.clean(); false }
+                        Some(Order::Resume) => None,
+                        Some(Order::Cut) => { events.clean(); Some("it was cut".to_owned()) }
                         None => return,
                     },
                     event = events.poll() => match event {
@@ -147,14 +175,14 @@ macro_rules! drive {
                             if let Some(notice) = notice && notices.send(notice).is_err() {
                                 return;
                             }
-                            true
+                            None
                         }
-                        Ok(_outgoing) => true,
-                        Err(_closed) => false,
+                        Ok(_outgoing) => None,
+                        Err(error) => Some(error.to_string()),
                     },
                 };
-                if !open {
-                    let _ = notices.send(Notice::Closed);
+                if let Some(why) = closed {
+                    let _ = notices.send(Notice::Closed(why));
                     // Polling again would connect again: that is for the scenario to say.
                     if !matches!(orders.recv().await, Some(Order::Resume)) {
                         return;
@@ -180,11 +208,15 @@ impl Peer {
         let (order_sender, orders) = mpsc::unbounded_channel();
         let (notice_sender, notices) = mpsc::unbounded_channel();
         let keep_alive = Duration::from_secs(30);
+        let transport = talk.tls.as_ref().map(Tls::transport).transpose()?;
         let sender = if talk.v5 {
             let mut settings = v5::MqttOptions::new(&client_id, &talk.host, talk.port);
             settings
                 .set_keep_alive(keep_alive)
                 .set_clean_start(!options.durable);
+            if let Some(transport) = transport {
+                settings.set_transport(transport);
+            }
             settings.set_max_packet_size(Some(u32::try_from(PACKET_BYTES_MAX)?));
             settings.set_session_expiry_interval(options.durable.then_some(EXPIRY_S));
             if let Some(topic) = options.will {
@@ -201,6 +233,9 @@ impl Peer {
             settings
                 .set_keep_alive(keep_alive)
                 .set_clean_session(!options.durable);
+            if let Some(transport) = transport {
+                settings.set_transport(transport);
+            }
             settings.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
             if let Some(topic) = options.will {
                 settings.set_last_will(rumqttc::LastWill::new(
@@ -223,12 +258,12 @@ impl Peer {
             messages: Vec::new(),
             connected: None,
             closed: false,
+            why: String::new(),
             granted: None,
             unsubscribed: false,
             acknowledged: 0,
         };
-        peer.until("a CONNACK", |peer| peer.connected.is_some())
-            .await?;
+        peer.connected_or_closed().await?;
         Ok(peer)
     }
 
@@ -249,9 +284,15 @@ impl Peer {
         self.connected = None;
         self.closed = false;
         self.orders.send(Order::Resume)?;
-        self.until("a CONNACK", |peer| peer.connected.is_some())
-            .await?;
+        self.connected_or_closed().await?;
         Ok(self.connected == Some(true))
+    }
+
+    async fn connected_or_closed(&mut self) -> Result<()> {
+        let answered = |peer: &Self| peer.connected.is_some() || peer.closed;
+        self.until("a CONNACK", answered).await?;
+        ensure!(self.connected.is_some(), "cannot connect: {}", self.why);
+        Ok(())
     }
 
     /// DISCONNECT, normal.
@@ -401,7 +442,7 @@ impl Peer {
     fn note(&mut self, notice: Notice) {
         match notice {
             Notice::Connected { session_present } => self.connected = Some(session_present),
-            Notice::Closed => self.closed = true,
+            Notice::Closed(why) => (self.closed, self.why) = (true, why),
             Notice::Message(message) => self.messages.push(message),
             Notice::Subscribed(codes) => self.granted = Some(codes),
             Notice::Unsubscribed => self.unsubscribed = true,
