@@ -4,6 +4,7 @@
 mod bans;
 mod call_out;
 mod keys;
+mod node;
 mod passwd;
 mod passwords;
 mod reload;
