@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use edge_proto::packet::{QoS, SubscriptionOptions};
 use edge_proto::reason::ReasonCode;
+use reactor::datagram::Ecn;
 use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 
@@ -20,6 +21,8 @@ use crate::message::{Message, SessionId};
 /// One message between roles. Large contents are boxed: a slot of the mesh holds one of these.
 #[derive(Debug)]
 pub enum CoreMessage {
+    /// Event loop → event loop: a datagram that the kernel gave to the wrong core. No role sees it.
+    Stray(Box<StrayDatagram>),
     /// Edge (or home, for a will) → owner: route a message.
     Publish(Box<PublishRequest>),
     /// Owner → edge of the publisher: it is stored and queued everywhere.
@@ -160,7 +163,7 @@ impl CoreMessage {
                 request.message.qos == QoS::AtMostOnce && request.origin == Origin::Nobody
             }
             Self::Deliver(deliver) => deliver.is_lossy,
-            Self::DeliverHome(_) => true,
+            Self::DeliverHome(_) | Self::Stray(_) => true,
             _ => false,
         }
     }
@@ -271,6 +274,22 @@ pub struct Deliver {
     pub answer: Option<(u16, u64)>,
     /// True exactly when nobody waits for it and every delivery is QoS 0.
     pub is_lossy: bool,
+}
+
+/// A QUIC datagram whose connection id names another core than the one that received it: it came in one batch with datagrams
+/// of that core.
+#[derive(Debug)]
+pub struct StrayDatagram {
+    /// At which QUIC listener, by place.
+    pub listener: u16,
+    /// From whom.
+    pub remote: SocketAddr,
+    /// To which of the local addresses.
+    pub local: Option<IpAddr>,
+    /// ECN bits.
+    pub ecn: Option<Ecn>,
+    /// The datagram.
+    pub bytes: Vec<u8>,
 }
 
 /// One live session that gets a message.

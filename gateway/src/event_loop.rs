@@ -5,9 +5,11 @@
 //! ```
 
 mod arrivals;
+mod handing_out;
 mod newcomers;
 mod notes;
 mod proxied;
+mod quic;
 mod secured;
 
 use std::sync::Arc;
@@ -26,12 +28,14 @@ use crate::core_message::CoreMessage;
 use crate::engine::Completion;
 use crate::engine::thread::CommandSender;
 use crate::metrics::{CoreSnapshot, Counters};
-use crate::outbox::{Order, Outbox};
+use crate::outbox::Outbox;
+use crate::quic::is_stream;
 use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
 
 pub use newcomers::{Newcomers, NewcomersSample};
 pub use proxied::{Proxied, ProxyLimits};
+pub use quic::{Batch, Quic};
 pub use secured::Secured;
 
 /// The clock of a node: monotonic time since its start, and Unix time.
@@ -161,6 +165,8 @@ pub struct EventLoop<D: Driver> {
     pub accepted: u32,
     /// Connections whose PROXY header is not complete; `None` when no listener is behind a proxy.
     pub proxied: Option<Proxied>,
+    /// Its QUIC connections; `None` without a QUIC listener.
+    pub quic: Option<Quic>,
     /// The time.
     pub clock: Clock,
     /// The common stop.
@@ -248,12 +254,14 @@ impl<D: Driver> EventLoop<D> {
         let handshakes = self.secured.as_ref().and_then(Secured::next_deadline_ms);
         let headers = self.proxied.as_ref().and_then(Proxied::next_deadline_ms);
         let newcomers = self.newcomers.next_deadline_ms();
+        let quic = self.quic.as_ref().and_then(Quic::next_deadline_ms);
         let due = [
             self.shard.next_deadline_ms(),
             retry,
             handshakes,
             headers,
             newcomers,
+            quic,
         ]
         .into_iter()
         .flatten()
@@ -271,6 +279,9 @@ impl<D: Driver> EventLoop<D> {
         if let Some(secured) = &mut self.secured {
             secured.turn(&mut self.driver, now, &mut self.shard, &mut self.outbox);
         }
+        if let Some(quic) = &mut self.quic {
+            quic.turn(now, &mut self.shard, &mut self.outbox);
+        }
         let Self {
             shard,
             outbox,
@@ -281,11 +292,16 @@ impl<D: Driver> EventLoop<D> {
             congestion,
             told,
             secured,
+            quic,
             ..
         } = self;
         for lane in [Lane::Control, Lane::Data] {
             port.drain(lane, Self::MESSAGES_PER_TURN, |_, message| {
-                shard.handle(now, Event::Core(message), outbox);
+                if let (CoreMessage::Stray(stray), Some(quic)) = (&message, &mut *quic) {
+                    quic.stray(now, stray, shard, outbox);
+                } else {
+                    shard.handle(now, Event::Core(message), outbox);
+                }
             });
         }
         completions.drain(Self::MESSAGES_PER_TURN, |completion| {
@@ -295,9 +311,9 @@ impl<D: Driver> EventLoop<D> {
             shard.handle(now, Event::Verdict(verdict), outbox);
         });
         requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
-            match (&request, &mut *secured) {
-                (AdminRequest::ReloadTls(acceptors), Some(secured)) => secured.reload(acceptors),
-                (AdminRequest::SetPolicy(policy), _) => {
+            match &request {
+                AdminRequest::ReloadTls(acceptors) => handing_out::reload(secured, quic, acceptors),
+                AdminRequest::SetPolicy(policy) => {
                     shard.handle(now, Event::Policy(Arc::clone(policy)), outbox);
                 }
                 _ => {}
@@ -307,7 +323,7 @@ impl<D: Driver> EventLoop<D> {
         *told = *congestion;
         shard.handle(now, Event::Tick(*told), outbox);
         self.ask(now);
-        self.flush();
+        self.flush(now);
         self.look_at_backlog();
         self.look_at_newcomers(now);
         let counters = &self.shard.stats_mut().counters;
@@ -356,6 +372,7 @@ impl<D: Driver> EventLoop<D> {
             outbox,
             secured,
             proxied,
+            quic,
             ..
         } = self;
         let secured = secured.as_mut();
@@ -406,16 +423,38 @@ impl<D: Driver> EventLoop<D> {
                 }
                 shard.handle(now, Event::Closed(connection), outbox);
             }
-            driver::Event::Connected { .. }
-            | driver::Event::Datagrams { .. }
-            | driver::Event::Woken => {}
+            driver::Event::Datagrams {
+                socket,
+                buffer,
+                remote,
+                local,
+                ecn,
+                stride,
+            } => {
+                if let Some(quic) = quic {
+                    let batch = Batch {
+                        socket,
+                        buffer,
+                        remote,
+                        local,
+                        ecn,
+                        stride,
+                    };
+                    quic.received(driver, now, batch, shard, outbox);
+                }
+            }
+            driver::Event::Connected { .. } | driver::Event::Woken => {}
         }
     }
 
     /// A watched connection that had nothing unsent after the last flush gets no `Drained` from the driver.
     fn look_at_watched(&mut self, now: Now) {
         for connection in self.watched.drain(..) {
-            if self.driver.unsent(connection) == 0 {
+            let unsent = match &self.quic {
+                Some(quic) if is_stream(connection) => quic.unsent(connection),
+                _ => self.driver.unsent(connection),
+            };
+            if unsent == 0 {
                 self.shard
                     .handle(now, Event::Drained(connection), &mut self.outbox);
             }
@@ -423,21 +462,12 @@ impl<D: Driver> EventLoop<D> {
     }
 
     /// Hands out what the turn produced.
-    fn flush(&mut self) {
+    fn flush(&mut self, now: Now) {
         self.outbox.seal();
         self.send_outputs();
-        for order in self.outbox.orders.drain(..) {
-            match order {
-                Order::Close(connection, how) => {
-                    if let Some(secured) = &mut self.secured {
-                        secured.close(&mut self.driver, connection);
-                    }
-                    self.driver.close(connection, how);
-                }
-                Order::Pause(connection) => self.driver.pause(connection),
-                Order::Resume(connection) => self.driver.resume(connection),
-                Order::Watch(connection) => self.watched.push(connection),
-            }
+        self.carry_out_orders(now);
+        if let Some(quic) = &mut self.quic {
+            quic.flush(&mut self.driver, now);
         }
         self.flush_mesh();
         while let Some(command) = self.outbox.engine.pop_front() {
@@ -470,29 +500,10 @@ impl<D: Driver> EventLoop<D> {
                 driver: self.driver.counters(),
                 newcomers: self.newcomers.sample(),
                 tls: self.secured.as_ref().map(|secured| secured.stats().clone()),
+                quic: self.quic.as_ref().map(Quic::stats),
                 ..*snapshot
             })),
             reply => reply,
-        }
-    }
-
-    fn send_outputs(&mut self) {
-        let Some(secured) = &mut self.secured else {
-            for output in self.outbox.outputs.drain(..) {
-                self.driver.send(output.connection, output.bytes);
-            }
-            return;
-        };
-        let mut emptied = Vec::new();
-        for output in self.outbox.outputs.drain(..) {
-            if secured.has(output.connection) {
-                emptied.push(secured.send(&mut self.driver, output.connection, output.bytes));
-            } else {
-                self.driver.send(output.connection, output.bytes);
-            }
-        }
-        for buffer in emptied {
-            self.outbox.recycle(buffer);
         }
     }
 
@@ -524,12 +535,18 @@ impl<D: Driver> EventLoop<D> {
             self.give_up_ms = now.mono_ms + 2 * Self::STOP_MS;
             self.driver.stop_listening();
             self.shut_down_arrivals();
+            if let Some(quic) = &mut self.quic {
+                quic.shut_down(now);
+            }
             self.shard.handle(now, Event::Stop, &mut self.outbox);
-            self.flush();
+            self.flush(now);
             return false;
         };
         let cores = usize::from(self.shard.facts().placement.cores());
-        let idle = self.driver.counters().connections == 0 && self.outbox.mesh_backlog() == 0;
+        let quic = self.quic.as_ref();
+        let idle = self.driver.counters().connections == 0
+            && quic.is_none_or(|quic| quic.is_done(&self.driver))
+            && self.outbox.mesh_backlog() == 0;
         if stop_by_ms != u64::MAX && (idle || now.mono_ms >= stop_by_ms) {
             self.stop_by_ms = Some(u64::MAX);
             self.stopping.quiet.fetch_add(1, Ordering::AcqRel);

@@ -174,3 +174,37 @@ impl Default for TlsLimits {
         }
     }
 }
+
+/// Bounds of the QUIC layer of one core. Bytes and milliseconds unless the name says else.
+#[derive(Clone, Debug)]
+pub struct QuicLimits {
+    /// Connections with all that they hold, closing ones too; further clients are refused.
+    pub connections_max: u32,
+    /// A handshake that is not complete within this time fails; a first stream gets as long again.
+    pub handshake_timeout_ms: u64,
+    /// Handshakes in progress or waiting; further clients are refused.
+    pub handshakes_max: u32,
+    /// Handshakes in progress or waiting above which a client has to prove its address first (Retry).
+    pub retry_above: u32,
+    /// Handshakes begun in one turn, at 100 to 500 µs each; the others wait for the next turn.
+    pub handshakes_per_turn: u32,
+    /// Bytes that a client may send and that were not read. It bounds what a paused or out-of-order client costs.
+    pub receive_window_bytes: u32,
+    /// Bytes sent to a client and not acknowledged; the rest waits, and counts against `Limits::unsent_bytes_max`.
+    pub send_window_bytes: u32,
+}
+
+impl Default for QuicLimits {
+    /// Holds on a machine with 1 GiB of memory and two cores.
+    fn default() -> Self {
+        Self {
+            connections_max: 1_000_000,
+            handshake_timeout_ms: 10_000,
+            handshakes_max: 4_096,
+            retry_above: 256,
+            handshakes_per_turn: 8,
+            receive_window_bytes: 32 * 1024,
+            send_window_bytes: 64 * 1024,
+        }
+    }
+}

@@ -250,6 +250,8 @@ pub struct CoreSnapshot {
     pub newcomers: crate::event_loop::NewcomersSample,
     /// What the TLS layer counted; `None` without a TLS listener.
     pub tls: Option<crate::tls::Stats>,
+    /// What the QUIC layer counted; `None` without a QUIC listener.
+    pub quic: Option<crate::quic::Stats>,
 }
 
 impl CoreSnapshot {

@@ -13,6 +13,7 @@ use crate::access::rules::Denial;
 use crate::admin::AdminReply;
 use crate::core_message::CoreMessage;
 use crate::engine::Command;
+use crate::quic::split_slot;
 
 /// Bytes for one connection.
 #[derive(Debug)]
@@ -74,6 +75,15 @@ pub enum Note {
     },
 }
 
+impl Order {
+    /// Which connection it is about.
+    pub const fn connection(&self) -> ConnectionId {
+        match self {
+            Self::Close(id, _) | Self::Pause(id) | Self::Resume(id) | Self::Watch(id) => *id,
+        }
+    }
+}
+
 /// The results of a turn.
 #[derive(Debug)]
 pub struct Outbox {
@@ -96,8 +106,8 @@ pub struct Outbox {
     pub admin: Vec<(u64, AdminReply)>,
     /// What the control thread is to find out about clients.
     pub questions: Vec<Question>,
-    /// Index + 1 into `outputs` by connection slot, 0 = none.
-    output_of_slot: Vec<u32>,
+    /// Index + 1 into `outputs` by connection slot, 0 = none; of sockets, and of streams of QUIC.
+    output_of_slot: [Vec<u32>; 2],
     spare: Vec<Vec<u8>>,
     spare_bytes: usize,
 }
@@ -120,7 +130,7 @@ impl Outbox {
             notes: Vec::new(),
             admin: Vec::new(),
             questions: Vec::new(),
-            output_of_slot: Vec::new(),
+            output_of_slot: Default::default(),
             spare: Vec::new(),
             spare_bytes: 0,
         }
@@ -177,7 +187,8 @@ impl Outbox {
     pub fn seal(&mut self) {
         for output in &mut self.outputs {
             output.end_frame();
-            self.output_of_slot[output.connection.slot as usize] = 0;
+            let (table, slot) = split_slot(output.connection.slot);
+            self.output_of_slot[table][slot as usize] = 0;
         }
     }
 
@@ -209,11 +220,13 @@ impl Outbox {
     }
 
     fn output(&mut self, connection: ConnectionId) -> &mut Output {
-        let slot = connection.slot as usize;
-        if self.output_of_slot.len() <= slot {
-            self.output_of_slot.resize(slot + 1, 0);
+        let (table, slot) = split_slot(connection.slot);
+        let slot = slot as usize;
+        let output_of_slot = &mut self.output_of_slot[table];
+        if output_of_slot.len() <= slot {
+            output_of_slot.resize(slot + 1, 0);
         }
-        let known = self.output_of_slot[slot] as usize;
+        let known = output_of_slot[slot] as usize;
         if known != 0 && self.outputs[known - 1].connection == connection {
             return &mut self.outputs[known - 1];
         }
@@ -224,7 +237,7 @@ impl Outbox {
             bytes,
             frame: None,
         });
-        self.output_of_slot[slot] = self.outputs.len() as u32;
+        self.output_of_slot[table][slot] = self.outputs.len() as u32;
         self.outputs.last_mut().expect("just pushed")
     }
 }

@@ -386,6 +386,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         driver: reactor::driver::DriverCounters::default(),
         newcomers: crate::event_loop::NewcomersSample::default(),
         tls: None,
+        quic: None,
     }
 }
 
@@ -445,6 +446,7 @@ fn dispatch(
     message: CoreMessage,
 ) {
     match message {
+        CoreMessage::Stray(_) => {} // The event loop takes these.
         CoreMessage::Publish(request) => owner.publish(turn, *request),
         CoreMessage::PublishDone {
             origin: Origin::Admin { request, .. },

@@ -3,7 +3,7 @@
 //! Nothing is changed: addresses are bound and let go, files are only looked at.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use reactor::driver::Backend;
@@ -371,21 +371,35 @@ fn access(config: &Config) -> Vec<Finding> {
 
 fn addresses(config: &Config) -> Vec<Finding> {
     let admin: Vec<_> = config.admin.address.0.into_iter().collect();
-    let listeners = Protocol::ALL.map(|protocol| (protocol.key(), config.addresses(protocol)));
-    let all = listeners.into_iter().chain([("admin.address", &admin[..])]);
-    let one = |(key, addresses): (&str, &[SocketAddr])| {
+    let listeners = Protocol::ALL.map(|protocol| {
+        let bind = if protocol.is_datagrams() {
+            |address| UdpSocket::bind(address).err()
+        } else {
+            bind_stream
+        };
+        (protocol.key(), bind, config.addresses(protocol))
+    });
+    let admin: [(_, Bind, _); 1] = [("admin.address", bind_stream, &admin[..])];
+    let one = |(key, bind, addresses): (&str, Bind, &[SocketAddr])| {
         let optional = *config.origin(key) == Origin::Default;
         addresses
             .iter()
-            .map(|address| bind(key, *address, optional))
+            .map(|address| tried(key, *address, bind, optional))
             .collect::<Vec<_>>()
     };
-    all.flat_map(one).collect()
+    listeners.into_iter().chain(admin).flat_map(one).collect()
+}
+
+/// Tries to bind an address; what went wrong.
+type Bind = fn(SocketAddr) -> Option<io::Error>;
+
+fn bind_stream(address: SocketAddr) -> Option<io::Error> {
+    TcpListener::bind(address).err()
 }
 
 /// `optional`: an address of the defaults, which a machine without IPv6 need not have.
-fn bind(key: &str, address: SocketAddr, optional: bool) -> Finding {
-    let Err(error) = TcpListener::bind(address) else {
+fn tried(key: &str, address: SocketAddr, bind: Bind, optional: bool) -> Finding {
+    let Some(error) = bind(address) else {
         return Finding::new(Level::Ok, key, address, "");
     };
     let absent = matches!(

@@ -71,10 +71,14 @@ impl Config {
     fn check_addresses(&self, errors: &mut Vec<ConfigError>) {
         let mut seen = BTreeSet::new();
         let admin: Vec<_> = self.admin.address.0.into_iter().collect();
-        let listeners = Protocol::ALL.map(|protocol| (protocol.key(), self.addresses(protocol)));
-        for (path, addresses) in listeners.into_iter().chain([("admin.address", &admin[..])]) {
+        let listeners = Protocol::ALL.map(|protocol| {
+            let is_datagrams = protocol.is_datagrams();
+            (protocol.key(), is_datagrams, self.addresses(protocol))
+        });
+        let admin = [("admin.address", false, &admin[..])];
+        for (path, is_datagrams, addresses) in listeners.into_iter().chain(admin) {
             for address in addresses {
-                if address.port() != 0 && !seen.insert(*address) {
+                if address.port() != 0 && !seen.insert((is_datagrams, *address)) {
                     errors.push(self.contradiction(
                         path,
                         format!("{address} is used twice; give each listener its own port"),

@@ -12,7 +12,7 @@ use crate::access::gate::GateLimits;
 use crate::engine::thread::ThreadLimits;
 use crate::engine::{Durability, MailboxLimits, WhenFull};
 use crate::event_loop::ProxyLimits;
-use crate::limits::{Limits, SessionRates, SlowConsumer, TlsLimits};
+use crate::limits::{Limits, QuicLimits, SessionRates, SlowConsumer, TlsLimits};
 
 impl Config {
     /// Number of cores: as set, or as many as the process may use.
@@ -117,6 +117,21 @@ impl Config {
             handshakes_per_turn: self.tls.handshakes_per_turn,
             partial_bytes_max: ByteSize(self.tls.partial_bytes_max.0.div_ceil(cores)).as_usize(),
             ..TlsLimits::default()
+        }
+    }
+
+    /// Bounds of the QUIC layer of one core.
+    pub fn to_quic_limits(&self) -> QuicLimits {
+        let quic = &self.quic;
+        let timeout = quic.handshake_timeout.as_millis();
+        QuicLimits {
+            connections_max: quic.connections_max,
+            handshake_timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX),
+            handshakes_max: quic.handshakes_max,
+            retry_above: quic.retry_above,
+            handshakes_per_turn: quic.handshakes_per_turn,
+            receive_window_bytes: u32::try_from(quic.receive_window_bytes.0).unwrap_or(u32::MAX),
+            send_window_bytes: u32::try_from(quic.send_window_bytes.0).unwrap_or(u32::MAX),
         }
     }
 
@@ -228,6 +243,14 @@ mod tests {
         assert_eq!(
             format!("{:?}", config.to_limits()),
             format!("{:?}", Limits::default())
+        );
+    }
+
+    #[test]
+    fn the_defaults_of_quic_are_its_default_limits() {
+        assert_eq!(
+            format!("{:?}", Config::default().to_quic_limits()),
+            format!("{:?}", QuicLimits::default())
         );
     }
 

@@ -71,6 +71,8 @@ sections! {
         tls: Vec<SocketAddr> = vec![];
         /// Addresses for MQTT over WebSocket over TLS, by convention on port 8084. [] = none.
         websocket_tls: Vec<SocketAddr> = vec![];
+        /// UDP addresses for MQTT over QUIC (ALPN "mqtt"), by convention on port 14567. [] = none.
+        quic: Vec<SocketAddr> = vec![];
         /// Path of the WebSocket upgrade request; another path is answered with 404.
         websocket_path: HttpPath = HttpPath("/mqtt".into());
         /// Which of the addresses above are behind a proxy that sends PROXY headers (HAProxy's protocol, version 1 or 2): the client's
@@ -90,7 +92,7 @@ sections! {
         backlog: u32 = 4_096, 1 => 65_535;
     }
 
-    /// TLS of `listeners.tls` and `listeners.websocket_tls`. Files are read again when they change, and on
+    /// TLS of `listeners.tls`, `listeners.websocket_tls` and `listeners.quic`. Files are read again when they change, and on
     /// `roadstead ctl reload`: new connections get what they say, and open ones stay.
     tls: TlsSection {
         /// PEM files with a certificate each, followed by those that lead to its root. A client gets the first that is for the name
@@ -122,6 +124,26 @@ sections! {
         /// Bytes of incomplete records of the node, divided evenly among the cores. Above three quarters of it a connection that has
         /// more than its share is closed.
         partial_bytes_max: ByteSize = ByteSize::mib(64), ByteSize::mib(1) => ByteSize::gib(64);
+    }
+
+    /// QUIC of `listeners.quic`. Its certificates and secrets are those of `tls`; TLS 1.3 alone. All bounds are per core.
+    quic: QuicSection {
+        /// Connections, with those that are closing; further clients are refused, and counted.
+        connections_max: u32 = 1_000_000, 1 => 16_000_000;
+        /// A handshake that is not complete within this time fails, and so does a connection whose client opens no stream for as long.
+        handshake_timeout: Duration = Duration::from_secs(10), Duration::from_millis(100) => Duration::from_secs(10 * MINUTE);
+        /// Handshakes in progress or waiting; further clients are refused, and counted.
+        handshakes_max: u32 = 4_096, 1 => 1_000_000;
+        /// Handshakes in progress or waiting above which a client must show that it is where it says (Retry): one round trip more
+        /// for honest clients, and forged addresses cost nothing. 0 = always.
+        retry_above: u32 = 256, 0 => 1_000_000;
+        /// Handshakes that one turn of a core begins, each 100 to 500 µs; the others wait.
+        handshakes_per_turn: u32 = 8, 1 => 1_024;
+        /// Bytes that a client may have sent and the node not read: what a client costs that sends faster than it is served. Larger
+        /// is faster for uploads over long distances.
+        receive_window_bytes: ByteSize = ByteSize::kib(32), ByteSize::kib(4) => ByteSize::mib(16);
+        /// Bytes sent to a client and not acknowledged; the rest waits as `queues.unsent_bytes_max` says.
+        send_window_bytes: ByteSize = ByteSize::kib(64), ByteSize::kib(4) => ByteSize::mib(16);
     }
 
     /// How many connections may come in, and how fast. What is beyond a bound is closed at once, before TLS, and counted by reason in

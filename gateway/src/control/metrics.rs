@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod quic;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -60,6 +61,7 @@ pub fn families(samples: &[CoreSample], status: &NodeStatus) -> Vec<MetricFamily
     families.extend(engine_families(&status.engine()));
     families.extend(access::families(&status.access));
     families.extend(tls::families(samples, &status.certificates.current()));
+    families.extend(quic::families(samples));
     families
 }
 

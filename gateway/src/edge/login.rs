@@ -249,10 +249,7 @@ impl Edge {
 
     /// The policy has changed: the sessions of this core are judged anew, some in each turn.
     pub fn begin_review(&mut self) {
-        let connections = self.connections.iter();
-        self.to_review = connections
-            .map(|(_, connection)| connection.link.id)
-            .collect();
+        self.to_review = self.connections.ids().collect();
     }
 
     /// True while sessions are to be judged anew.

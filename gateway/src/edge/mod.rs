@@ -11,6 +11,7 @@
 //! when it is empty.
 
 mod connect;
+mod connections;
 mod deliver;
 mod depart;
 mod exchange;
@@ -33,7 +34,7 @@ use edge_proto::session::inbound::Inbound;
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 use reactor::driver::{Close, ConnectionId};
-use reactor::slab::{Key, Slab, Table};
+use reactor::slab::{Key, Slab};
 
 use crate::access::policy::Outcome;
 use crate::limits::Limits;
@@ -43,6 +44,7 @@ use crate::shard::Arrival;
 use crate::turn::{Stats, Timer, Turn};
 
 use connect::Attaching;
+use connections::Connections;
 use depart::Leave;
 use exchange::Exchanging;
 use link::{Link, Transport};
@@ -52,7 +54,7 @@ use subscribe::SubscribePacket;
 /// State of the edge role on one core.
 #[derive(Debug, Default)]
 pub struct Edge {
-    connections: Table<Connection>,
+    connections: Connections,
     /// Durable sessions whose connection is gone while publishes of theirs are still being stored.
     detaching: HashMap<ConnectionId, Detaching, FixedState>,
     operations: Slab<SubscribePacket>,
@@ -150,7 +152,7 @@ impl Edge {
         link.timer = Some(turn.timers.arm(deadline, Timer::Connect(id)));
         self.count += 1;
         self.connections.insert(
-            id.slot,
+            id,
             Connection {
                 link,
                 state: State::AwaitConnect(Box::new(arrival)),
@@ -351,7 +353,7 @@ impl Edge {
             return;
         }
         self.depart_if_live(turn, id, Leave::lost());
-        if let Some(mut connection) = self.connections.remove(id.slot) {
+        if let Some(mut connection) = self.connections.remove(id) {
             connection.close_state(turn);
             self.count -= 1;
             turn.stats.counters.connections_closed += 1;
@@ -410,20 +412,14 @@ impl Edge {
 
     /// Ends all connections because the node stops.
     pub fn shut_down(&mut self, turn: &mut Turn<'_>) {
-        let ids: Vec<ConnectionId> = self
-            .connections
-            .iter()
-            .map(|(_, connection)| connection.link.id)
-            .collect();
+        let ids: Vec<ConnectionId> = self.connections.ids().collect();
         for id in ids {
             self.leave(turn, id, Leave::because(ReasonCode::ServerShuttingDown));
         }
     }
 
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.connections
-            .get_mut(id.slot)
-            .filter(|connection| connection.link.id == id)
+        self.connections.get_mut(id)
     }
 
     fn live(&mut self, id: ConnectionId) -> Option<(&mut Link, &mut Session)> {

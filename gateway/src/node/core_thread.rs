@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use reactor::datagram::{DatagramSocket, DatagramSocketId};
 use reactor::driver::{Backend, Driver, DriverConfig, ListenOptions, Waker};
 use reactor::epoll::EpollDriver;
 use reactor::mesh::{Inbox, Port};
@@ -19,20 +20,24 @@ use crate::admin::AdminRequest;
 use crate::config::Protocol;
 use crate::control::Cores;
 use crate::control::access::Asker;
-use crate::control::certificates::Certificates;
+use crate::control::certificates::{CertificateError, Certificates};
 use crate::control::status::Listener;
 use crate::core_message::CoreMessage;
 use crate::engine::thread::CommandSender;
 use crate::engine::{Completion, Restored};
 use crate::event_loop::{
-    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Newcomers, Proxied, ProxyLimits,
+    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Newcomers, Proxied, ProxyLimits, Quic,
     Secured, Stopping,
 };
-use crate::limits::TlsLimits;
+use crate::limits::{QuicLimits, TlsLimits};
 use crate::outbox::Outbox;
+use crate::quic::{Endpoints, Listening, NodeKeys};
 use crate::shard::Shard;
 use crate::tls::Acceptor;
 use crate::turn::{Congestion, Facts};
+
+/// The number of this node: there is one.
+const NODE: u16 = 0;
 
 /// What a core is, known before its thread starts.
 pub(super) struct CorePlan {
@@ -56,6 +61,9 @@ pub(super) struct CorePlan {
     pub(super) proxy: Option<ProxyLimits>,
     /// By listener: whether its connections begin with a PROXY header.
     pub(super) proxied: Vec<bool>,
+    pub(super) quic: QuicLimits,
+    /// `None` without QUIC listeners.
+    pub(super) quic_keys: Option<NodeKeys>,
 }
 
 /// What a core gets once all drivers exist.
@@ -72,6 +80,8 @@ pub(super) struct CoreKit {
     pub(super) restored: Vec<(Restored, u16)>,
     /// What to listen on, with the configuration keys.
     pub(super) listeners: Vec<(Listener, Protocol)>,
+    /// Its sockets for QUIC, by listener.
+    pub(super) datagrams: Vec<DatagramSocket>,
 }
 
 /// Starts the thread of a core.
@@ -127,6 +137,24 @@ fn live<D: Driver>(
         shard.restore(now, item, *home, &mut outbox);
     }
     let bound = listen(&mut driver, &kit.listeners, plan.listen)?;
+    let listening = plan.quic_keys.map(|keys| Listening {
+        keys,
+        node: NODE,
+        core,
+        cores: shard.facts().placement.cores(),
+    });
+    let quic = match (listening, plan.acceptors.get(Quic::ACCEPTOR)) {
+        (Some(listening), Some(acceptor)) => {
+            let sockets = adopt(&mut driver, kit.datagrams)?;
+            let origin = plan.clock.started();
+            let listeners = sockets.len() as u16; // There are as many as a configuration has addresses.
+            let (limits, acceptor) = (plan.quic, acceptor);
+            let endpoints = Endpoints::new(limits, listening, acceptor, listeners, origin, now);
+            let endpoints = endpoints.map_err(CertificateError::from)?;
+            Some(Quic::new(endpoints, sockets))
+        }
+        _ => None,
+    };
     if reports.send(CoreReport::Listening(bound)).is_err() {
         return Ok(());
     }
@@ -157,6 +185,7 @@ fn live<D: Driver>(
         newcomers: Newcomers::default(),
         accepted: 0,
         proxied: plan.proxy.map(Proxied::new),
+        quic,
         clock: plan.clock,
         stopping: plan.stopping,
         engine_backlog: plan.engine_backlog,
@@ -171,6 +200,23 @@ fn live<D: Driver>(
     event_loop
         .run()
         .map_err(|source| StartError::Driver { core, source })
+}
+
+/// Takes the sockets that the main thread has bound.
+fn adopt(
+    driver: &mut impl Driver,
+    sockets: Vec<DatagramSocket>,
+) -> Result<Vec<DatagramSocketId>, StartError> {
+    let open = |socket: DatagramSocket| {
+        let address = socket.address();
+        let adopted = driver.adopt_datagrams(socket);
+        adopted.map_err(|source| StartError::Listen {
+            key: Protocol::Quic.key(),
+            address,
+            source,
+        })
+    };
+    sockets.into_iter().map(open).collect()
 }
 
 fn listen(

@@ -4,6 +4,7 @@
 //! store and its ends of the mesh → listen → ready. Stop: cores tell their clients and end → the engine commits the rest.
 
 mod core_thread;
+mod listeners;
 mod store;
 
 use std::io::Write as _;
@@ -31,6 +32,7 @@ use crate::event_loop::{Clock, EngineBacklog, Stopping};
 use crate::turn::Facts;
 
 use core_thread::{CoreKit, CorePlan};
+use listeners::{Datagrams, bind_admin, bind_datagrams, plan_listeners};
 use store::Store;
 
 /// Why a node did not start or did not go on.
@@ -128,8 +130,14 @@ pub fn run(config: Config) -> Result<(), StartError> {
         .iter()
         .map(|(listener, _)| config.listeners.proxy_protocol.contains(&listener.address))
         .collect();
+    let datagrams = bind_datagrams(&config, cores)?;
     let certificates = Certificates::of(&config)?;
     let acceptors = certificates.read()?;
+    let quic_keys = if datagrams.listeners.is_empty() {
+        None
+    } else {
+        Some(certificates.quic_keys()?)
+    };
     let placement = Placement::single_node(cores);
     let store = Store::open(&config, &placement, clock.now().unix_ms)?;
     let access = Access::open(&config, clock)?; // In the folder that the store has made.
@@ -166,6 +174,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
             gate: config.to_gate_limits(),
             proxy: config.to_proxy_limits(),
             proxied: proxied.clone(),
+            quic: config.to_quic_limits(),
+            quic_keys: quic_keys.clone(),
         };
         threads.push(core_thread::spawn(plan, reports.clone(), kit_receiver)?);
         kits.push(kit_sender);
@@ -184,7 +194,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         certificates: Arc::new(certificates),
         access: Arc::new(access),
     };
-    node.start(store, kits, plan, admin)
+    node.start(store, kits, (plan, datagrams), admin)
 }
 
 /// A node whose cores have drivers.
@@ -207,7 +217,7 @@ impl Node {
         self,
         store: Store,
         kits: Vec<Sender<CoreKit>>,
-        mut listeners: Vec<(Listener, Protocol)>,
+        (mut listeners, mut datagrams): (Vec<(Listener, Protocol)>, Datagrams),
         admin: Option<TcpListener>,
     ) -> Result<(), StartError> {
         let cores = self.placement.cores();
@@ -256,6 +266,7 @@ impl Node {
                     .iter()
                     .map(|(listener, protocol)| (listener.clone(), *protocol))
                     .collect(),
+                datagrams: std::mem::take(&mut datagrams.sockets[core]),
             };
             let bound = self.hand_over(&kits[core], kit)?;
             // The first core turns port 0 into a port; the others join it.
@@ -266,6 +277,7 @@ impl Node {
         let listeners = listeners
             .into_iter()
             .map(|(listener, _)| listener)
+            .chain(datagrams.listeners)
             .collect();
         self.serve(engine, control, listeners, admin, verdict_senders)
     }
@@ -421,75 +433,6 @@ fn facts(config: &Config, placement: &Placement) -> Result<Facts, StartError> {
         websocket_path: config.listeners.websocket_path.0.as_str().into(),
         seed: u64::from_ne_bytes(seed),
     })
-}
-
-fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
-    let Some(address) = config.admin.address.0 else {
-        return Ok(None);
-    };
-    let listener = bind_alone(address);
-    listener.map(Some).map_err(|source| StartError::Listen {
-        key: "admin.address",
-        address,
-        source,
-    })
-}
-
-/// The listeners of each core. A socket that another process listens on is found here: later, with SO_REUSEPORT, the two
-/// would silently share the port.
-fn plan_listeners(config: &Config) -> Result<Vec<(Listener, Protocol)>, StartError> {
-    let mut plan = Vec::new();
-    let all = Protocol::ALL.into_iter().flat_map(|protocol| {
-        let addresses = config.addresses(protocol).iter();
-        addresses.map(move |address| (protocol, *address))
-    });
-    for (protocol, address) in all {
-        match bind_alone(address) {
-            Ok(_) => {
-                let kind = protocol.word();
-                plan.push((Listener { kind, address }, protocol));
-            }
-            Err(error) if is_missing_ipv6(address, &error) => {
-                tracing::warn!(%address, "this machine has no IPv6; the address is left out");
-            }
-            Err(source) => {
-                let key = protocol.key();
-                return Err(StartError::Listen {
-                    key,
-                    address,
-                    source,
-                });
-            }
-        }
-    }
-    Ok(plan)
-}
-
-/// Binds an address that nobody else listens on. The kernel tears the rings of a killed process down some milliseconds after
-/// the process, and their accepts hold its sockets until then, so a busy address gets a moment.
-fn bind_alone(address: SocketAddr) -> std::io::Result<TcpListener> {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
-    const STEP: std::time::Duration = std::time::Duration::from_millis(20);
-    let mut waited = std::time::Duration::ZERO;
-    loop {
-        match TcpListener::bind(address) {
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && waited < PATIENCE => {
-                std::thread::park_timeout(STEP);
-                waited += STEP;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-/// True when an IPv6 address cannot be had because the machine has no IPv6 at all (a default listener is on `[::1]`).
-fn is_missing_ipv6(address: SocketAddr, error: &std::io::Error) -> bool {
-    address.is_ipv6()
-        && address.ip().is_loopback()
-        && matches!(
-            error.raw_os_error(),
-            Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)
-        )
 }
 
 fn collect_wakers(reports: &Receiver<CoreReport>, cores: u16) -> Result<Vec<Waker>, StartError> {

@@ -143,7 +143,7 @@ impl Sessions {
     }
 
     fn of_core(&self, acceptor: Arc<Acceptor>) -> CoreAcceptor {
-        let config = Arc::new(acceptor.config(&self.clock, &self.capture));
+        let config = Arc::new(acceptor.config(&self.clock, Some(&self.capture)));
         CoreAcceptor { acceptor, config }
     }
 

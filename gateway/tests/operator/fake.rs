@@ -160,6 +160,10 @@ pub(crate) fn snapshot(core: usize) -> CoreSnapshot {
         handshakes_full: 2,
         ..gateway::tls::Stats::default()
     });
+    snapshot.quic = Some(gateway::quic::Stats {
+        handshakes_full: 3,
+        ..gateway::quic::Stats::default()
+    });
     snapshot.hottest_roots = (0..8)
         .map(|root| (format!("core{core}/root{root}"), 100 - 10 * root))
         .collect();

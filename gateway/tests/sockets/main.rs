@@ -4,5 +4,6 @@
 
 mod edges;
 mod groups;
+mod quic;
 mod secure;
 mod world;

@@ -108,7 +108,7 @@ impl Secure {
     }
 }
 
-fn write_certificate(folder: &std::path::Path) {
+pub(crate) fn write_certificate(folder: &std::path::Path) {
     let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
     let key = KeyPair::generate().expect("a key");
     let certificate = params.self_signed(&key).expect("it signs itself");

@@ -54,6 +54,11 @@ impl Node {
         self.process = spawn(self.address, &self.folder, &self.settings);
     }
 
+    /// The id of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// A connection; waits for the node to listen.
     pub(crate) fn connect(&self) -> TcpStream {
         Self::connect_to(self.address)
@@ -139,6 +144,11 @@ impl<S: Read + Write> Client<S> {
         client.send(|out| encode::connect(out, &connect));
         client.hear(|packet| matches!(packet, Packet::ConnAck(_)).then_some(()));
         client
+    }
+
+    /// What it speaks over.
+    pub(crate) fn stream(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     pub(crate) fn send(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
