@@ -140,6 +140,8 @@ pub(crate) enum Transport {
     Tls,
     /// MQTT over WebSocket over TLS.
     Wss,
+    /// MQTT over QUIC.
+    Quic,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -210,6 +212,7 @@ impl Transport {
             Self::Websocket => "websocket",
             Self::Tls => "tls",
             Self::Wss => "wss",
+            Self::Quic => "quic",
         }
     }
 
@@ -220,7 +223,7 @@ impl Transport {
 
     /// True when all of it is in TLS.
     pub(crate) const fn is_secure(self) -> bool {
-        matches!(self, Self::Tls | Self::Wss)
+        matches!(self, Self::Tls | Self::Wss | Self::Quic)
     }
 }
 

@@ -97,7 +97,7 @@ impl Client {
     /// The connection is there, TLS and all: writes what opens the conversation.
     pub(super) fn connected(&mut self, settings: &Settings, out: &mut Vec<u8>) {
         match settings.transport {
-            Transport::Tcp | Transport::Tls => self.greet(settings, out),
+            Transport::Tcp | Transport::Tls | Transport::Quic => self.greet(settings, out),
             Transport::Websocket | Transport::Wss => {
                 self.phase = Phase::Upgrading;
                 handshake::client_handshake(out, "127.0.0.1", "/mqtt", KEY);

@@ -8,6 +8,7 @@ mod load;
 mod open;
 mod ping;
 mod publish;
+mod quic;
 pub(crate) mod storm;
 mod thread;
 mod tls;

@@ -104,7 +104,14 @@ impl<D: Driver> Thread<D> {
             Counters::count(&self.shared.counters[self.index].failed);
             return;
         }
-        match self.driver.connect(remote, local_of(remote, number)) {
+        let connected = match &mut self.quic {
+            Some(quic) => quic.connect(remote),
+            None => self
+                .driver
+                .connect(remote, local_of(remote, number))
+                .map_err(Into::into),
+        };
+        match connected {
             Ok(connection) => {
                 let mut client = Client::new(connection, number, self.now_ms());
                 let place = match place {
@@ -164,7 +171,7 @@ impl<D: Driver> Thread<D> {
             let how = Close::Graceful {
                 linger_ms: LINGER_MS,
             };
-            self.driver.close(connection, how);
+            self.close(connection, how);
         }
     }
 }

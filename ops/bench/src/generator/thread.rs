@@ -18,8 +18,10 @@ use reactor::uring::UringDriver;
 use super::client::{Client, Outcome, Phase, STAMP_BYTES};
 use super::load::Active;
 use super::open::Opening;
+use super::quic::{Quic, Told};
 use super::tls::{Handshake, Tls};
 use super::{Command, Counters, Latencies, Shared};
+use crate::arguments::Transport;
 use crate::clock::{self, Pace};
 use crate::machine::Plan;
 
@@ -60,6 +62,7 @@ impl Place {
 pub(super) struct Thread<D> {
     pub(super) driver: D,
     tls: Option<Tls>,
+    pub(super) quic: Option<Quic>,
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
     /// In the order of their numbers, in which they were opened first.
@@ -112,7 +115,7 @@ pub(super) fn run(
         events_max: 512,
         submission_entries: 512,
         completion_entries: 4096,
-        datagrams: DatagramConfig::small(),
+        datagrams: DatagramConfig::server(),
     };
     if let Some(cpu) = place.cpu
         && let Err(error) = pin_to_cpu(cpu)
@@ -130,6 +133,17 @@ pub(super) fn run(
     }
 }
 
+/// TLS or QUIC of a thread, as its transport wants.
+fn secured(shared: &Shared, driver: &mut impl Driver) -> io::Result<(Option<Tls>, Option<Quic>)> {
+    match &shared.tls {
+        Some(tls) if shared.settings.transport == Transport::Quic => {
+            let quic = Quic::new(tls.config(), driver).map_err(io::Error::other)?;
+            Ok((None, Some(quic)))
+        }
+        tls => Ok((tls.as_ref().map(Tls::new), None)),
+    }
+}
+
 fn start<D: Driver>(
     driver: io::Result<D>,
     index: usize,
@@ -137,8 +151,12 @@ fn start<D: Driver>(
     commands: mpsc::Receiver<Command>,
     ready: &mpsc::Sender<io::Result<Waker>>,
 ) {
-    let driver = match driver {
-        Ok(driver) => driver,
+    let made = driver.and_then(|mut driver| {
+        let secured = secured(&shared, &mut driver)?;
+        Ok((driver, secured))
+    });
+    let (driver, (tls, quic)) = match made {
+        Ok(made) => made,
         Err(error) => {
             let _ = ready.send(Err(error)); // The generator waits for it.
             return;
@@ -152,7 +170,8 @@ fn start<D: Driver>(
         .wrapping_add(index as u64);
     let mut thread = Thread {
         driver,
-        tls: shared.tls.as_ref().map(Tls::new),
+        tls,
+        quic,
         index,
         clients: Vec::new(),
         by_slot: Table::new(),
@@ -196,6 +215,7 @@ impl<D: Driver> Thread<D> {
             self.ping_due();
             self.keep_alive_due();
             self.publish_due(now);
+            self.quic_turn();
         }
         self.close_all()
     }
@@ -207,10 +227,17 @@ impl<D: Driver> Thread<D> {
         for client in &mut self.clients {
             if client.phase != Phase::Ended {
                 client.phase = Phase::Ended;
-                self.driver.close(client.connection, Close::Abort);
+                match &mut self.quic {
+                    Some(quic) => quic.close(client.connection, Close::Abort),
+                    None => self.driver.close(client.connection, Close::Abort),
+                }
             }
         }
         let mut events = Vec::new();
+        if let Some(quic) = &mut self.quic {
+            quic.turn(&mut self.driver);
+            self.driver.poll(Some(clock::now()), &mut events)?;
+        }
         while self.driver.counters().connections > 0 && clock::now() < until {
             self.driver.poll(Some(clock::now() + IDLE), &mut events)?;
             events.clear();
@@ -230,7 +257,8 @@ impl<D: Driver> Thread<D> {
         let look = shared
             .filter(|_| self.shared.threads > 1)
             .map(|_| now + LOOK);
-        let times = [self.open_at(), load, look, self.keep_alive_at()];
+        let quic = self.quic.as_ref().and_then(Quic::next_at);
+        let times = [self.open_at(), load, look, self.keep_alive_at(), quic];
         let next = times.into_iter().flatten().min();
         next.map_or(now + IDLE, |next| next.min(now + IDLE))
     }
@@ -293,10 +321,57 @@ impl<D: Driver> Thread<D> {
             Event::Closed {
                 connection, error, ..
             } => self.closed(connection, error),
-            Event::Accepted { .. }
-            | Event::Drained { .. }
-            | Event::Datagrams { .. }
-            | Event::Woken => {}
+            Event::Datagrams {
+                buffer,
+                remote,
+                ecn,
+                stride,
+                ..
+            } => {
+                let bytes = self.driver.received(buffer);
+                if let Some(quic) = &mut self.quic {
+                    quic.received(remote, ecn, stride, bytes);
+                }
+                self.driver.recycle(buffer);
+                self.quic_told();
+            }
+            Event::Accepted { .. } | Event::Drained { .. } | Event::Woken => {}
+        }
+    }
+
+    /// Clients of QUIC hear what came, and say what they have to say.
+    fn quic_turn(&mut self) {
+        self.quic_told();
+        if let Some(quic) = &mut self.quic {
+            quic.turn(&mut self.driver);
+        }
+    }
+
+    fn quic_told(&mut self) {
+        while let Some(told) = self.quic.as_mut().and_then(Quic::told) {
+            match told {
+                Told::Connected(connection) => {
+                    if let Some(place) = self.place(connection) {
+                        self.begin_conversation(place);
+                    }
+                }
+                Told::Data(connection, mut bytes) => {
+                    if let Some(place) = self.place(connection) {
+                        self.received(place, Input::Plain(&mut bytes));
+                    }
+                }
+                Told::Closed(connection, why) => {
+                    self.closed(connection, why.map(io::Error::other));
+                }
+            }
+        }
+    }
+
+    /// Ends a connection.
+    pub(super) fn close(&mut self, connection: ConnectionId, how: Close) {
+        match &mut self.quic {
+            Some(quic) => quic.close(connection, how),
+            None => self.driver.close(connection, how),
         }
     }
 
@@ -389,12 +464,10 @@ impl<D: Driver> Thread<D> {
             if self.watching {
                 self.shared.fault(fault);
             }
-            self.driver
-                .close(self.clients[place].connection, Close::Abort);
+            self.close(self.clients[place].connection, Close::Abort);
         }
         if refused {
-            self.driver
-                .close(self.clients[place].connection, Close::Abort);
+            self.close(self.clients[place].connection, Close::Abort);
         }
         self.go_on(place, arrived, acknowledged);
     }
@@ -404,6 +477,9 @@ impl<D: Driver> Thread<D> {
             return;
         }
         let connection = self.clients[place].connection;
+        if let Some(quic) = &mut self.quic {
+            return quic.send(connection, &out);
+        }
         let Some(tls) = &mut self.tls else {
             return self.driver.send(connection, out);
         };

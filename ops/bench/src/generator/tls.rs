@@ -74,6 +74,11 @@ impl Shared {
         })
     }
 
+    /// What rustls needs, for those who make connections of their own.
+    pub(super) fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
     /// From now on clients resume.
     pub(super) fn spend(&self) {
         self.purse.open.store(true, Ordering::Relaxed);
