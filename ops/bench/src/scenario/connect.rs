@@ -84,7 +84,8 @@ fn come_again(arguments: &Connect, bench: &Bench, figures: &mut Figures) -> Resu
     let resumed = bench.generator.totals().tls_resumed - before;
     figures.count("tls_resumptions", resumed);
     if resumed < u64::from(sessions) || before > 0 {
-        let missing = format!("of {sessions} handshakes {resumed} were resumed, and {before} before");
+        let missing =
+            format!("of {sessions} handshakes {resumed} were resumed, and {before} before");
         figures.note("resumption", missing);
     }
     let cpu = |suffix: &str| figures.value(&format!("cpu_us_per_connect{suffix}"));
