@@ -35,7 +35,7 @@ cargo xtask VERB
   clients [--against SERVER] [--only NAME]
                                  real clients hold the scripted conversation with SERVER: io_uring or epoll (a node that
                                  is built and started here), mosquitto (the reference), or HOST:PORT[:WS_PORT]
-  testssl                        testssl.sh looks for weaknesses of a node's TLS listener (some minutes)
+  testssl                        testssl.sh looks for weaknesses of a node's TLS listener
   fuzz  [--seconds N] [TARGET]   fuzzes TARGET, or every target in turn, for N seconds (default 60)
   bench SCENARIO …               the load tool, after it has installed what its --rivals name; arguments go to it unchanged
   chaos VERB …                   a node killed, overloaded, out of disk: crash, bounds, disk, garbage, churn, reload
@@ -82,7 +82,7 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
             };
             Ok(tools::install_all(&project, &chosen))
         }
-        "testssl" => run_steps(&project, testssl::steps(), rest),
+        "testssl" => run_steps(&project, vec![clients::build_node(), testssl::step()], rest),
         "fuzz" => {
             let mut rest = rest.to_vec();
             let seconds = match take_value(&mut rest, "--seconds")? {

@@ -5,6 +5,7 @@ use crate::fuzz;
 use crate::instructions;
 use crate::process::{LIMIT, run};
 use crate::step::Step;
+use crate::testssl;
 
 /// Seconds per fuzz target: enough to replay the corpus and to notice a target that fails at once. Real searches are
 /// `cargo xtask fuzz`.
@@ -43,6 +44,7 @@ pub(crate) fn steps() -> Vec<Step> {
     steps.extend(CHAOS.map(chaos));
     steps.push(sim());
     steps.extend(clients::steps());
+    steps.push(testssl::step());
     steps.extend(fuzz::steps(None, FUZZ_SECONDS).into_iter().map(Step::slow));
     steps
 }

@@ -1,13 +1,12 @@
-//! testssl.sh against the TLS listener of a node, with an ECDSA certificate and an RSA one, TLS 1.2 and 1.3. It takes some minutes
-//! and finds what somebody else thinks of our choices, which changes when they do: so it is a verb of its own, not a test.
+//! testssl.sh against the TLS listener of a node, with an ECDSA certificate and an RSA one, TLS 1.2 and 1.3: what somebody else thinks
+//! of our choices. The program is that of Debian's release, so that its opinion changes when the release does.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::clients::build_node;
 use crate::process::run;
 use crate::project::Project;
 use crate::server::{Against, Security, Server, certificates};
@@ -21,12 +20,9 @@ const TOO_BAD: [&str; 4] = ["MEDIUM", "HIGH", "CRITICAL", "FATAL"];
 /// What is no finding.
 const GOOD: [&str; 2] = ["OK", "INFO"];
 
-/// Builds a node and lets it be scanned.
-pub(crate) fn steps() -> Vec<Step> {
-    vec![
-        build_node(),
-        Step::call("testssl.sh", &[Tool::Testssl], scan),
-    ]
+/// Lets a node be scanned, which has to be built.
+pub(crate) fn step() -> Step {
+    Step::call("testssl.sh", &[Tool::Testssl], scan).slow()
 }
 
 fn scan(project: &Project) -> Result<()> {
@@ -44,7 +40,7 @@ fn scan(project: &Project) -> Result<()> {
         .args(["--nodns", "none", "--ip", "127.0.0.1", "--add-ca"])
         .arg(certificates(project)?.join("authority.pem"))
         .arg("--openssl")
-        .arg(openssl()?)
+        .arg(tool.join("usr/bin/openssl"))
         .arg("--csvfile")
         .arg(&table)
         .arg(format!("localhost:{}", server.port))
@@ -58,18 +54,6 @@ fn scan(project: &Project) -> Result<()> {
     let text = fs::read_to_string(&table)
         .with_context(|| format!("testssl.sh wrote no findings ({outcome:?})"))?;
     judge(&text)
-}
-
-/// Its own is for servers that nobody should have any more, and is not in the package.
-fn openssl() -> Result<String> {
-    let output = Command::new("sh")
-        .args(["-c", "command -v openssl"])
-        .output()?;
-    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if path.is_empty() {
-        bail!("testssl.sh needs the program openssl; install it");
-    }
-    Ok(path)
 }
 
 /// Prints the findings that are any, and fails when one is too bad.

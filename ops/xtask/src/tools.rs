@@ -60,8 +60,8 @@ const NPM: &[&str] = &["mqtt@5.16.0", "ws@8.23.0"];
 /// Debian packages by tool. They have no version here: a release of Debian carries one, and drops the one before.
 const MOSQUITTO: &[&str] = &["mosquitto", "mosquitto-clients"];
 const VALGRIND: &[&str] = &["valgrind"];
-/// With what it finds out names by: it does not start without.
-const TESTSSL: &[&str] = &["testssl.sh", "bind9-host"];
+/// With what it finds out names by, which it does not start without.
+const TESTSSL: &[&str] = &["testssl.sh", "bind9-host", "openssl"];
 const EJABBERD: &[&str] = &["ejabberd"];
 const RABBITMQ: &[&str] = &["rabbitmq-server"];
 const RUST_WITH_SOURCE: &[&str] = &["rustc-web", "rust-web-src"];

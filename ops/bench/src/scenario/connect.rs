@@ -71,10 +71,6 @@ fn connect(arguments: &Connect, bench: &Bench, suffix: &str, figures: &mut Figur
         figures.measure("requests_per_s", per_s);
     }
     between.cpu("connect", between.counted.live, suffix, figures);
-    if arguments.common.transport().is_secure() {
-        let resumed = between.counted.tls_resumed;
-        figures.count(&format!("tls_resumed{suffix}"), resumed);
-    }
     Ok(())
 }
 
@@ -86,8 +82,10 @@ fn come_again(arguments: &Connect, bench: &Bench, figures: &mut Figures) -> Resu
     let before = bench.generator.totals().tls_resumed;
     connect(arguments, bench, "_resumed", figures)?;
     let resumed = bench.generator.totals().tls_resumed - before;
-    if resumed < u64::from(sessions) {
-        let missing = format!("of {sessions} handshakes {resumed} were resumed");
+    figures.count("tls_resumptions", resumed);
+    if resumed < u64::from(sessions) || before > 0 {
+        let missing =
+            format!("of {sessions} handshakes {resumed} were resumed, and {before} before");
         figures.note("resumption", missing);
     }
     let cpu = |suffix: &str| figures.value(&format!("cpu_us_per_connect{suffix}"));

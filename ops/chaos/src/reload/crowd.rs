@@ -145,6 +145,7 @@ fn work(wires: &mut [Wire], first: usize, stop: &AtomicBool) -> Outcome {
         let open: Vec<usize> = (0..wires.len())
             .filter(|index| !wires[*index].ended)
             .collect();
+        outcome.ended = wires.len() - open.len();
         let waiting: Vec<&Wire> = open.iter().map(|index| &wires[*index]).collect();
         for index in wait_for_any(&waiting, PACE) {
             read(&mut wires[open[index]], &mut outcome);
@@ -194,5 +195,4 @@ fn read(wire: &mut Wire, outcome: &mut Outcome) {
         Err(_rule) => outcome.broken += 1,
     }
     wire.flush();
-    outcome.ended += usize::from(wire.ended);
 }
