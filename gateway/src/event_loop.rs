@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use reactor::driver::{self, Close, ConnectionId, Driver, Waker};
+use reactor::driver::{self, ConnectionId, Driver, Waker};
 use reactor::mesh::{Inbox, Lane, Port};
 
 use crate::access::gate::Gate;
@@ -366,16 +366,6 @@ impl<D: Driver> EventLoop<D> {
     }
 
     fn socket_event(&mut self, now: Now, event: driver::Event) {
-        let Self {
-            driver,
-            shard,
-            outbox,
-            secured,
-            proxied,
-            quic,
-            ..
-        } = self;
-        let secured = secured.as_mut();
         match event {
             driver::Event::Accepted {
                 connection,
@@ -383,46 +373,14 @@ impl<D: Driver> EventLoop<D> {
                 peer,
             } => self.accepted(now, connection, listener, peer),
             driver::Event::Received { connection, buffer } => {
-                if proxied
-                    .as_ref()
-                    .is_some_and(|proxied| proxied.has(connection))
-                {
-                    return self.received_from_proxy(now, connection, buffer);
-                }
-                if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
-                    return secured.received(driver, now, (connection, buffer), shard, outbox);
-                }
-                let bytes = driver.received(buffer);
-                shard.handle(now, Event::Received { connection, bytes }, outbox);
-                driver.recycle(buffer);
+                self.received(now, connection, buffer);
             }
             driver::Event::Drained { connection } => {
-                shard.handle(now, Event::Drained(connection), outbox);
+                let drained = Event::Drained(connection);
+                self.shard.handle(now, drained, &mut self.outbox);
             }
-            driver::Event::PeerClosed { connection } => {
-                if proxied
-                    .as_mut()
-                    .is_some_and(|proxied| proxied.forget(connection))
-                {
-                    return driver.close(connection, Close::Abort);
-                }
-                if secured
-                    .filter(|secured| secured.has(connection))
-                    .is_none_or(|secured| secured.peer_closed(driver, connection))
-                {
-                    shard.handle(now, Event::PeerClosed(connection), outbox);
-                }
-            }
-            driver::Event::Closed { connection, .. } => {
-                self.gate.leave(connection);
-                if let Some(proxied) = proxied {
-                    proxied.forget(connection);
-                }
-                if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
-                    secured.closed(connection);
-                }
-                shard.handle(now, Event::Closed(connection), outbox);
-            }
+            driver::Event::PeerClosed { connection } => self.peer_closed(now, connection),
+            driver::Event::Closed { connection, .. } => self.closed(now, connection),
             driver::Event::Datagrams {
                 socket,
                 buffer,
@@ -431,7 +389,7 @@ impl<D: Driver> EventLoop<D> {
                 ecn,
                 stride,
             } => {
-                if let Some(quic) = quic {
+                if let Some(quic) = &mut self.quic {
                     let batch = Batch {
                         socket,
                         buffer,
@@ -440,7 +398,13 @@ impl<D: Driver> EventLoop<D> {
                         ecn,
                         stride,
                     };
-                    quic.received(driver, now, batch, shard, outbox);
+                    quic.received(
+                        &mut self.driver,
+                        now,
+                        batch,
+                        &mut self.shard,
+                        &mut self.outbox,
+                    );
                 }
             }
             driver::Event::Connected { .. } | driver::Event::Woken => {}

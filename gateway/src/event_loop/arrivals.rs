@@ -78,8 +78,52 @@ impl<D: Driver> EventLoop<D> {
         self.driver.close(id, Close::Abort);
     }
 
+    /// Bytes of a connection.
+    pub(super) fn received(&mut self, now: Now, id: ConnectionId, buffer: BufferRef) {
+        let is_of_proxy = self.proxied.as_ref().is_some_and(|proxied| proxied.has(id));
+        if is_of_proxy {
+            return self.received_from_proxy(now, id, buffer);
+        }
+        let (driver, shard, outbox) = (&mut self.driver, &mut self.shard, &mut self.outbox);
+        if let Some(secured) = self.secured.as_mut().filter(|secured| secured.has(id)) {
+            return secured.received(driver, now, (id, buffer), shard, outbox);
+        }
+        let received = Event::Received {
+            connection: id,
+            bytes: driver.received(buffer),
+        };
+        shard.handle(now, received, outbox);
+        driver.recycle(buffer);
+    }
+
+    /// The peer of a connection will send nothing more.
+    pub(super) fn peer_closed(&mut self, now: Now, id: ConnectionId) {
+        let proxied = self.proxied.as_mut();
+        if proxied.is_some_and(|proxied| proxied.forget(id)) {
+            return self.driver.close(id, Close::Abort);
+        }
+        let secured = self.secured.as_mut().filter(|secured| secured.has(id));
+        if secured.is_none_or(|secured| secured.peer_closed(&mut self.driver, id)) {
+            let closed = Event::PeerClosed(id);
+            self.shard.handle(now, closed, &mut self.outbox);
+        }
+    }
+
+    /// A connection is gone.
+    pub(super) fn closed(&mut self, now: Now, id: ConnectionId) {
+        self.gate.leave(id);
+        if let Some(proxied) = &mut self.proxied {
+            proxied.forget(id);
+        }
+        if let Some(secured) = self.secured.as_mut().filter(|secured| secured.has(id)) {
+            secured.closed(id);
+        }
+        let closed = Event::Closed(id);
+        self.shard.handle(now, closed, &mut self.outbox);
+    }
+
     /// Bytes of a connection whose PROXY header is not complete.
-    pub(super) fn received_from_proxy(&mut self, now: Now, id: ConnectionId, buffer: BufferRef) {
+    fn received_from_proxy(&mut self, now: Now, id: ConnectionId, buffer: BufferRef) {
         let Self {
             driver,
             proxied: Some(proxied),

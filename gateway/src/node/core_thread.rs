@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reactor::datagram::{DatagramSocket, DatagramSocketId};
 use reactor::driver::{Backend, Driver, DriverConfig, ListenOptions, Waker};
@@ -34,7 +34,7 @@ use crate::outbox::Outbox;
 use crate::quic::{Endpoints, Listening, NodeKeys};
 use crate::shard::Shard;
 use crate::tls::Acceptor;
-use crate::turn::{Congestion, Facts};
+use crate::turn::{Congestion, Facts, Now};
 
 /// The number of this node: there is one.
 const NODE: u16 = 0;
@@ -146,12 +146,8 @@ fn live<D: Driver>(
     let quic = match (listening, plan.acceptors.get(Quic::ACCEPTOR)) {
         (Some(listening), Some(acceptor)) => {
             let sockets = adopt(&mut driver, kit.datagrams)?;
-            let origin = plan.clock.started();
-            let listeners = sockets.len() as u16; // There are as many as a configuration has addresses.
-            let (limits, acceptor) = (plan.quic, acceptor);
-            let endpoints = Endpoints::new(limits, listening, acceptor, listeners, origin, now);
-            let endpoints = endpoints.map_err(CertificateError::from)?;
-            Some(Quic::new(endpoints, sockets))
+            let times = (plan.clock.started(), now);
+            Some(quic(plan.quic, listening, acceptor, sockets, times)?)
         }
         _ => None,
     };
@@ -170,16 +166,7 @@ fn live<D: Driver>(
         verdicts: kit.verdicts,
         asker: kit.asker,
         cores: kit.cores,
-        listeners: kit
-            .listeners
-            .iter()
-            .zip(plan.proxied)
-            .map(|((_, protocol), proxied)| ListenerKind {
-                websocket: protocol.is_websocket(),
-                acceptor: Certificates::place(*protocol),
-                proxied,
-            })
-            .collect(),
+        listeners: kinds(&kit.listeners, &plan.proxied),
         secured: (!plan.acceptors.is_empty()).then(|| Secured::new(plan.tls, &plan.acceptors)),
         gate: Gate::new(plan.gate, seed),
         newcomers: Newcomers::default(),
@@ -200,6 +187,30 @@ fn live<D: Driver>(
     event_loop
         .run()
         .map_err(|source| StartError::Driver { core, source })
+}
+
+/// The QUIC listeners of this core.
+fn quic(
+    limits: QuicLimits,
+    listening: Listening,
+    acceptor: &Arc<Acceptor>,
+    sockets: Vec<DatagramSocketId>,
+    (origin, now): (Instant, Now),
+) -> Result<Quic, StartError> {
+    let listeners = sockets.len() as u16; // There are as many as a configuration has addresses.
+    let endpoints = Endpoints::new(limits, listening, acceptor, listeners, origin, now);
+    let endpoints = endpoints.map_err(CertificateError::from)?;
+    Ok(Quic::new(endpoints, sockets))
+}
+
+/// What comes in on each listener.
+fn kinds<L>(listeners: &[(L, Protocol)], proxied: &[bool]) -> Vec<ListenerKind> {
+    let kind = |((_, protocol), proxied): (&(L, Protocol), &bool)| ListenerKind {
+        websocket: protocol.is_websocket(),
+        acceptor: Certificates::place(*protocol),
+        proxied: *proxied,
+    };
+    listeners.iter().zip(proxied).map(kind).collect()
 }
 
 /// Takes the sockets that the main thread has bound.

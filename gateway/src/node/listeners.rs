@@ -26,6 +26,15 @@ pub(super) fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartEr
     })
 }
 
+/// Which of the planned listeners are behind a proxy, by their addresses as they are written: port 0 becomes a port when the first
+/// core listens.
+pub(super) fn proxied(config: &Config, plan: &[(Listener, Protocol)]) -> Vec<bool> {
+    let proxied = &config.listeners.proxy_protocol;
+    plan.iter()
+        .map(|(listener, _)| proxied.contains(&listener.address))
+        .collect()
+}
+
 /// The listeners of each core. A socket that another process listens on is found here: later, with SO_REUSEPORT, the two
 /// would silently share the port.
 pub(super) fn plan_listeners(config: &Config) -> Result<Vec<(Listener, Protocol)>, StartError> {

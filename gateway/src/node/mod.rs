@@ -32,7 +32,7 @@ use crate::event_loop::{Clock, EngineBacklog, Stopping};
 use crate::turn::Facts;
 
 use core_thread::{CoreKit, CorePlan};
-use listeners::{Datagrams, bind_admin, bind_datagrams, plan_listeners};
+use listeners::{Datagrams, bind_admin, bind_datagrams, plan_listeners, proxied};
 use store::Store;
 
 /// Why a node did not start or did not go on.
@@ -125,25 +125,17 @@ pub fn run(config: Config) -> Result<(), StartError> {
     }
     let admin = bind_admin(&config)?;
     let plan = plan_listeners(&config)?;
-    // By the addresses as they are written: port 0 becomes a port when the first core listens.
-    let proxied: Vec<bool> = plan
-        .iter()
-        .map(|(listener, _)| config.listeners.proxy_protocol.contains(&listener.address))
-        .collect();
+    let proxied = proxied(&config, &plan);
     let datagrams = bind_datagrams(&config, cores)?;
     let certificates = Certificates::of(&config)?;
     let acceptors = certificates.read()?;
-    let quic_keys = if datagrams.listeners.is_empty() {
-        None
-    } else {
-        Some(certificates.quic_keys()?)
-    };
+    let has_quic = !datagrams.listeners.is_empty();
+    let quic_keys = has_quic.then(|| certificates.quic_keys()).transpose()?;
     let placement = Placement::single_node(cores);
     let store = Store::open(&config, &placement, clock.now().unix_ms)?;
     let access = Access::open(&config, clock)?; // In the folder that the store has made.
-    for warning in config.access_warnings() {
-        tracing::warn!("{warning}");
-    }
+    let warnings = config.access_warnings().into_iter();
+    warnings.for_each(|warning| tracing::warn!("{warning}"));
 
     let (reports, report_receiver) = channel();
     let stopping = Arc::new(Stopping::default());

@@ -20,19 +20,15 @@ pub(super) fn families(samples: &[CoreSample]) -> Vec<MetricFamily> {
         let total = stats.iter().map(|stats| stats.failed(*reason)).sum();
         (label("reason", reason.label()), total)
     });
-    let counter = |name: &str, help: &str, value: fn(&Stats) -> u64| {
-        counters(name, help, [(vec![], sum(value))])
-    };
+    let full = sum(|quic| quic.handshakes_full);
+    let resumed = sum(|quic| quic.handshakes_resumed);
     let mut families = vec![
         counters(
             "quic_handshakes_total",
             "QUIC handshakes completed: full ones, and those resumed from a ticket.",
             [
-                (label("kind", "full"), sum(|quic| quic.handshakes_full)),
-                (
-                    label("kind", "resumed"),
-                    sum(|quic| quic.handshakes_resumed),
-                ),
+                (label("kind", "full"), full),
+                (label("kind", "resumed"), resumed),
             ],
         ),
         counters(
@@ -40,50 +36,58 @@ pub(super) fn families(samples: &[CoreSample]) -> Vec<MetricFamily> {
             "QUIC handshakes that failed.",
             failed,
         ),
-        counter(
-            "quic_connections_refused_total",
-            "QUIC clients refused because quic.connections_max or quic.handshakes_max was reached.",
-            |quic| quic.refused,
-        ),
-        counter(
-            "quic_retries_total",
-            "QUIC clients that had to prove their address first, because more handshakes than quic.retry_above were in progress.",
-            |quic| quic.retried,
-        ),
-        counter(
-            "quic_migrations_total",
-            "Times that a QUIC connection went on from another address.",
-            |quic| quic.migrations,
-        ),
-        counter(
-            "quic_streams_refused_total",
-            "Streams refused because their QUIC connection had one already.",
-            |quic| quic.streams_refused,
-        ),
-        counter(
-            "quic_timeouts_total",
-            "QUIC connections that ended because the client was silent for longer than it had announced.",
-            |quic| quic.timed_out,
-        ),
-        counter(
-            "quic_violations_total",
-            "QUIC connections that ended because the client broke a rule of QUIC.",
-            |quic| quic.violations,
-        ),
-        counter(
-            "quic_stateless_resets_total",
-            "Stateless resets sent, for packets of connections that this node does not know any more.",
-            |quic| quic.resets_sent,
-        ),
-        counter(
-            "quic_strays_total",
-            "QUIC datagrams that came to the wrong core and were handed over.",
-            |quic| quic.strays,
-        ),
     ];
+    let plain = COUNTERS.iter();
+    families.extend(plain.map(|(name, help, value)| counters(name, help, [(vec![], sum(*value))])));
     families.extend(gauges(&stats));
     families
 }
+
+type Counter = (&'static str, &'static str, fn(&Stats) -> u64);
+
+/// Name, help and value of the counters without labels.
+const COUNTERS: &[Counter] = &[
+    (
+        "quic_connections_refused_total",
+        "QUIC clients refused because quic.connections_max or quic.handshakes_max was reached.",
+        |quic| quic.refused,
+    ),
+    (
+        "quic_retries_total",
+        "QUIC clients that had to prove their address first, because more handshakes than quic.retry_above were in progress.",
+        |quic| quic.retried,
+    ),
+    (
+        "quic_migrations_total",
+        "Times that a QUIC connection went on from another address.",
+        |quic| quic.migrations,
+    ),
+    (
+        "quic_streams_refused_total",
+        "Streams refused because their QUIC connection had one already.",
+        |quic| quic.streams_refused,
+    ),
+    (
+        "quic_timeouts_total",
+        "QUIC connections that ended because the client was silent for longer than it had announced.",
+        |quic| quic.timed_out,
+    ),
+    (
+        "quic_violations_total",
+        "QUIC connections that ended because the client broke a rule of QUIC.",
+        |quic| quic.violations,
+    ),
+    (
+        "quic_stateless_resets_total",
+        "Stateless resets sent, for packets of connections that this node does not know any more.",
+        |quic| quic.resets_sent,
+    ),
+    (
+        "quic_strays_total",
+        "QUIC datagrams that came to the wrong core and were handed over.",
+        |quic| quic.strays,
+    ),
+];
 
 fn gauges(stats: &[&Stats]) -> Vec<MetricFamily> {
     let sum = |value| sum(stats, value);
