@@ -114,7 +114,7 @@ async fn serve(
             Behaviour::Stalls => {
                 let half = b"HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"result\":";
                 stream.write_all(half).await.ok()?;
-                std::future::pending().await;
+                std::future::pending::<()>().await;
             }
             Behaviour::Closes => return None,
             Behaviour::Floods => {
