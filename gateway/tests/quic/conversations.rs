@@ -40,6 +40,7 @@ fn a_client_goes_on_from_another_address() {
     let mut world = World::new(QuicLimits::default());
     world.echoes = true;
     let (client, id) = world.client();
+    world.run(5_000, |world| world.clients[client].received == b"hello");
     for move_to in 1..4 {
         world.clients[client].address = ([203, 0, 113, move_to], 4_000).into();
         let before = world.clients[client].received.len();
