@@ -182,11 +182,8 @@ impl<D: Driver> EventLoop<D> {
             newcomers.look(now.mono_ms, self.driver.accept_backlog());
         }
         newcomers.turn_ended(accepted, thread_cpu_time);
-        let mut waiting = 0;
-        if let Some(secured) = &mut self.secured {
-            waiting = secured.stats().handshakes_waiting;
-            secured.set_flights_per_turn(newcomers.flights());
-        }
+        let secured = self.secured.as_ref();
+        let waiting = secured.map_or(0, |secured| secured.stats().handshakes_waiting);
         self.driver.accept_at_most(newcomers.accepts(waiting));
     }
 

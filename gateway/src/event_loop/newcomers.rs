@@ -1,7 +1,7 @@
 //! How much of a core newcomers may take, so that those who are in keep their latency while too many want in.
 //!
 //! ```text
-//! kernel's accept queue ──accepts per poll──▶ handshakes ──flights per turn──▶ CONNECT ──▶ in
+//! kernel's accept queue ──accepts per poll──▶ handshakes ─────────────────────▶ CONNECT ──▶ in
 //!          ▲ most wait here                                                     └─ strangers are told 0x9F while it is half full
 //! ```
 //!
@@ -104,12 +104,6 @@ impl Newcomers {
         }
     }
 
-    /// Flights of handshakes in one turn: each costs about as much as four connections without TLS.
-    pub(super) fn flights(&self) -> u32 {
-        const FLIGHTS_MIN: u32 = 2;
-        (self.accepts / 4).max(FLIGHTS_MIN)
-    }
-
     /// True when it is time to look at the kernel's queue: connections come in, or strangers are being refused.
     pub(super) fn wants_look(&self, now_ms: u64) -> bool {
         (self.measuring || self.pressed) && now_ms >= self.looked_ms + Self::LOOK_MS
@@ -196,7 +190,6 @@ mod tests {
         let newcomers = Newcomers::default();
         assert_eq!(newcomers.accepts(0), ACCEPTS_MAX);
         assert_eq!(newcomers.accepts(1_000), 1);
-        assert!(newcomers.flights() >= 2);
     }
 
     #[test]

@@ -134,11 +134,6 @@ impl Secured {
         self.hand_over(driver);
     }
 
-    /// How many flights of handshakes the next turns process, within the bound of the configuration.
-    pub fn set_flights_per_turn(&mut self, flights: u32) {
-        self.sessions.set_flights_per_turn(flights);
-    }
-
     /// When `turn` has something to do, in milliseconds of the monotonic clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.sessions.next_deadline_ms()
