@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`reason`] (reason codes, violations), [`packet`] (what a packet is), [`frame`] (where a packet
 //! ends), [`decode`] and [`encode`], [`topic`] (names, filters, roots), [`trie`] (many filters or many topics at once),
-//! [`session`] (packet identifiers, windows, aliases), [`websocket`] (RFC 6455 as a byte-stream codec).
+//! [`session`] (packet identifiers, windows, aliases), [`websocket`] (RFC 6455 as a byte-stream codec), [`proxy`] (the
+//! header of a proxy in front).
 //!
 //! **Invariants**
 //! - Nothing here reads a clock, opens a socket, starts a thread or uses `unsafe`.
@@ -15,6 +16,7 @@ pub mod decode;
 pub mod encode;
 pub mod frame;
 pub mod packet;
+pub mod proxy;
 pub mod reason;
 pub mod session;
 pub mod topic;

@@ -6,6 +6,7 @@
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use cluster::partition::Placement;
 use edge_proto::decode::{self, Sender};
@@ -18,6 +19,7 @@ use edge_proto::packet::{
 use edge_proto::reason::ReasonCode;
 use edge_proto::topic::{RootDepths, TopicName};
 use edge_proto::trie::FilterTrie;
+use gateway::access::policy::Policy;
 use gateway::access::rules::Rules;
 use gateway::access::{Identity, Who};
 use gateway::limits::Limits;
@@ -192,7 +194,7 @@ impl Core {
             seed: 1,
         };
         Self {
-            shard: Shard::new(facts, 1, now),
+            shard: Shard::new(facts, Arc::new(Policy::open()), 1, now),
             outbox: Outbox::new(0, 1),
             now,
         }

@@ -7,6 +7,7 @@ use edge_proto::reason::ReasonCode;
 use edge_proto::topic::{TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};
 
+use crate::access::policy::Policy;
 use crate::core_message::Origin;
 use crate::edge::Edge;
 use crate::home::Home;
@@ -31,13 +32,17 @@ pub enum AdminRequest {
         /// At most so many.
         limit: usize,
     },
-    /// One session; asked of its home.
+    /// The sessions of a client id; any core may be the home of one.
     Session {
+        /// Of this user; `None`: of all.
+        user: Option<String>,
         /// Which.
         client_id: String,
     },
-    /// Disconnects a client (0x98) and, if asked, ends its session; asked of its home.
+    /// Disconnects a client (0x98) and, if asked, ends its session; any core may be the home of one.
     Kick {
+        /// Of this user; `None`: of all.
+        user: Option<String>,
         /// Which.
         client_id: String,
         /// Also delete its durable state.
@@ -75,6 +80,8 @@ pub enum AdminRequest {
     },
     /// New connections get these, by place. The event loop does it.
     ReloadTls(Vec<Arc<Acceptor>>),
+    /// This holds for all clients from now on. The event loop tells the shard.
+    SetPolicy(Arc<Policy>),
 }
 
 /// The answer to an [`AdminRequest`].
@@ -85,7 +92,7 @@ pub enum AdminReply {
     /// To `Sessions`.
     Sessions(Vec<SessionInfo>),
     /// To `Session`.
-    Session(Option<Box<SessionInfo>>),
+    Session(Vec<SessionInfo>),
     /// To `Kick`: whether there was such a session.
     Kicked(bool),
     /// To `Publish`: recipients it was queued or stored for, or why it was refused.
@@ -96,6 +103,8 @@ pub enum AdminReply {
     Retained(Vec<RetainedInfo>),
     /// To `ReloadTls`.
     ReloadedTls,
+    /// To `SetPolicy`.
+    PolicySet,
     /// To `ClearRetained`: how many were removed, or why none.
     Cleared(Result<u64, String>),
 }
@@ -105,6 +114,9 @@ pub enum AdminReply {
 pub struct SessionInfo {
     /// Client identifier.
     pub client_id: String,
+    /// The user; `None` for a client that proved nothing.
+    #[serde(default)]
+    pub user: Option<String>,
     /// Connected now.
     pub connected: bool,
     /// The core of its connection, when connected.
@@ -152,6 +164,18 @@ pub struct RetainedInfo {
     pub expires_at_unix_ms: Option<u64>,
 }
 
+/// How many of these rows, which are in order, make a page of about `limit`: rows of one name are not parted, because the next page
+/// begins behind a name.
+pub(crate) fn page_length<T>(rows: &[T], limit: usize, name: impl Fn(&T) -> &str) -> usize {
+    let Some(last) = limit.checked_sub(1).and_then(|last| rows.get(last)) else {
+        return limit.min(rows.len());
+    };
+    let same = rows[limit..]
+        .iter()
+        .take_while(|row| name(row) == name(last));
+    limit + same.count()
+}
+
 /// Answers a request at once; `None` when the answer comes later.
 pub(crate) fn answer(
     edge: &Edge,
@@ -171,12 +195,15 @@ pub(crate) fn answer(
             after,
             limit,
         } => AdminReply::Sessions(home.directory().list(core, &prefix, &after, limit)),
-        AdminRequest::Session { client_id } => {
-            AdminReply::Session(home.directory().show(core, &client_id).map(Box::new))
+        AdminRequest::Session { user, client_id } => {
+            let found = home.directory().show(core, user.as_deref(), &client_id);
+            AdminReply::Session(found)
         }
-        AdminRequest::Kick { client_id, delete } => {
-            AdminReply::Kicked(home.kick(turn, &client_id, delete))
-        }
+        AdminRequest::Kick {
+            user,
+            client_id,
+            delete,
+        } => AdminReply::Kicked(home.kick(turn, user.as_deref(), &client_id, delete)),
         AdminRequest::Publish {
             topic,
             payload,
@@ -194,6 +221,7 @@ pub(crate) fn answer(
             AdminReply::Retained(retained(owner, turn, &filter, limit))
         }
         AdminRequest::ReloadTls(_) => AdminReply::ReloadedTls,
+        AdminRequest::SetPolicy(_) => AdminReply::PolicySet,
         AdminRequest::ClearRetained { filter } => {
             AdminReply::Cleared(match TopicFilter::parse(&filter) {
                 Ok(_) => Ok(owner.clear_retained(turn, &filter)),

@@ -5,20 +5,24 @@
 //! thing. Between two cores the messages of one lane arrive in the order they were sent: [`CoreMessage::is_lossy`] says
 //! which lane. Order of a publisher's messages is kept per QoS, because QoS 0 has a lane of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use edge_proto::packet::{QoS, SubscriptionOptions};
 use edge_proto::reason::ReasonCode;
+use reactor::datagram::Ecn;
 use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 
+use crate::access::Identity;
 use crate::engine::{Delivery, SubscriptionRecord, WillRecord};
 use crate::message::{Message, SessionId};
 
 /// One message between roles. Large contents are boxed: a slot of the mesh holds one of these.
 #[derive(Debug)]
 pub enum CoreMessage {
+    /// Event loop → event loop: a datagram that the kernel gave to the wrong core. No role sees it.
+    Stray(Box<StrayDatagram>),
     /// Edge (or home, for a will) → owner: route a message.
     Publish(Box<PublishRequest>),
     /// Owner → edge of the publisher: it is stored and queued everywhere.
@@ -87,6 +91,10 @@ pub enum CoreMessage {
     },
     /// Edge → home: the connection has ended and nothing of it is outstanding.
     Detach(Box<Detach>),
+    /// Home → edge: who the client of this connection is, when the policy has begun to ask.
+    Introduce(Box<Introduce>),
+    /// Edge → home: the client has proved again who it is.
+    Identify(Box<Identify>),
     /// Edge → home: make a durable subscription.
     HomeSubscribe(Box<HomeSubscribe>),
     /// Edge → home: remove a durable subscription.
@@ -155,7 +163,7 @@ impl CoreMessage {
                 request.message.qos == QoS::AtMostOnce && request.origin == Origin::Nobody
             }
             Self::Deliver(deliver) => deliver.is_lossy,
-            Self::DeliverHome(_) => true,
+            Self::DeliverHome(_) | Self::Stray(_) => true,
             _ => false,
         }
     }
@@ -266,6 +274,22 @@ pub struct Deliver {
     pub answer: Option<(u16, u64)>,
     /// True exactly when nobody waits for it and every delivery is QoS 0.
     pub is_lossy: bool,
+}
+
+/// A QUIC datagram whose connection id names another core than the one that received it: it came in one batch with datagrams
+/// of that core.
+#[derive(Debug)]
+pub struct StrayDatagram {
+    /// At which QUIC listener, by place.
+    pub listener: u16,
+    /// From whom.
+    pub remote: SocketAddr,
+    /// To which of the local addresses.
+    pub local: Option<IpAddr>,
+    /// ECN bits.
+    pub ecn: Option<Ecn>,
+    /// The datagram.
+    pub bytes: Vec<u8>,
 }
 
 /// One live session that gets a message.
@@ -408,6 +432,37 @@ pub struct Attach {
     pub will: Option<WillRecord>,
     /// Where the client connects from.
     pub peer: SocketAddr,
+    /// Who it proved to be.
+    pub identity: Option<Arc<Identity>>,
+}
+
+impl Attach {
+    /// The user of the client; `None` when it proved nothing.
+    pub fn user(&self) -> Option<&str> {
+        self.identity.as_ref()?.user.as_deref()
+    }
+}
+
+/// Who a client has proved again to be.
+#[derive(Debug)]
+pub struct Identify {
+    /// The session.
+    pub home: Key,
+    /// Who.
+    pub identity: Arc<Identity>,
+}
+
+/// Who the client of a connection is.
+#[derive(Debug)]
+pub struct Introduce {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Client identifier.
+    pub client_id: Box<str>,
+    /// Who it proved to be.
+    pub identity: Option<Arc<Identity>>,
+    /// Where it connects from.
+    pub peer: IpAddr,
 }
 
 /// A home's answer to a CONNECT.

@@ -1,12 +1,17 @@
 //! The turn of a core: events in, one flush out. Reads the clock; the shard does not.
 //!
 //! ```text
-//! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ operator ─▶ timers ─▶ flush: sends, orders, mesh, commands, wakes
+//! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ verdicts ─▶ operator ─▶ timers ─▶ questions ─▶ flush: sends, orders, mesh, commands, wakes
 //! ```
 
+mod arrivals;
+mod handing_out;
+mod newcomers;
+mod notes;
+mod proxied;
+mod quic;
 mod secured;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,16 +19,23 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use reactor::driver::{self, ConnectionId, Driver, Waker};
 use reactor::mesh::{Inbox, Lane, Port};
 
+use crate::access::gate::Gate;
+use crate::access::policy::Verdict;
 use crate::admin::{AdminReply, AdminRequest};
 use crate::control::Cores;
+use crate::control::access::Asker;
 use crate::core_message::CoreMessage;
 use crate::engine::Completion;
 use crate::engine::thread::CommandSender;
 use crate::metrics::{CoreSnapshot, Counters};
-use crate::outbox::{Order, Outbox};
-use crate::shard::{Arrival, Event, Shard};
+use crate::outbox::Outbox;
+use crate::quic::is_stream;
+use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
 
+pub use newcomers::{Newcomers, NewcomersSample};
+pub use proxied::{Proxied, ProxyLimits};
+pub use quic::{Batch, Quic};
 pub use secured::Secured;
 
 /// The clock of a node: monotonic time since its start, and Unix time.
@@ -93,6 +105,8 @@ pub struct ListenerKind {
     pub websocket: bool,
     /// The place of the acceptor when all of it is in TLS.
     pub acceptor: Option<usize>,
+    /// True when each connection begins with a PROXY header.
+    pub proxied: bool,
 }
 
 /// Whether a core has anything to do but keep-alive.
@@ -133,12 +147,26 @@ pub struct EventLoop<D: Driver> {
     pub completions: Inbox<Completion>,
     /// Questions of operators.
     pub requests: Inbox<(u64, AdminRequest)>,
+    /// Answers to questions about clients.
+    pub verdicts: Inbox<Verdict>,
+    /// Where questions about clients go.
+    pub asker: Asker,
     /// Where answers to operators go.
     pub cores: Arc<Cores>,
     /// What each listener is, by listener id.
     pub listeners: Vec<ListenerKind>,
     /// Its TLS connections; `None` without a TLS listener.
     pub secured: Option<Secured>,
+    /// Who may come in.
+    pub gate: Gate,
+    /// How many may, for the sake of those who are in.
+    pub newcomers: Newcomers,
+    /// Connections that were accepted in this turn.
+    pub accepted: u32,
+    /// Connections whose PROXY header is not complete; `None` when no listener is behind a proxy.
+    pub proxied: Option<Proxied>,
+    /// Its QUIC connections; `None` without a QUIC listener.
+    pub quic: Option<Quic>,
     /// The time.
     pub clock: Clock,
     /// The common stop.
@@ -206,6 +234,7 @@ impl<D: Driver> EventLoop<D> {
         if !self.watched.is_empty()
             || self.port.has_pending()
             || self.completions.has_pending()
+            || self.verdicts.has_pending()
             || self.requests.has_pending()
         {
             return Some(self.clock.instant(now));
@@ -223,10 +252,20 @@ impl<D: Driver> EventLoop<D> {
                 .then_some(now + Self::CONGESTED_MS)
         };
         let handshakes = self.secured.as_ref().and_then(Secured::next_deadline_ms);
-        let due = [self.shard.next_deadline_ms(), retry, handshakes]
-            .into_iter()
-            .flatten()
-            .min();
+        let headers = self.proxied.as_ref().and_then(Proxied::next_deadline_ms);
+        let newcomers = self.newcomers.next_deadline_ms();
+        let quic = self.quic.as_ref().and_then(Quic::next_deadline_ms);
+        let due = [
+            self.shard.next_deadline_ms(),
+            retry,
+            handshakes,
+            headers,
+            newcomers,
+            quic,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         due.map(|due_ms| self.clock.instant(due_ms))
     }
 
@@ -236,38 +275,57 @@ impl<D: Driver> EventLoop<D> {
             self.socket_event(now, event);
         }
         self.look_at_watched(now);
+        self.end_overdue_headers(now);
         if let Some(secured) = &mut self.secured {
             secured.turn(&mut self.driver, now, &mut self.shard, &mut self.outbox);
+        }
+        if let Some(quic) = &mut self.quic {
+            quic.turn(now, &mut self.shard, &mut self.outbox);
         }
         let Self {
             shard,
             outbox,
             port,
             completions,
+            verdicts,
             requests,
             congestion,
             told,
             secured,
+            quic,
             ..
         } = self;
         for lane in [Lane::Control, Lane::Data] {
             port.drain(lane, Self::MESSAGES_PER_TURN, |_, message| {
-                shard.handle(now, Event::Core(message), outbox);
+                if let (CoreMessage::Stray(stray), Some(quic)) = (&message, &mut *quic) {
+                    quic.stray(now, stray, shard, outbox);
+                } else {
+                    shard.handle(now, Event::Core(message), outbox);
+                }
             });
         }
         completions.drain(Self::MESSAGES_PER_TURN, |completion| {
             shard.handle(now, Event::Engine(completion), outbox);
         });
+        verdicts.drain(Self::MESSAGES_PER_TURN, |verdict| {
+            shard.handle(now, Event::Verdict(verdict), outbox);
+        });
         requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
-            if let (AdminRequest::ReloadTls(acceptors), Some(secured)) = (&request, &mut *secured) {
-                secured.reload(acceptors);
+            match &request {
+                AdminRequest::ReloadTls(acceptors) => handing_out::reload(secured, quic, acceptors),
+                AdminRequest::SetPolicy(policy) => {
+                    shard.handle(now, Event::Policy(Arc::clone(policy)), outbox);
+                }
+                _ => {}
             }
             shard.handle(now, Event::Admin(id, request), outbox);
         });
         *told = *congestion;
         shard.handle(now, Event::Tick(*told), outbox);
-        self.flush();
+        self.ask(now);
+        self.flush(now);
         self.look_at_backlog();
+        self.look_at_newcomers(now);
         let counters = &self.shard.stats_mut().counters;
         let quiet = self.activity.is_quiet(now, counters);
         let span = if quiet {
@@ -276,6 +334,16 @@ impl<D: Driver> EventLoop<D> {
             Duration::ZERO
         };
         self.driver.gather(span);
+    }
+
+    /// Asks what the shard wants to know. What nobody can take is answered at once.
+    fn ask(&mut self, now: Now) {
+        while let Some(question) = self.outbox.questions.pop() {
+            if let Err(verdict) = self.asker.ask(question) {
+                let verdict = Event::Verdict(verdict);
+                self.shard.handle(now, verdict, &mut self.outbox);
+            }
+        }
     }
 
     /// Finds out whether more waits than the others take.
@@ -293,82 +361,64 @@ impl<D: Driver> EventLoop<D> {
         self.congestion = Congestion {
             engine: is_behind,
             congested: cores.load(Ordering::Relaxed) > 0 || control_backlog > Self::BACKLOG,
+            pressed: self.newcomers.pressed(),
         };
     }
 
     fn socket_event(&mut self, now: Now, event: driver::Event) {
-        let Self {
-            driver,
-            shard,
-            outbox,
-            secured,
-            ..
-        } = self;
-        let secured = secured.as_mut();
         match event {
             driver::Event::Accepted {
                 connection,
                 listener,
                 peer,
-            } => self.accepted(
-                now,
-                connection,
-                self.listeners[usize::from(listener.0)],
-                peer,
-            ),
+            } => self.accepted(now, connection, listener, peer),
             driver::Event::Received { connection, buffer } => {
-                if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
-                    return secured.received(driver, now, (connection, buffer), shard, outbox);
-                }
-                let bytes = driver.received(buffer);
-                shard.handle(now, Event::Received { connection, bytes }, outbox);
-                driver.recycle(buffer);
+                self.received(now, connection, buffer);
             }
             driver::Event::Drained { connection } => {
-                shard.handle(now, Event::Drained(connection), outbox);
+                let drained = Event::Drained(connection);
+                self.shard.handle(now, drained, &mut self.outbox);
             }
-            driver::Event::PeerClosed { connection } => {
-                if secured
-                    .filter(|secured| secured.has(connection))
-                    .is_none_or(|secured| secured.peer_closed(driver, connection))
-                {
-                    shard.handle(now, Event::PeerClosed(connection), outbox);
+            driver::Event::PeerClosed { connection } => self.peer_closed(now, connection),
+            driver::Event::Closed { connection, .. } => self.closed(now, connection),
+            driver::Event::Datagrams {
+                socket,
+                buffer,
+                remote,
+                local,
+                ecn,
+                stride,
+            } => {
+                if let Some(quic) = &mut self.quic {
+                    let batch = Batch {
+                        socket,
+                        buffer,
+                        remote,
+                        local,
+                        ecn,
+                        stride,
+                    };
+                    quic.received(
+                        &mut self.driver,
+                        now,
+                        batch,
+                        &mut self.shard,
+                        &mut self.outbox,
+                    );
                 }
             }
-            driver::Event::Closed { connection, .. } => {
-                if let Some(secured) = secured.filter(|secured| secured.has(connection)) {
-                    secured.closed(connection);
-                }
-                shard.handle(now, Event::Closed(connection), outbox);
-            }
-            driver::Event::Connected { .. }
-            | driver::Event::Datagrams { .. }
-            | driver::Event::Woken => {}
+            driver::Event::Connected { .. } | driver::Event::Woken => {}
         }
-    }
-
-    fn accepted(
-        &mut self,
-        now: Now,
-        connection: ConnectionId,
-        listener: ListenerKind,
-        peer: SocketAddr,
-    ) {
-        let websocket = listener.websocket;
-        if let (Some(secured), Some(place)) = (&mut self.secured, listener.acceptor) {
-            return secured.accepted(&mut self.driver, now, connection, place, websocket, peer);
-        }
-        let accepted = Event::Accepted {
-            connection,
-            arrival: Arrival::plain(websocket, peer),
-        };
-        self.shard.handle(now, accepted, &mut self.outbox);
     }
 
     /// A watched connection that had nothing unsent after the last flush gets no `Drained` from the driver.
     fn look_at_watched(&mut self, now: Now) {
         for connection in self.watched.drain(..) {
-            if self.driver.unsent(connection) == 0 {
+            let unsent = match &self.quic {
+                Some(quic) if is_stream(connection) => quic.unsent(connection),
+                _ => self.driver.unsent(connection),
+            };
+            if unsent == 0 {
                 self.shard
                     .handle(now, Event::Drained(connection), &mut self.outbox);
             }
@@ -376,21 +426,12 @@ impl<D: Driver> EventLoop<D> {
     }
 
     /// Hands out what the turn produced.
-    fn flush(&mut self) {
+    fn flush(&mut self, now: Now) {
         self.outbox.seal();
         self.send_outputs();
-        for order in self.outbox.orders.drain(..) {
-            match order {
-                Order::Close(connection, how) => {
-                    if let Some(secured) = &mut self.secured {
-                        secured.close(&mut self.driver, connection);
-                    }
-                    self.driver.close(connection, how);
-                }
-                Order::Pause(connection) => self.driver.pause(connection),
-                Order::Resume(connection) => self.driver.resume(connection),
-                Order::Watch(connection) => self.watched.push(connection),
-            }
+        self.carry_out_orders(now);
+        if let Some(quic) = &mut self.quic {
+            quic.flush(&mut self.driver, now);
         }
         self.flush_mesh();
         while let Some(command) = self.outbox.engine.pop_front() {
@@ -403,6 +444,10 @@ impl<D: Driver> EventLoop<D> {
         for (connection, violation) in self.outbox.violations.drain(..) {
             let core = self.shard.facts().core;
             tracing::debug!(core, slot = connection.slot, %violation, "a client broke a rule of the protocol");
+        }
+        let core = self.shard.facts().core;
+        for note in self.outbox.notes.drain(..) {
+            notes::log(core, &note);
         }
         for (id, reply) in std::mem::take(&mut self.outbox.admin) {
             self.cores.answer(id, self.complete(reply));
@@ -417,30 +462,12 @@ impl<D: Driver> EventLoop<D> {
         match reply {
             AdminReply::Snapshot(snapshot) => AdminReply::Snapshot(Box::new(CoreSnapshot {
                 driver: self.driver.counters(),
+                newcomers: self.newcomers.sample(),
                 tls: self.secured.as_ref().map(|secured| secured.stats().clone()),
+                quic: self.quic.as_ref().map(Quic::stats),
                 ..*snapshot
             })),
             reply => reply,
-        }
-    }
-
-    fn send_outputs(&mut self) {
-        let Some(secured) = &mut self.secured else {
-            for output in self.outbox.outputs.drain(..) {
-                self.driver.send(output.connection, output.bytes);
-            }
-            return;
-        };
-        let mut emptied = Vec::new();
-        for output in self.outbox.outputs.drain(..) {
-            if secured.has(output.connection) {
-                emptied.push(secured.send(&mut self.driver, output.connection, output.bytes));
-            } else {
-                self.driver.send(output.connection, output.bytes);
-            }
-        }
-        for buffer in emptied {
-            self.outbox.recycle(buffer);
         }
     }
 
@@ -471,15 +498,19 @@ impl<D: Driver> EventLoop<D> {
             self.stop_by_ms = Some(now.mono_ms + Self::STOP_MS);
             self.give_up_ms = now.mono_ms + 2 * Self::STOP_MS;
             self.driver.stop_listening();
-            if let Some(secured) = &mut self.secured {
-                secured.shut_down(&mut self.driver);
+            self.shut_down_arrivals();
+            if let Some(quic) = &mut self.quic {
+                quic.shut_down(now);
             }
             self.shard.handle(now, Event::Stop, &mut self.outbox);
-            self.flush();
+            self.flush(now);
             return false;
         };
         let cores = usize::from(self.shard.facts().placement.cores());
-        let idle = self.driver.counters().connections == 0 && self.outbox.mesh_backlog() == 0;
+        let quic = self.quic.as_ref();
+        let idle = self.driver.counters().connections == 0
+            && quic.is_none_or(|quic| quic.is_done(&self.driver))
+            && self.outbox.mesh_backlog() == 0;
         if stop_by_ms != u64::MAX && (idle || now.mono_ms >= stop_by_ms) {
             self.stop_by_ms = Some(u64::MAX);
             self.stopping.quiet.fetch_add(1, Ordering::AcqRel);

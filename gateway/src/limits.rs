@@ -3,6 +3,9 @@
 //! The configuration fills this struct; the core reads it and nothing else. Each field says what happens at the bound, and
 //! every such event is counted (`metrics.rs`).
 
+use crate::access::bucket::Rate;
+use crate::access::flap::FlapPolicy;
+
 /// What a session does when a QoS ≥ 1 message does not fit into the queue of its edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlowConsumer {
@@ -74,6 +77,28 @@ pub struct Limits {
     pub mailbox_window_bytes: u32,
     /// Time a closing connection gets to take its last bytes.
     pub linger_ms: u32,
+    /// How fast one client may send; above it, it is not read for a while.
+    pub session_rates: SessionRates,
+    /// How often one client may connect; more get 0x9F for a while. `None`: as often as it likes.
+    pub flapping: Option<FlapPolicy>,
+    /// Clients whose connects are counted on one core; beyond it, those that came longest ago are forgotten.
+    pub flapping_clients_max: usize,
+}
+
+/// How fast one client may send what is not an answer to the server. What it may send at once after a pause is that of a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionRates {
+    /// Packets. `None`: no bound.
+    pub messages: Option<Rate>,
+    /// Bytes of the same packets. `None`: no bound.
+    pub bytes: Option<Rate>,
+}
+
+impl SessionRates {
+    /// True when there is any bound.
+    pub const fn any(&self) -> bool {
+        self.messages.is_some() || self.bytes.is_some()
+    }
 }
 
 impl Default for Limits {
@@ -108,6 +133,13 @@ impl Default for Limits {
             mailbox_window_messages: 256,
             mailbox_window_bytes: 512 * 1024,
             linger_ms: 2_000,
+            session_rates: SessionRates::default(),
+            flapping: Some(FlapPolicy {
+                connects_max: 1_000,
+                window_ms: 60_000,
+                ban_ms: 60_000,
+            }),
+            flapping_clients_max: 16_384,
         }
     }
 }
@@ -139,6 +171,40 @@ impl Default for TlsLimits {
             handshakes_per_turn: 8,
             partial_bytes_max: 64 * 1024 * 1024,
             records_per_key_max: u64::MAX,
+        }
+    }
+}
+
+/// Bounds of the QUIC layer of one core. Bytes and milliseconds unless the name says else.
+#[derive(Clone, Debug)]
+pub struct QuicLimits {
+    /// Connections with all that they hold, closing ones too; further clients are refused.
+    pub connections_max: u32,
+    /// A handshake that is not complete within this time fails; a first stream gets as long again.
+    pub handshake_timeout_ms: u64,
+    /// Handshakes in progress or waiting; further clients are refused.
+    pub handshakes_max: u32,
+    /// Handshakes in progress or waiting above which a client has to prove its address first (Retry).
+    pub retry_above: u32,
+    /// Handshakes begun in one turn, at 100 to 500 µs each; the others wait for the next turn.
+    pub handshakes_per_turn: u32,
+    /// Bytes that a client may send and that were not read. It bounds what a paused or out-of-order client costs.
+    pub receive_window_bytes: u32,
+    /// Bytes sent to a client and not acknowledged; the rest waits, and counts against `Limits::unsent_bytes_max`.
+    pub send_window_bytes: u32,
+}
+
+impl Default for QuicLimits {
+    /// Holds on a machine with 1 GiB of memory and two cores.
+    fn default() -> Self {
+        Self {
+            connections_max: 1_000_000,
+            handshake_timeout_ms: 10_000,
+            handshakes_max: 4_096,
+            retry_above: 256,
+            handshakes_per_turn: 8,
+            receive_window_bytes: 32 * 1024,
+            send_window_bytes: 64 * 1024,
         }
     }
 }

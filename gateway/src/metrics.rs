@@ -57,6 +57,20 @@ counters! {
     publishes_internal,
     /// Messages that matched no subscription.
     publishes_unmatched,
+    /// Clients not let in because of who they are or are not.
+    authentications_refused,
+    /// Connections ended because what their client had proved ended.
+    logins_expired,
+    /// Clients that proved again who they are, by AUTH.
+    logins_renewed,
+    /// Publishes and wills that the rules deny.
+    publishes_denied,
+    /// Subscriptions that the rules deny.
+    subscribes_denied,
+    /// Subscriptions ended because the rules do not allow them any more.
+    subscriptions_cut,
+    /// Wills not published because the rules do not allow them any more.
+    wills_denied,
     /// Publishes refused: a topic that no client may publish to, or too many levels.
     publishes_refused,
     /// Publishes of QoS 0 dropped because another core took no more.
@@ -85,6 +99,9 @@ counters! {
     mesh_full,
     /// Times a connection was paused because of a bound.
     pauses,
+    /// Times a client was not read for a while because it sent more than `mqtt.session_messages_per_s` or
+    /// `mqtt.session_bytes_per_s`.
+    throttles,
     /// Commands sent to the engine.
     engine_commands,
     /// Turns of the event loop.
@@ -125,11 +142,13 @@ pub enum DropReason {
     Stale,
     /// The client refused it (PUBREC with an error).
     Refused,
+    /// The rules do not let the client read it any more.
+    Denied,
 }
 
 impl DropReason {
     /// All reasons, by index.
-    pub const ALL: [(Self, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str); 12] = [
         (Self::QueueFull, "queue_full"),
         (Self::CoreQueueFull, "core_queue_full"),
         (Self::MeshFull, "mesh_full"),
@@ -141,7 +160,55 @@ impl DropReason {
         (Self::MailboxRejected, "mailbox_rejected"),
         (Self::Stale, "stale"),
         (Self::Refused, "refused"),
+        (Self::Denied, "denied"),
     ];
+}
+
+/// Why somebody was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum TurnedAway {
+    /// The listener had as many connections as it may.
+    ListenerFull,
+    /// The address had as many connections as it may.
+    AddressFull,
+    /// The address opened connections too fast.
+    AddressRate,
+    /// All together opened connections too fast.
+    Rate,
+    /// A listener behind a proxy was reached from elsewhere.
+    ProxyUntrusted,
+    /// A proxy sent something else than a PROXY header.
+    ProxyHeader,
+    /// A proxy sent no complete PROXY header in time.
+    ProxyTimeout,
+    /// The client connected again and again, and its CONNECT was refused.
+    Flapping,
+    /// Far more clients wanted in than could be taken, and the CONNECT of one without a session here was refused.
+    Pressed,
+    /// The address is banned, or the client or its user, whose CONNECT was refused.
+    Banned,
+}
+
+impl TurnedAway {
+    /// All reasons, by index.
+    pub const ALL: [(Self, &'static str); 10] = [
+        (Self::ListenerFull, "listener_full"),
+        (Self::AddressFull, "address_full"),
+        (Self::AddressRate, "address_rate"),
+        (Self::Rate, "rate"),
+        (Self::ProxyUntrusted, "proxy_untrusted"),
+        (Self::ProxyHeader, "proxy_header"),
+        (Self::ProxyTimeout, "proxy_timeout"),
+        (Self::Flapping, "flapping"),
+        (Self::Pressed, "pressed"),
+        (Self::Banned, "banned"),
+    ];
+
+    /// Its word in metrics and logs.
+    pub const fn word(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
 }
 
 /// Everything one core tells at a scrape.
@@ -151,6 +218,8 @@ pub struct CoreSnapshot {
     pub counters: Counters,
     /// Dropped deliveries by [`DropReason`].
     pub dropped: [u64; DropReason::ALL.len()],
+    /// Who was not let in, by [`TurnedAway`].
+    pub turned_away: [u64; TurnedAway::ALL.len()],
     /// Deliveries accepted and not yet delivered, expired or dropped.
     pub deliveries_queued: u64,
     /// Bytes of messages queued at the edges of this core.
@@ -177,8 +246,12 @@ pub struct CoreSnapshot {
     pub hottest_roots: Vec<(String, u64)>,
     /// Counters of the driver.
     pub driver: reactor::driver::DriverCounters,
+    /// How many may come in; added by the event loop.
+    pub newcomers: crate::event_loop::NewcomersSample,
     /// What the TLS layer counted; `None` without a TLS listener.
     pub tls: Option<crate::tls::Stats>,
+    /// What the QUIC layer counted; `None` without a QUIC listener.
+    pub quic: Option<crate::quic::Stats>,
 }
 
 impl CoreSnapshot {

@@ -2,14 +2,18 @@
 //! engine, answers to the admin side. One buffer per connection that was written to, so that each is flushed once.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use edge_proto::reason::Violation;
 use edge_proto::websocket;
 use reactor::driver::{Close, ConnectionId};
 
+use crate::access::policy::{Question, Refusal};
+use crate::access::rules::Denial;
 use crate::admin::AdminReply;
 use crate::core_message::CoreMessage;
 use crate::engine::Command;
+use crate::quic::split_slot;
 
 /// Bytes for one connection.
 #[derive(Debug)]
@@ -35,6 +39,51 @@ pub enum Order {
     Watch(ConnectionId),
 }
 
+/// What a client was not let do, for the log.
+#[derive(Debug)]
+pub enum Note {
+    /// It was not let in.
+    Refused {
+        /// Its connection.
+        connection: ConnectionId,
+        /// What it calls itself.
+        client: Box<str>,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// It may not publish or subscribe.
+    Denied {
+        /// Its connection.
+        connection: ConnectionId,
+        /// Its client identifier.
+        client: Box<str>,
+        /// What it wanted.
+        action: &'static str,
+        /// The topic or filter.
+        topic: Box<str>,
+        /// Why.
+        denial: Denial,
+    },
+    /// It connected again and again, and is kept out for a while.
+    Flapping {
+        /// Its client identifier.
+        client: Box<str>,
+        /// Where it comes from.
+        peer: IpAddr,
+        /// For how long.
+        ban_ms: u64,
+    },
+}
+
+impl Order {
+    /// Which connection it is about.
+    pub const fn connection(&self) -> ConnectionId {
+        match self {
+            Self::Close(id, _) | Self::Pause(id) | Self::Resume(id) | Self::Watch(id) => *id,
+        }
+    }
+}
+
 /// The results of a turn.
 #[derive(Debug)]
 pub struct Outbox {
@@ -51,10 +100,14 @@ pub struct Outbox {
     pub engine: VecDeque<Command>,
     /// Rules that clients broke, for the log.
     pub violations: Vec<(ConnectionId, Violation)>,
+    /// What clients were not let do, for the log: as many as a log has use for.
+    pub notes: Vec<Note>,
     /// Answers to admin requests.
     pub admin: Vec<(u64, AdminReply)>,
-    /// Index + 1 into `outputs` by connection slot, 0 = none.
-    output_of_slot: Vec<u32>,
+    /// What the control thread is to find out about clients.
+    pub questions: Vec<Question>,
+    /// Index + 1 into `outputs` by connection slot, 0 = none; of sockets, and of streams of QUIC.
+    output_of_slot: [Vec<u32>; 2],
     spare: Vec<Vec<u8>>,
     spare_bytes: usize,
 }
@@ -74,10 +127,20 @@ impl Outbox {
             local: VecDeque::new(),
             engine: VecDeque::new(),
             violations: Vec::new(),
+            notes: Vec::new(),
             admin: Vec::new(),
-            output_of_slot: Vec::new(),
+            questions: Vec::new(),
+            output_of_slot: Default::default(),
             spare: Vec::new(),
             spare_bytes: 0,
+        }
+    }
+
+    /// Notes something for the log, unless the turn has noted enough.
+    pub fn note(&mut self, note: impl FnOnce() -> Note) {
+        const NOTES_MAX: usize = 64;
+        if self.notes.len() < NOTES_MAX {
+            self.notes.push(note());
         }
     }
 
@@ -124,7 +187,8 @@ impl Outbox {
     pub fn seal(&mut self) {
         for output in &mut self.outputs {
             output.end_frame();
-            self.output_of_slot[output.connection.slot as usize] = 0;
+            let (table, slot) = split_slot(output.connection.slot);
+            self.output_of_slot[table][slot as usize] = 0;
         }
     }
 
@@ -156,11 +220,13 @@ impl Outbox {
     }
 
     fn output(&mut self, connection: ConnectionId) -> &mut Output {
-        let slot = connection.slot as usize;
-        if self.output_of_slot.len() <= slot {
-            self.output_of_slot.resize(slot + 1, 0);
+        let (table, slot) = split_slot(connection.slot);
+        let slot = slot as usize;
+        let output_of_slot = &mut self.output_of_slot[table];
+        if output_of_slot.len() <= slot {
+            output_of_slot.resize(slot + 1, 0);
         }
-        let known = self.output_of_slot[slot] as usize;
+        let known = output_of_slot[slot] as usize;
         if known != 0 && self.outputs[known - 1].connection == connection {
             return &mut self.outputs[known - 1];
         }
@@ -171,7 +237,7 @@ impl Outbox {
             bytes,
             frame: None,
         });
-        self.output_of_slot[slot] = self.outputs.len() as u32;
+        self.output_of_slot[table][slot] = self.outputs.len() as u32;
         self.outputs.last_mut().expect("just pushed")
     }
 }

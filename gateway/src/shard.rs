@@ -9,6 +9,7 @@ use std::sync::Arc;
 use reactor::driver::ConnectionId;
 use reactor::wheel::Wheel;
 
+use crate::access::policy::{Policy, Verdict};
 use crate::admin::AdminRequest;
 use crate::core_message::{CoreMessage, Origin, Presence, SubscribeRequest, Subscriber, Target};
 use crate::edge::Edge;
@@ -50,6 +51,10 @@ pub enum Event<'a> {
     Engine(Completion),
     /// A question of an operator, to be answered under this number.
     Admin(u64, AdminRequest),
+    /// The answer to a question about a client.
+    Verdict(Verdict),
+    /// This holds for every client from now on, those that are connected included.
+    Policy(Arc<Policy>),
     /// Time has passed; due timers fire. Also tells whether another core or the engine takes no more.
     Tick(Congestion),
     /// The node stops: clients are told.
@@ -122,6 +127,7 @@ struct Common {
     timers: Wheel<Timer>,
     ids: SessionIds,
     congestion: Congestion,
+    policy: Arc<Policy>,
 }
 
 impl Common {
@@ -134,6 +140,7 @@ impl Common {
             timers: &mut self.timers,
             ids: &mut self.ids,
             congestion: self.congestion,
+            policy: &self.policy,
         }
     }
 }
@@ -143,26 +150,37 @@ impl Shard {
     const TIMERS_PER_TICK: usize = 1024;
 
     /// A core without connections and sessions. `boot` counts the starts of the store.
-    pub fn new(facts: Facts, boot: u32, now: Now) -> Self {
+    pub fn new(facts: Facts, policy: Arc<Policy>, boot: u32, now: Now) -> Self {
         Self {
             edge: Edge::default(),
             owner: Owner::new(facts.seed),
-            home: Home::new(facts.seed),
+            home: Home::new(facts.seed, &facts.limits),
             common: Common {
                 ids: SessionIds::new(boot, facts.core),
                 facts,
                 stats: Stats::default(),
                 timers: Wheel::new(now.mono_ms),
                 congestion: Congestion::default(),
+                policy,
             },
         }
     }
 
     /// Handles one event and everything that it causes on this core.
     pub fn handle(&mut self, now: Now, event: Event<'_>, outbox: &mut Outbox) {
-        if let Event::Tick(congestion) = event {
-            self.common.congestion = congestion;
-        }
+        let event = match event {
+            Event::Tick(congestion) => {
+                self.common.congestion = congestion;
+                event
+            }
+            Event::Policy(policy) => {
+                self.common.policy = policy;
+                self.edge.begin_review();
+                self.home.begin_review();
+                return;
+            }
+            _ => event,
+        };
         let mut turn = self.common.turn(now, outbox);
         match event {
             Event::Accepted {
@@ -188,7 +206,11 @@ impl Shard {
                 self.owner.sweep_retained(&mut turn);
                 self.home.resume_scans(&mut turn);
                 self.home.resume_connects(&mut turn);
+                self.edge.review(&mut turn);
+                self.home.review(&mut turn);
             }
+            Event::Verdict(verdict) => self.edge.judged(&mut turn, verdict),
+            Event::Policy(_) => {} // Taken above: a turn has one policy.
             Event::Stop => self.edge.shut_down(&mut turn),
         }
         self.settle(now, outbox);
@@ -300,6 +322,8 @@ impl Shard {
         let work = self.owner.has_scans()
             || self.home.has_parked_scans()
             || self.home.has_waiting_connects()
+            || self.edge.is_reviewing()
+            || self.home.is_reviewing()
             || self
                 .edge
                 .has_stalled(&self.common.stats, &self.common.facts.limits);
@@ -318,6 +342,11 @@ impl Shard {
     /// The counters of this core, for what the event loop counts.
     pub fn stats_mut(&mut self) -> &mut Stats {
         &mut self.common.stats
+    }
+
+    /// Who may come in and do what, at the moment.
+    pub fn policy(&self) -> &Policy {
+        &self.common.policy
     }
 
     /// The facts of this core.
@@ -341,6 +370,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
     CoreSnapshot {
         counters: stats.counters.clone(),
         dropped: stats.dropped,
+        turned_away: stats.turned_away,
         deliveries_queued: stats.queued,
         queued_bytes: stats.queued_bytes,
         pending_bytes: stats.pending_bytes,
@@ -354,7 +384,9 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         group_queue_messages: owner.queued_in_groups(),
         hottest_roots: owner.hottest_roots(),
         driver: reactor::driver::DriverCounters::default(),
+        newcomers: crate::event_loop::NewcomersSample::default(),
         tls: None,
+        quic: None,
     }
 }
 
@@ -365,6 +397,7 @@ fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion
         | Completion::Published { token, .. }
         | Completion::MailboxPage { token, .. }
         | Completion::SessionDeleted { token, .. }
+        | Completion::Subscriptions { token, .. }
         | Completion::Moved { token, .. } => *token,
         Completion::Appended { session, .. } | Completion::Rejected { session }
             if session.is_group_queue() =>
@@ -396,6 +429,8 @@ fn fire(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>
         match timer {
             Timer::Connect(connection) => edge.connect_timeout(turn, connection),
             Timer::KeepAlive(connection) => edge.keep_alive(turn, connection),
+            Timer::Login(connection) => edge.login_over(turn, connection),
+            Timer::Throttled(connection) => edge.throttle_over(turn, connection),
             Timer::Session(key) => home.timer(turn, key),
             Timer::Group(key) => owner.retry(turn, key),
         }
@@ -411,6 +446,7 @@ fn dispatch(
     message: CoreMessage,
 ) {
     match message {
+        CoreMessage::Stray(_) => {} // The event loop takes these.
         CoreMessage::Publish(request) => owner.publish(turn, *request),
         CoreMessage::PublishDone {
             origin: Origin::Admin { request, .. },
@@ -445,12 +481,14 @@ fn dispatch(
         CoreMessage::Attached(attached) => edge.attached(turn, *attached),
         CoreMessage::Evict { connection, reason } => edge.evict(turn, connection, reason),
         CoreMessage::Detach(detach) => home.detach(turn, *detach),
+        CoreMessage::Introduce(introduce) => edge.introduced(turn, *introduce),
+        CoreMessage::Identify(identify) => home.identify(turn, *identify),
         CoreMessage::HomeSubscribe(request) => home.subscribe(turn, *request),
         CoreMessage::HomeUnsubscribe {
             home: session,
             reply,
             filter,
-        } => home.unsubscribe(turn, session, reply, filter),
+        } => home.unsubscribe(turn, session, Some(reply), filter),
         CoreMessage::MailboxPush(push) => edge.mailbox_push(turn, *push),
         CoreMessage::MailboxAck {
             home: session,

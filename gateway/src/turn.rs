@@ -8,10 +8,11 @@ use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 use reactor::wheel::Wheel;
 
+use crate::access::policy::Policy;
 use crate::core_message::{CoreMessage, Origin, Presence, PublishRequest, SharedPresence};
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
-use crate::metrics::{Counters, DropReason};
+use crate::metrics::{Counters, DropReason, TurnedAway};
 use crate::outbox::Outbox;
 
 /// The time of a turn, read once by the event loop.
@@ -30,8 +31,12 @@ pub enum Timer {
     Connect(ConnectionId),
     /// Time to look whether the client was silent for too long.
     KeepAlive(ConnectionId),
+    /// The client may be read again, unless it still has to wait.
+    Throttled(ConnectionId),
     /// The session at this home expires, or its will is due.
     Session(Key),
+    /// What a client has proved ends.
+    Login(ConnectionId),
     /// Time to offer the queue of this shared subscription once more to members that took nothing.
     Group(Key),
 }
@@ -60,9 +65,9 @@ impl Facts {
             .core_of_root(self.root_depths.root_of_topic(topic))
     }
 
-    /// The home core of a client identifier: the owner of root `u/{user}`.
-    pub fn home_of(&self, client_id: &str) -> u16 {
-        home_core(&self.placement, client_id)
+    /// The home core of a user: the owner of root `u/{user}`. A client without a user has its client identifier in its place.
+    pub fn home_of(&self, user: &str) -> u16 {
+        home_core(&self.placement, user)
     }
 
     /// The cores that must know a filter: the owner of its root, or all of them for a broad one.
@@ -107,9 +112,9 @@ pub fn queue_core(
     }
 }
 
-/// The home core of a client identifier.
-pub fn home_core(placement: &Placement, client_id: &str) -> u16 {
-    placement.core_of_root(&format!("u/{client_id}"))
+/// The home core of a user, or of a client identifier without one.
+pub fn home_core(placement: &Placement, user: &str) -> u16 {
+    placement.core_of_root(&format!("u/{user}"))
 }
 
 /// True for a shared subscription.
@@ -132,6 +137,8 @@ pub struct Stats {
     pub counters: Counters,
     /// Dropped deliveries by reason.
     pub dropped: [u64; DropReason::ALL.len()],
+    /// Who was not let in, by reason.
+    pub turned_away: [u64; TurnedAway::ALL.len()],
     /// Deliveries accepted and not ended.
     pub queued: u64,
     /// Bytes of messages queued at the edges of this core.
@@ -143,6 +150,11 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Somebody is not let in.
+    pub fn turn_away(&mut self, reason: TurnedAway) {
+        self.turned_away[reason as usize] += 1;
+    }
+
     /// A delivery becomes this core's responsibility.
     pub fn accept(&mut self) {
         self.counters.deliveries_accepted += 1;
@@ -181,6 +193,8 @@ pub struct Congestion {
     pub congested: bool,
     /// True exactly when the engine takes no more from this core.
     pub engine: bool,
+    /// True exactly when far more clients want in than can be taken: strangers are told to come later.
+    pub pressed: bool,
 }
 
 /// Everything a handler may use besides its own role's state.
@@ -191,6 +205,8 @@ pub struct Turn<'a> {
     pub outbox: &'a mut Outbox,
     /// What never changes.
     pub facts: &'a Facts,
+    /// Who may come in and do what.
+    pub policy: &'a Arc<Policy>,
     /// Counters.
     pub stats: &'a mut Stats,
     /// The wheel of this core.

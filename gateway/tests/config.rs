@@ -128,7 +128,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[listeners]\ntcp = [\"0.0.0.0:1883\"]",
-        r#"node.toml:2: listeners.tcp = ["0.0.0.0:1883"]: 0.0.0.0:1883 can be reached from other machines, and access.anonymous = "loopback" lets only clients on this machine in; use a loopback address, or set access.anonymous = "everywhere-without-any-authentication""#,
+        r#"node.toml:2: listeners.tcp = ["0.0.0.0:1883"]: 0.0.0.0:1883 can be reached from other machines, and access.anonymous = "loopback" lets only clients on this machine in; use a loopback address, name in access.methods how clients prove who they are, or set access.anonymous = "everywhere-without-any-authentication""#,
     ),
     (
         "[listeners]\ntcp = []\nwebsocket = []",

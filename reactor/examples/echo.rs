@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use measure::{COUNTED, HELD, cpu_time, now};
 use reactor::datagram::DatagramConfig;
-use reactor::driver::{ConnectionId, Driver, DriverConfig, Event, ListenOptions};
+use reactor::driver::{ConnectionId, Driver, DriverConfig, Event, Keepalive, ListenOptions};
 use reactor::epoll::EpollDriver;
 use reactor::probe::{pin_to_cpu, raise_nofile_limit};
 use reactor::uring::UringDriver;
@@ -81,6 +81,7 @@ fn serve(mut driver: impl Driver, bound: &Sender<SocketAddr>, report: &Sender<Re
     let options = ListenOptions {
         backlog: 4096,
         reuse_port: false,
+        keepalive: Some(Keepalive::USUAL),
     };
     let (_, address) = driver
         .listen(([127, 0, 0, 1], 0).into(), options)

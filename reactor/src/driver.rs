@@ -149,6 +149,41 @@ pub struct ListenOptions {
     pub backlog: u32,
     /// Share the port with the other cores (SO_REUSEPORT).
     pub reuse_port: bool,
+    /// When the kernel asks silent peers whether they still live; `None`: it never does.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// Connections of a listener that are accepted in one poll at most, so that a burst of them does not hold up the others.
+pub const ACCEPTS_MAX: u32 = 64;
+
+/// Connections that the kernel has completed and nobody has accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AcceptBacklog {
+    /// Those of all listeners.
+    pub waiting: u32,
+    /// Of the listener that is fullest, in thousandths of what it may hold. At 1,000 the kernel answers nobody any more.
+    pub fullest_permille: u32,
+}
+
+/// How the kernel finds out that the peer of a silent TCP connection is gone (SO_KEEPALIVE): after `idle_s` it asks, again every
+/// `interval_s`, and when `probes` of its questions were not answered the connection ends with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Seconds without traffic before the first question (TCP_KEEPIDLE), from 1 to 32,767.
+    pub idle_s: u16,
+    /// Seconds from one question to the next (TCP_KEEPINTVL), from 1 to 32,767.
+    pub interval_s: u16,
+    /// Questions without an answer (TCP_KEEPCNT), from 1 to 127.
+    pub probes: u8,
+}
+
+impl Keepalive {
+    /// A peer that is gone is found out within four minutes, for a packet every two.
+    pub const USUAL: Self = Self {
+        idle_s: 120,
+        interval_s: 30,
+        probes: 4,
+    };
 }
 
 /// Bounds and sizes of a driver. Every table and buffer pool of a driver is sized from here.
@@ -236,6 +271,13 @@ pub trait Driver {
         address: SocketAddr,
         options: ListenOptions,
     ) -> io::Result<(ListenerId, SocketAddr)>;
+
+    /// From now on at most so many connections of a listener are accepted in one poll (1 to [`ACCEPTS_MAX`], as at first); the
+    /// others wait in the kernel. io_uring may still tell of those whose accepts are under way.
+    fn accept_at_most(&mut self, connections: u32);
+
+    /// How many connections wait in the kernel to be accepted.
+    fn accept_backlog(&self) -> AcceptBacklog;
 
     /// Stops accepting on all listeners and closes them: no `Accepted` follows. Open connections stay.
     fn stop_listening(&mut self);

@@ -7,10 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_void, socklen_t};
 
-use crate::driver::ListenOptions;
-
-/// Seconds without traffic after which the kernel asks a peer whether it still lives.
-const KEEPALIVE_IDLE_S: c_int = 120;
+use crate::driver::{AcceptBacklog, Keepalive, ListenOptions};
 
 /// A socket address as the kernel has it.
 #[derive(Clone, Copy)]
@@ -127,10 +124,19 @@ pub(crate) fn set(fd: &OwnedFd, level: c_int, name: c_int, value: c_int) -> io::
     checked(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value, length) }).map(drop)
 }
 
-fn set_common(fd: &OwnedFd) -> io::Result<()> {
+fn set_common(fd: &OwnedFd, keepalive: Option<Keepalive>) -> io::Result<()> {
     set(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    set(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    let Some(keepalive) = keepalive else {
+        return Ok(());
+    };
+    for (name, value) in [
+        (libc::TCP_KEEPIDLE, c_int::from(keepalive.idle_s)),
+        (libc::TCP_KEEPINTVL, c_int::from(keepalive.interval_s)),
+        (libc::TCP_KEEPCNT, c_int::from(keepalive.probes)),
+    ] {
+        set(fd, libc::IPPROTO_TCP, name, value)?;
+    }
+    set(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
 }
 
 pub(crate) fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
@@ -154,7 +160,7 @@ pub(crate) fn listen(
     if address.is_ipv6() {
         set(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
-    set_common(&fd)?;
+    set_common(&fd, options.keepalive)?;
     bind(&fd, address)?;
     let backlog = c_int::try_from(options.backlog).unwrap_or(c_int::MAX);
     // SAFETY: listen takes integers and no memory.
@@ -185,7 +191,7 @@ pub(crate) fn to_connect(
     nonblocking: bool,
 ) -> io::Result<OwnedFd> {
     let fd = stream(remote, if nonblocking { libc::SOCK_NONBLOCK } else { 0 })?;
-    set_common(&fd)?;
+    set_common(&fd, Some(Keepalive::USUAL))?;
     if let Some(local) = local {
         set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         if local.port() == 0 {
@@ -221,6 +227,35 @@ pub(crate) fn accept(listener: RawFd) -> io::Result<(OwnedFd, SocketAddr)> {
         .address()
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     Ok((fd, peer))
+}
+
+/// How many connections wait at listening sockets. A socket that cannot be asked has none.
+pub(crate) fn accept_backlog<'a>(listeners: impl Iterator<Item = &'a OwnedFd>) -> AcceptBacklog {
+    let mut all = AcceptBacklog::default();
+    for listener in listeners {
+        // SAFETY: tcp_info is plain integers, for which all zeroes is a value.
+        let mut info: libc::tcp_info = unsafe { zeroed() };
+        let mut length = size_of::<libc::tcp_info>() as socklen_t;
+        let place: *mut c_void = (&raw mut info).cast();
+        // SAFETY: `place` has room for the `length` bytes of a tcp_info, and both outlive the call.
+        let asked = unsafe {
+            libc::getsockopt(
+                listener.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                place,
+                &raw mut length,
+            )
+        };
+        // Of a listening socket these two fields are the length of its queue and its bound.
+        let (waiting, bound) = (info.tcpi_unacked, info.tcpi_sacked);
+        if checked(asked).is_ok() && bound > 0 {
+            let permille = u64::from(waiting) * 1_000 / u64::from(bound);
+            all.waiting += waiting;
+            all.fullest_permille = all.fullest_permille.max(permille.min(1_000) as u32);
+        }
+    }
+    all
 }
 
 /// The error that waits at a socket (SO_ERROR), which is cleared by asking.

@@ -11,7 +11,7 @@ mod write;
 pub use client::{connect, pingreq, subscribe, unsubscribe};
 pub use publish::{
     PublishHeader, PublishParts, PublishTemplate, forwarded_properties, publish, publish_parts,
-    publish_parts_length,
+    publish_parts_length, stamped_properties,
 };
 pub use server::{
     ack, ack_within, auth, auth_within, connack, connack_within, disconnect, disconnect_within,

@@ -221,13 +221,31 @@ fn publish_properties(out: &mut Vec<u8>, properties: &PublishProperties<'_>) {
 /// Writes the properties that a server forwards unaltered, in canonical order: payload format, content type, response
 /// topic, correlation data, user properties. [`crate::decode::forwarded_properties`] reads them back.
 pub fn forwarded_properties(out: &mut Vec<u8>, properties: &PublishProperties<'_>) {
+    forwarded(out, properties, |_| true);
+}
+
+/// As [`forwarded_properties`], but the user property of this name is the server's to give: what the publisher wrote under it
+/// is left out, and the server's value, if there is one, comes last.
+pub fn stamped_properties(
+    out: &mut Vec<u8>,
+    properties: &PublishProperties<'_>,
+    (name, value): (&str, Option<&str>),
+) {
+    forwarded(out, properties, |written| written != name);
+    if let Some(value) = value {
+        user_properties(out, &[(name, value)]);
+    }
+}
+
+fn forwarded(out: &mut Vec<u8>, properties: &PublishProperties<'_>, keeps: impl Fn(&str) -> bool) {
     if let Some(is_utf8) = properties.payload_is_utf8 {
         write::property_u8(out, id::PAYLOAD_FORMAT, u8::from(is_utf8));
     }
     write::property_str(out, id::CONTENT_TYPE, properties.content_type);
     write::property_str(out, id::RESPONSE_TOPIC, properties.response_topic);
     write::property_binary(out, id::CORRELATION_DATA, properties.correlation_data);
-    for pair in properties.user_properties.iter() {
+    let pairs = properties.user_properties.iter();
+    for pair in pairs.filter(|(name, _)| keeps(name)) {
         user_properties(out, &[pair]);
     }
 }

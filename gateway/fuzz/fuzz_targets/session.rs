@@ -6,6 +6,7 @@
 
 #![no_main]
 
+use std::sync::Arc;
 use std::net::SocketAddr;
 
 use cluster::partition::Placement;
@@ -16,6 +17,7 @@ use gateway::engine::memory::Memory;
 use gateway::engine::{Engine, MailboxLimits, WhenFull};
 use gateway::limits::Limits;
 use gateway::outbox::{Order, Outbox};
+use gateway::access::policy::Policy;
 use gateway::shard::{Arrival, Event, Shard};
 use gateway::turn::{Congestion, Facts, Now};
 use libfuzzer_sys::fuzz_target;
@@ -46,7 +48,7 @@ impl World {
             seed: 7,
         };
         Self {
-            shard: Shard::new(facts, 1, now),
+            shard: Shard::new(facts, Arc::new(Policy::open()), 1, now),
             outbox: Outbox::new(0, 1),
             engine: Memory::new(limits, now.unix_ms),
             batch: 0,
@@ -82,6 +84,7 @@ impl World {
             self.outbox.outputs.clear();
             self.outbox.admin.clear();
             self.outbox.violations.clear();
+            self.outbox.notes.clear();
             let commands: Vec<_> = self.outbox.engine.drain(..).map(|command| (0, command)).collect();
             let orders = std::mem::take(&mut self.outbox.orders);
             if commands.is_empty() && orders.is_empty() {
@@ -137,7 +140,7 @@ impl World {
             2 => {
                 self.now.mono_ms += u64::from(size) * 200;
                 self.now.unix_ms += u64::from(size) * 200;
-                let congestion = Congestion { congested: size >= 254, engine: size == 255 };
+                let congestion = Congestion { congested: size >= 254, engine: size == 255, pressed: size == 253 };
                 self.handle(Event::Tick(congestion));
             }
             _ => {

@@ -1,17 +1,20 @@
 //! Who comes in and what they may do, as pure functions and tables: nothing here opens a file or a socket, or reads a clock.
 //!
 //! Reading order: [`Identity`] (the outcome of authentication), [`rules`] (what an identity may do), then the ways to come by
-//! one: [`password`], [`scram`], [`token`], and [`policy`], which puts them in order; then what keeps peers in bounds: [`bans`], [`flap`], [`bucket`].
+//! one: [`password`], [`scram`], [`token`], [`call_out`], and [`policy`], which puts them in order; then what keeps peers in bounds:
+//! [`gate`], [`bans`], [`flap`], [`bucket`].
 //!
 //! **Invariants**
 //! - What no rule allows is denied.
 //! - A secret, a password or a hash of one is in no error, no log line and no `Debug` output.
 //! - Every table has a fixed size; what is given up at the bound is counted.
 
-mod address;
+pub mod address;
 pub mod bans;
 pub mod bucket;
+pub mod call_out;
 pub mod flap;
+pub mod gate;
 pub mod password;
 pub mod policy;
 pub mod rules;

@@ -171,6 +171,11 @@ impl PasswordFile {
         self.users.is_empty()
     }
 
+    /// True when this user is in the file.
+    pub fn contains(&self, user: &str) -> bool {
+        self.find(user).is_some()
+    }
+
     /// Whether this is the user's password. Slow by intent.
     ///
     /// # Errors
@@ -315,16 +320,24 @@ pub fn scram_line(
 }
 
 fn line(user: &str, hash: &str, groups: &[&str]) -> Result<String, Problem> {
-    check_name("name", user)?;
-    for group in groups {
-        check_name("group", group)?;
-    }
+    check_names(user, groups)?;
     let separator = if groups.is_empty() { "" } else { ":" };
     let line = format!("{user}:{hash}{separator}{}", groups.join(","));
     if line.len() > LINE_BYTES_MAX {
         return Err(Problem::TooLong);
     }
     Ok(line)
+}
+
+/// Whether a user of this name and in these groups can be in a file.
+///
+/// # Errors
+/// The first name that cannot.
+pub fn check_names(user: &str, groups: &[&str]) -> Result<(), Problem> {
+    check_name("name", user)?;
+    groups
+        .iter()
+        .try_for_each(|group| check_name("group", group))
 }
 
 fn check_name(what: &'static str, name: &str) -> Result<(), Problem> {

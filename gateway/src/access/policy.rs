@@ -14,11 +14,17 @@ use std::sync::Arc;
 
 use reactor::driver::ConnectionId;
 
-use super::Identity;
+use super::bans::{Bans, Subject, Term};
+use super::call_out;
 use super::password::PasswordFile;
-use super::rules::Rules;
+use super::rules::{Decision, Denial, Rules};
+use super::scram::ScramError;
 use super::token::{self, KeySet, TokenError, TokenPolicy};
+use super::{Identity, Who};
 use crate::tls;
+use edge_proto::packet::QoS;
+use edge_proto::reason::ReasonCode;
+use edge_proto::topic::TopicName;
 
 /// Who may come in, how they prove who they are, and what they may do.
 #[derive(Clone, Debug)]
@@ -31,7 +37,14 @@ pub struct Policy {
     pub rules: Option<Arc<Rules>>,
     /// Where clients may come from for whom everything is allowed that no rule decides. Whoever brings rules is never one of them.
     pub unruled: Origins,
+    /// Whether the server writes who sent a message to an inbox (`u/{user}/in`, `g/{group}/in`) on it: the user property [`SENDER`].
+    pub stamps_senders: bool,
+    /// Who is kept out, whoever they prove to be.
+    pub bans: Arc<Bans>,
 }
+
+/// The user property with the authenticated user who sent a message to an inbox. Nobody but the server writes it.
+pub const SENDER: &str = "from";
 
 /// Where a client may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +66,8 @@ pub enum Method {
     Token(Arc<TokenMethod>),
     /// User name and password, and SCRAM-SHA-256, against a file.
     Password(Arc<PasswordFile>),
+    /// Whatever the client shows, asked of an HTTP service.
+    CallOut,
 }
 
 /// Which name of a certificate is the user.
@@ -71,8 +86,10 @@ pub enum CertificateName {
 /// Tokens and what they must say.
 #[derive(Clone, Debug)]
 pub struct TokenMethod {
-    /// Keys of the issuer.
+    /// Keys of the issuer that are in files.
     pub keys: KeySet,
+    /// Those that are fetched while the node runs, as they were last: empty before the first time. `None` when none are fetched.
+    pub fetched: Option<KeySet>,
     /// What a token must say.
     pub policy: TokenPolicy,
 }
@@ -110,6 +127,9 @@ pub enum Refusal {
     /// Its token is no good.
     #[error("{0}")]
     Token(TokenError),
+    /// Its exchange of messages failed.
+    #[error("{0}")]
+    Exchange(ScramError),
     /// Its certificate has no name of the kind that is asked for.
     #[error("its certificate has no {0}")]
     NoName(CertificateName),
@@ -165,6 +185,8 @@ impl Policy {
             methods: Box::default(),
             rules: None,
             unruled: Origins::Everywhere,
+            stamps_senders: true,
+            bans: Arc::new(Bans::new(0, 0)),
         }
     }
 
@@ -173,30 +195,161 @@ impl Policy {
         for (number, method) in self.methods.iter().enumerate().skip(from) {
             let outcome = match method {
                 Method::Certificate(name) => name.of(credentials),
-                Method::Token(tokens) => tokens.check(credentials, now_unix_ms),
+                Method::Token(tokens) => match tokens.check_password(credentials, now_unix_ms) {
+                    Some(Err(Refusal::Token(TokenError::NoKey(_)))) if tokens.fetched.is_some() => {
+                        return Answer::Elsewhere(number); // The issuer may have a new key.
+                    }
+                    outcome => outcome,
+                },
                 Method::Password(_) if credentials.user_name.is_some() => {
                     return Answer::Elsewhere(number);
                 }
-                Method::Password(_) => None,
+                Method::CallOut if call_out::concerns(credentials) => {
+                    return Answer::Elsewhere(number);
+                }
+                Method::Password(_) | Method::CallOut => None,
             };
             if let Some(outcome) = outcome {
                 return Answer::Decided(outcome.map(|identity| Some(Arc::new(identity))));
             }
         }
-        Answer::Decided(self.without_proof(credentials))
+        let showed_any = credentials.user_name.is_some() || credentials.password.is_some();
+        Answer::Decided(self.without_proof(showed_any, credentials.peer.ip()))
     }
 
-    /// What becomes of a client that no method knows.
-    pub fn without_proof(&self, credentials: &Credentials) -> Outcome {
+    /// The ban that keeps a client out, by its address, its client identifier or the user it proved to be.
+    pub fn ban(
+        &self,
+        address: IpAddr,
+        client: &str,
+        user: Option<&str>,
+        now_unix_ms: u64,
+    ) -> Option<(Subject, &Term)> {
+        let of_address = self.bans.of_address(address, now_unix_ms);
+        let of_address = of_address.map(|(network, term)| (Subject::Network(network), term));
+        of_address.or_else(|| {
+            let (subject, term) = self.bans.of_client(client, user, now_unix_ms)?;
+            Some((subject.clone(), term))
+        })
+    }
+
+    /// What becomes of a client that no method knows, whether it showed a name or a password or neither.
+    pub fn without_proof(&self, showed_any: bool, peer: IpAddr) -> Outcome {
         // Where nothing can be proved, a name and a password are what an SDK sends anyway.
-        let showed_nothing = credentials.user_name.is_none() && credentials.password.is_none();
-        if !showed_nothing && !self.methods.is_empty() {
+        if showed_any && !self.methods.is_empty() {
             return Err(Refusal::Unknown);
         }
-        if self.anonymous.contain(credentials.peer.ip()) {
+        if self.anonymous.contain(peer) {
             Ok(None)
         } else {
             Err(Refusal::Anonymous)
+        }
+    }
+
+    /// What must be asked elsewhere about a token that names an unknown key while keys are fetched: the number of its method.
+    pub fn elsewhere(&self, refusal: &Refusal) -> Option<usize> {
+        let lacks_key = matches!(refusal, Refusal::Token(TokenError::NoKey(_)));
+        let fetches =
+            |method: &Method| matches!(method, Method::Token(tokens) if tokens.fetched.is_some());
+        self.methods
+            .iter()
+            .position(|method| lacks_key && fetches(method))
+    }
+
+    /// The tokens that are asked about, if any method is.
+    pub fn tokens(&self) -> Option<&TokenMethod> {
+        self.methods.iter().find_map(|method| match method {
+            Method::Token(tokens) => Some(&**tokens),
+            _ => None,
+        })
+    }
+
+    /// The file with the secrets of SCRAM, if a method has one.
+    pub fn scram(&self) -> Option<&PasswordFile> {
+        self.methods.iter().find_map(|method| match method {
+            Method::Password(file) => Some(&**file),
+            _ => None,
+        })
+    }
+
+    /// True when a client may do everything, so that nothing of it is judged.
+    pub fn is_open_to(&self, identity: Option<&Identity>, peer: IpAddr) -> bool {
+        let brings_rules = identity.is_some_and(|identity| identity.rules.is_some());
+        self.rules.is_none() && !brings_rules && self.unruled.contain(peer)
+    }
+
+    /// Whether a client may publish to a topic, a will included.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn may_publish(
+        &self,
+        (who, peer): (&Who<'_>, IpAddr),
+        topic: TopicName<'_>,
+        qos: QoS,
+        retain: bool,
+    ) -> Result<(), Denial> {
+        let decision = match &self.rules {
+            Some(rules) => rules.publish(who, topic, qos, retain),
+            None => Rules::default().publish(who, topic, qos, retain),
+        };
+        match decision {
+            Decision::Allowed { .. } => Ok(()),
+            Decision::Denied(Denial::NoRule) if self.is_unruled(who, peer) => Ok(()),
+            Decision::Denied(denial) => Err(denial),
+        }
+    }
+
+    /// Whether a client may have a subscription, and the QoS that it is granted.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn may_subscribe(
+        &self,
+        (who, peer): (&Who<'_>, IpAddr),
+        filter: &str,
+        qos: QoS,
+    ) -> Result<QoS, Denial> {
+        let decision = match &self.rules {
+            Some(rules) => rules.subscribe(who, filter, qos),
+            None => Rules::default().subscribe(who, filter, qos),
+        };
+        match decision {
+            Decision::Allowed { qos_max, .. } => Ok(qos_max),
+            Decision::Denied(Denial::NoRule) if self.is_unruled(who, peer) => Ok(qos),
+            Decision::Denied(denial) => Err(denial),
+        }
+    }
+
+    /// True for a topic on whose messages the server writes who sent them.
+    pub fn stamps(&self, topic: &str) -> bool {
+        let is_inbox = || {
+            let below = topic
+                .strip_prefix("u/")
+                .or_else(|| topic.strip_prefix("g/"));
+            let name = below.and_then(|below| below.strip_suffix("/in"));
+            name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
+        };
+        self.stamps_senders && is_inbox()
+    }
+
+    fn is_unruled(&self, who: &Who<'_>, peer: IpAddr) -> bool {
+        who.identity.rules.is_none() && self.unruled.contain(peer)
+    }
+}
+
+impl Refusal {
+    /// What CONNACK says.
+    pub const fn reason(&self) -> ReasonCode {
+        match self {
+            Self::Anonymous => ReasonCode::NotAuthorized,
+            Self::Unknown | Self::Credentials | Self::Token(_) | Self::NoName(_) => {
+                ReasonCode::BadUserNameOrPassword
+            }
+            Self::Exchange(_) => ReasonCode::NotAuthorized,
+            Self::Banned => ReasonCode::Banned,
+            Self::Unavailable(_) => ReasonCode::ServerUnavailable,
+            Self::Busy => ReasonCode::ServerBusy,
         }
     }
 }
@@ -243,7 +396,7 @@ impl fmt::Display for CertificateName {
 
 impl TokenMethod {
     /// Checks a password that has the shape of a token; `None` for any other.
-    fn check(
+    pub fn check_password(
         &self,
         credentials: &Credentials,
         now_unix_ms: u64,
@@ -251,9 +404,28 @@ impl TokenMethod {
         let password = credentials.password.as_deref()?;
         let looks_like_one = password.iter().filter(|byte| **byte == b'.').count() == 2
             && password.starts_with(b"eyJ"); // `{"` in base64url, as every header begins
-        looks_like_one.then(|| {
-            token::verify(password, &self.keys, &self.policy, now_unix_ms).map_err(Refusal::Token)
-        })
+        looks_like_one.then(|| self.check(password, now_unix_ms))
+    }
+
+    /// Whose token this is.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self, token: &[u8], now_unix_ms: u64) -> Result<Identity, Refusal> {
+        let verify = |keys| token::verify(token, keys, &self.policy, now_unix_ms);
+        let outcome = match verify(&self.keys) {
+            // A key in a file may be of another issuer than those that are fetched.
+            Err(
+                error @ (TokenError::NoKey(_)
+                | TokenError::NotItsAlgorithm(_)
+                | TokenError::Signature),
+            ) => match &self.fetched {
+                Some(fetched) => verify(fetched),
+                None => Err(error),
+            },
+            outcome => outcome,
+        };
+        outcome.map_err(Refusal::Token)
     }
 }
 

@@ -3,7 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use std::time::Duration;
+
 use clap::{Args, Parser, Subcommand};
+
+use crate::config::Setting as _;
+use crate::control::access::BanKind;
 
 /// Roadstead, a messaging gateway: MQTT 5 and 3.1.1 over TCP, TLS and WebSocket.
 ///
@@ -55,8 +60,29 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Put a user into a password file, change a password, or take a user out.
+    ///
+    /// The password is asked for at the terminal, or is the first line of standard input. A running node takes the file within 5 s.
+    Passwd(Passwd),
     /// Ask a running node, or change something in it.
     Ctl(Ctl),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Passwd {
+    /// The password file; made when it is not there.
+    pub(super) file: PathBuf,
+    /// The name of the user.
+    pub(super) user: String,
+    /// The groups of the user, e.g. staff,night. Left out: none.
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
+    pub(super) groups: Vec<String>,
+    /// Store it for SCRAM-SHA-256 too (MQTT 5.0 enhanced authentication), in place of argon2id.
+    #[arg(long)]
+    pub(super) scram: bool,
+    /// Take the user out.
+    #[arg(long, conflicts_with_all = ["groups", "scram"])]
+    pub(super) delete: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -145,8 +171,50 @@ pub(super) enum CtlCommand {
         #[command(subcommand)]
         command: RetainedCommand,
     },
-    /// Read the files of the TLS listeners again. Connections stay open.
+    /// Who is kept out.
+    Bans {
+        #[command(subcommand)]
+        command: BansCommand,
+    },
+    /// Read the files of the TLS listeners and of access again. Connections stay open as far as the new rules let them.
     Reload,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BansCommand {
+    /// List them.
+    List {
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Ban a client, a user or a network: what is connected is ended, and nothing of theirs is let in.
+    Add(BanAdd),
+    /// Lift a ban.
+    Lift {
+        /// What was banned.
+        kind: BanKind,
+        /// Client identifier, user or network.
+        name: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct BanAdd {
+    /// What to ban.
+    pub(super) kind: BanKind,
+    /// Client identifier, user or network, e.g. 192.0.2.0/24.
+    pub(super) name: String,
+    /// For how long, e.g. 90s, 30m, 12h or 7d. Left out: until it is lifted.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+    pub(super) time: Option<Duration>,
+    /// Why, for other operators; clients are not told.
+    #[arg(long, default_value = "")]
+    pub(super) reason: String,
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    Duration::parse(&toml::Value::String(text.to_owned()))
 }
 
 #[derive(Debug, Subcommand)]
@@ -167,11 +235,17 @@ pub(super) enum SessionsCommand {
     Show {
         /// Client identifier.
         id: String,
+        /// Of this user, where several have a client of this name.
+        #[arg(long)]
+        user: Option<String>,
     },
     /// Disconnect a client.
     Kick {
         /// Client identifier.
         id: String,
+        /// Of this user only.
+        #[arg(long)]
+        user: Option<String>,
         /// Also end its session: its subscriptions and waiting messages are deleted.
         #[arg(long)]
         delete: bool,

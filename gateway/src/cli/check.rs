@@ -3,7 +3,7 @@
 //! Nothing is changed: addresses are bound and let go, files are only looked at.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use reactor::driver::Backend;
@@ -72,6 +72,8 @@ pub(super) fn run(config: &Config, json: bool, out: &mut dyn Write) -> Result<u8
     findings.push(memory(config));
     findings.extend(backlogs(config, &probe));
     findings.push(engine_folder(&config.engine.path));
+    findings.push(files(config));
+    findings.extend(access(config));
     findings.extend(addresses(config));
     let starts = findings
         .iter()
@@ -351,23 +353,53 @@ fn engine_folder(path: &Path) -> Finding {
     Finding::new(Level::Ok, "engine.path", found, meaning)
 }
 
+/// The files that the configuration names, read as at a start.
+fn files(config: &Config) -> Finding {
+    let errors = super::settings::file_errors(config);
+    if errors.is_empty() {
+        return Finding::new(Level::Ok, "files", "good", "");
+    }
+    Finding::new(Level::Failure, "files", "bad", errors.join("; "))
+}
+
+/// Who may connect, as far as it was probably not meant so.
+fn access(config: &Config) -> Vec<Finding> {
+    let warnings = config.access_warnings().into_iter();
+    let finding = |warning| Finding::new(Level::Warning, "access", "as configured", warning);
+    warnings.map(finding).collect()
+}
+
 fn addresses(config: &Config) -> Vec<Finding> {
     let admin: Vec<_> = config.admin.address.0.into_iter().collect();
-    let listeners = Protocol::ALL.map(|protocol| (protocol.key(), config.addresses(protocol)));
-    let all = listeners.into_iter().chain([("admin.address", &admin[..])]);
-    let one = |(key, addresses): (&str, &[SocketAddr])| {
+    let listeners = Protocol::ALL.map(|protocol| {
+        let bind = if protocol.is_datagrams() {
+            |address| UdpSocket::bind(address).err()
+        } else {
+            bind_stream
+        };
+        (protocol.key(), bind, config.addresses(protocol))
+    });
+    let admin: [(_, Bind, _); 1] = [("admin.address", bind_stream, &admin[..])];
+    let one = |(key, bind, addresses): (&str, Bind, &[SocketAddr])| {
         let optional = *config.origin(key) == Origin::Default;
         addresses
             .iter()
-            .map(|address| bind(key, *address, optional))
+            .map(|address| tried(key, *address, bind, optional))
             .collect::<Vec<_>>()
     };
-    all.flat_map(one).collect()
+    listeners.into_iter().chain(admin).flat_map(one).collect()
+}
+
+/// Tries to bind an address; what went wrong.
+type Bind = fn(SocketAddr) -> Option<io::Error>;
+
+fn bind_stream(address: SocketAddr) -> Option<io::Error> {
+    TcpListener::bind(address).err()
 }
 
 /// `optional`: an address of the defaults, which a machine without IPv6 need not have.
-fn bind(key: &str, address: SocketAddr, optional: bool) -> Finding {
-    let Err(error) = TcpListener::bind(address) else {
+fn tried(key: &str, address: SocketAddr, bind: Bind, optional: bool) -> Finding {
+    let Some(error) = bind(address) else {
         return Finding::new(Level::Ok, key, address, "");
     };
     let absent = matches!(

@@ -1,5 +1,7 @@
 //! `roadstead ctl`: asks a running node and prints its answer, as tables or as the JSON it sent.
 
+mod bans;
+
 use std::io::{self, IsTerminal as _, Read as _, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -57,6 +59,7 @@ pub(super) fn run(
             (answer, text)
         }
         CtlCommand::Retained { command } => retained(&client, command)?,
+        CtlCommand::Bans { command } => bans::run(&client, command)?,
         CtlCommand::Reload => {
             let answer = client.post("/v1/reload", &serde_json::json!({}))?;
             let head = [
@@ -64,7 +67,8 @@ pub(super) fn run(
                 ("NAMES", "names"),
                 ("NOT AFTER (UNIX S)", "not_after_unix_s"),
             ];
-            let text = listing(&answer, "certificates", &head, false);
+            let text =
+                listing(&answer, "certificates", &head, false) + &access_text(&answer["access"]);
             (answer, text)
         }
     };
@@ -98,6 +102,7 @@ fn sessions(client: &Client, command: SessionsCommand) -> Result<(Value, String)
             };
             let head = [
                 ("CLIENT", "client_id"),
+                ("USER", "user"),
                 ("CONNECTED", "connected"),
                 ("PEER", "peer"),
                 ("HOME", "home_core"),
@@ -108,15 +113,18 @@ fn sessions(client: &Client, command: SessionsCommand) -> Result<(Value, String)
             let text = listing(&answer, "sessions", &head, !answer["next"].is_null());
             Ok((answer, text))
         }
-        SessionsCommand::Show { id } => {
-            let answer = client.get(&format!("/v1/sessions/{}", segment(&id)), &[])?;
+        SessionsCommand::Show { id, user } => {
+            let user = user.as_deref().map(|user| ("user", user));
+            let path = format!("/v1/sessions/{}", segment(&id));
+            let answer = client.get(&path, user.as_slice())?;
             let text = session_text(&answer);
             Ok((answer, text))
         }
-        SessionsCommand::Kick { id, delete } => {
+        SessionsCommand::Kick { id, user, delete } => {
             let path = format!("/v1/sessions/{}", segment(&id));
-            let answer =
-                client.delete(&path, &[("delete", if delete { "true" } else { "false" })])?;
+            let mut query = vec![("delete", if delete { "true" } else { "false" })];
+            query.extend(user.as_deref().map(|user| ("user", user)));
+            let answer = client.delete(&path, &query)?;
             let done = if delete {
                 "disconnected, its session deleted"
             } else {
@@ -315,6 +323,24 @@ fn status_text(answer: &Value) -> String {
     text
 }
 
+/// What a node says of its access side after a reload.
+fn access_text(access: &Value) -> String {
+    let methods = access["methods"].as_array().into_iter().flatten();
+    let methods: Vec<_> = methods.map(plain).collect();
+    let methods = if methods.is_empty() {
+        "none".to_owned()
+    } else {
+        methods.join(", ")
+    };
+    pairs(&[
+        ("methods", methods),
+        ("users", plain(&access["users"])),
+        ("rules", plain(&access["rules"])),
+        ("token keys", plain(&access["token_keys"])),
+        ("bans", plain(&access["bans"])),
+    ])
+}
+
 fn session_text(answer: &Value) -> String {
     let on_core = |core: &Value| {
         if core.is_null() {
@@ -325,6 +351,7 @@ fn session_text(answer: &Value) -> String {
     };
     pairs(&[
         ("client", plain(&answer["client_id"])),
+        ("user", plain(&answer["user"])),
         ("connected", yes_no(&answer["connected"]).into()),
         ("peer", plain(&answer["peer"])),
         ("edge", on_core(&answer["edge_core"])),

@@ -7,6 +7,7 @@ mod arguments;
 mod check;
 mod client;
 mod ctl;
+mod passwd;
 mod settings;
 mod table;
 
@@ -125,7 +126,17 @@ fn dispatch<E: std::fmt::Display>(
         Command::Config {
             command: ConfigCommand::Check { file },
         } => {
-            settings::check_file(&file)?;
+            let config = settings::check_file(&file)?;
+            let errors = settings::file_errors(&config);
+            if !errors.is_empty() {
+                return Err(CommandError::Failed {
+                    error: errors.join("\nerror: "),
+                    remedy: None,
+                });
+            }
+            for warning in config.access_warnings() {
+                writeln!(output.err, "warning: {warning}")?;
+            }
             writeln!(output.out, "{}: good", file.display())?;
             Ok(EXIT_DONE)
         }
@@ -135,6 +146,7 @@ fn dispatch<E: std::fmt::Display>(
             output.out.write_all(crate::config::example().as_bytes())?;
             Ok(EXIT_DONE)
         }
+        Command::Passwd(passwd) => passwd::run(&passwd, output.out),
         Command::Ctl(ctl) => ctl::run(ctl, environment, output.out),
     }
 }

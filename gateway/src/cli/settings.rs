@@ -5,6 +5,8 @@ use std::path::Path;
 use super::CommandError;
 use super::arguments::Settings;
 use crate::config::{Config, ConfigError, ConfigErrors, FlagValue, Sources};
+use crate::control::access::Access;
+use crate::control::certificates::Certificates;
 
 impl Settings {
     /// The configuration in effect.
@@ -58,6 +60,19 @@ pub(super) fn check_file(path: &Path) -> Result<Config, CommandError> {
         ..Sources::default()
     })
     .map_err(report)
+}
+
+/// What is wrong with the files that a configuration names, read as at the start of a node.
+pub(super) fn file_errors(config: &Config) -> Vec<String> {
+    let certificates = Certificates::of(config).and_then(|certificates| certificates.read());
+    let certificates = certificates
+        .map(drop)
+        .map_err(|error| format!("TLS: {error}"));
+    let access = Access::check(config).map_err(|error| error.to_string());
+    [certificates, access]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect()
 }
 
 fn read(path: &Path) -> Result<(String, String), ConfigErrors> {

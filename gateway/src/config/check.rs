@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+mod access;
+
 use super::{Anonymous, ClientCertificates, Config, ConfigError, Protocol};
 
 impl Config {
@@ -11,6 +13,8 @@ impl Config {
         self.check_exposure(errors);
         self.check_addresses(errors);
         self.check_tls(errors);
+        self.check_proxies(errors);
+        self.check_access(errors);
         self.check_sizes(errors);
     }
 
@@ -32,7 +36,8 @@ impl Config {
 
     /// Nothing without authentication is reachable from elsewhere unless the configuration says so in so many words.
     fn check_exposure(&self, errors: &mut Vec<ConfigError>) {
-        if self.access.anonymous == Anonymous::Loopback {
+        // With methods, those who prove nothing are turned away one by one.
+        if self.access.anonymous != Anonymous::Everywhere && self.access.methods.0.is_empty() {
             for protocol in Protocol::ALL {
                 let path = protocol.key();
                 let mut addresses = self.addresses(protocol).iter();
@@ -40,8 +45,10 @@ impl Config {
                     continue;
                 };
                 let problem = format!(
-                    "{address} can be reached from other machines, and access.anonymous = \"loopback\" lets only clients on \
-                     this machine in; use a loopback address, or set access.anonymous = \"{}\"",
+                    "{address} can be reached from other machines, and access.anonymous = \"{}\" lets only clients on \
+                     this machine in; use a loopback address, name in access.methods how clients prove who they are, or set \
+                     access.anonymous = \"{}\"",
+                    self.access.anonymous.word(),
                     Anonymous::Everywhere.word()
                 );
                 errors.push(self.contradiction(path, problem));
@@ -64,10 +71,14 @@ impl Config {
     fn check_addresses(&self, errors: &mut Vec<ConfigError>) {
         let mut seen = BTreeSet::new();
         let admin: Vec<_> = self.admin.address.0.into_iter().collect();
-        let listeners = Protocol::ALL.map(|protocol| (protocol.key(), self.addresses(protocol)));
-        for (path, addresses) in listeners.into_iter().chain([("admin.address", &admin[..])]) {
+        let listeners = Protocol::ALL.map(|protocol| {
+            let is_datagrams = protocol.is_datagrams();
+            (protocol.key(), is_datagrams, self.addresses(protocol))
+        });
+        let admin = [("admin.address", false, &admin[..])];
+        for (path, is_datagrams, addresses) in listeners.into_iter().chain(admin) {
             for address in addresses {
-                if address.port() != 0 && !seen.insert(*address) {
+                if address.port() != 0 && !seen.insert((is_datagrams, *address)) {
                     errors.push(self.contradiction(
                         path,
                         format!("{address} is used twice; give each listener its own port"),
@@ -105,6 +116,30 @@ impl Config {
                 ClientCertificates::None.word()
             );
             errors.push(self.contradiction("tls.client_certificates", problem));
+        }
+    }
+
+    /// Listeners behind a proxy are listeners, and there is a proxy.
+    fn check_proxies(&self, errors: &mut Vec<ConfigError>) {
+        let listeners = &self.listeners;
+        let is_open = |address: &SocketAddr| {
+            let mut protocols = Protocol::ALL.iter();
+            protocols.any(|protocol| self.addresses(*protocol).contains(address))
+        };
+        if let Some(address) = listeners
+            .proxy_protocol
+            .iter()
+            .find(|address| !is_open(address))
+        {
+            let problem = format!(
+                "nothing listens on {address}; write an address of listeners.tcp or another listener, as it is written there"
+            );
+            errors.push(self.contradiction("listeners.proxy_protocol", problem));
+        }
+        if !listeners.proxy_protocol.is_empty() && listeners.proxy_trusted.0.is_empty() {
+            let problem = "a listener behind a proxy, and nobody may be one, so that no client could connect; name the addresses or \
+                           networks of the proxies";
+            errors.push(self.contradiction("listeners.proxy_trusted", problem.into()));
         }
     }
 

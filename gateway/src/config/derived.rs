@@ -2,13 +2,17 @@
 
 use edge_proto::topic::RootDepths;
 use reactor::datagram::DatagramConfig;
-use reactor::driver::{DriverConfig, ListenOptions};
+use reactor::driver::{DriverConfig, Keepalive, ListenOptions};
 use reactor::probe::Preference;
 
 use super::{ByteSize, Config, CoreCount, IoBackend, MailboxWhenFull, SlowConsumerPolicy};
+use crate::access::bucket::Rate;
+use crate::access::flap::FlapPolicy;
+use crate::access::gate::GateLimits;
 use crate::engine::thread::ThreadLimits;
 use crate::engine::{Durability, MailboxLimits, WhenFull};
-use crate::limits::{Limits, SlowConsumer, TlsLimits};
+use crate::event_loop::ProxyLimits;
+use crate::limits::{Limits, QuicLimits, SessionRates, SlowConsumer, TlsLimits};
 
 impl Config {
     /// Number of cores: as set, or as many as the process may use.
@@ -64,7 +68,43 @@ impl Config {
             mailbox_window_messages: self.mailboxes.window_messages,
             mailbox_window_bytes: bytes_u32(self.mailboxes.window_bytes),
             linger_ms: u32::try_from(milliseconds(self.mqtt.linger)).unwrap_or(u32::MAX),
+            session_rates: SessionRates {
+                messages: rate(self.mqtt.session_messages_per_s),
+                bytes: rate(bytes_u32(self.mqtt.session_bytes_per_s)),
+            },
+            flapping: unless_zero(self.flapping.connects_max).map(|connects_max| FlapPolicy {
+                connects_max,
+                window_ms: milliseconds(self.flapping.window),
+                ban_ms: milliseconds(self.flapping.ban),
+            }),
+            flapping_clients_max: share(self.flapping.clients_max.into()),
         }
+    }
+
+    /// Bounds of who comes in, on one core.
+    pub fn to_gate_limits(&self) -> GateLimits {
+        let admission = &self.admission;
+        let cores = self.core_count() as u32;
+        GateLimits {
+            listener_connections_max: unless_zero(admission.listener_connections_max)
+                .map(|maximum| maximum.div_ceil(cores)),
+            address_connections_max: unless_zero(admission.address_connections_max),
+            address_rate: unless_zero(admission.address_rate).map(|per_second| Rate {
+                per_second,
+                burst: admission.address_burst,
+            }),
+            rate: rate(admission.rate.div_ceil(cores)),
+            exempt: admission.exempt.0.as_slice().into(),
+        }
+    }
+
+    /// Who may send PROXY headers; `None` when no listener is behind a proxy.
+    pub fn to_proxy_limits(&self) -> Option<ProxyLimits> {
+        let timeout = self.mqtt.connect_timeout.as_millis();
+        (!self.listeners.proxy_protocol.is_empty()).then(|| ProxyLimits {
+            trusted: self.listeners.proxy_trusted.0.as_slice().into(),
+            timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX),
+        })
     }
 
     /// Bounds of the TLS layer of one core.
@@ -77,6 +117,21 @@ impl Config {
             handshakes_per_turn: self.tls.handshakes_per_turn,
             partial_bytes_max: ByteSize(self.tls.partial_bytes_max.0.div_ceil(cores)).as_usize(),
             ..TlsLimits::default()
+        }
+    }
+
+    /// Bounds of the QUIC layer of one core.
+    pub fn to_quic_limits(&self) -> QuicLimits {
+        let quic = &self.quic;
+        let timeout = quic.handshake_timeout.as_millis();
+        QuicLimits {
+            connections_max: quic.connections_max,
+            handshake_timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX),
+            handshakes_max: quic.handshakes_max,
+            retry_above: quic.retry_above,
+            handshakes_per_turn: quic.handshakes_per_turn,
+            receive_window_bytes: u32::try_from(quic.receive_window_bytes.0).unwrap_or(u32::MAX),
+            send_window_bytes: u32::try_from(quic.send_window_bytes.0).unwrap_or(u32::MAX),
         }
     }
 
@@ -107,7 +162,20 @@ impl Config {
         ListenOptions {
             backlog: self.listeners.backlog,
             reuse_port: true,
+            keepalive: self.tcp_keepalive(),
         }
+    }
+
+    fn tcp_keepalive(&self) -> Option<Keepalive> {
+        let listeners = &self.listeners;
+        let seconds = |time: std::time::Duration| {
+            u16::try_from(time.as_millis().div_ceil(1_000)).unwrap_or(u16::MAX)
+        };
+        (!listeners.tcp_keepalive_idle.is_zero()).then(|| Keepalive {
+            idle_s: seconds(listeners.tcp_keepalive_idle),
+            interval_s: seconds(listeners.tcp_keepalive_interval),
+            probes: listeners.tcp_keepalive_probes,
+        })
     }
 
     /// When a commit of the engine reaches the disk.
@@ -151,6 +219,19 @@ impl Config {
     }
 }
 
+/// 0 stands for no bound.
+fn unless_zero(bound: u32) -> Option<u32> {
+    (bound > 0).then_some(bound)
+}
+
+/// So many in a second, and as many at once after a pause; 0 stands for no bound.
+fn rate(per_second: u32) -> Option<Rate> {
+    unless_zero(per_second).map(|per_second| Rate {
+        per_second,
+        burst: per_second,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,10 +247,35 @@ mod tests {
     }
 
     #[test]
+    fn the_defaults_of_quic_are_its_default_limits() {
+        assert_eq!(
+            format!("{:?}", Config::default().to_quic_limits()),
+            format!("{:?}", QuicLimits::default())
+        );
+    }
+
+    #[test]
     fn bounds_of_the_node_are_divided_among_the_cores_and_rounded_up() {
         let mut config = Config::default();
         config.node.cores = CoreCount::Exactly(3);
         config.sessions.count_max = 1_000;
         assert_eq!(config.to_limits().sessions_max, 334);
+    }
+
+    #[test]
+    fn a_bound_of_zero_is_none() {
+        let mut config = Config::default();
+        config.node.cores = CoreCount::Exactly(2);
+        config.admission.rate = 0;
+        config.flapping.connects_max = 0;
+        config.listeners.tcp_keepalive_idle = std::time::Duration::ZERO;
+        let gate = config.to_gate_limits();
+        assert!(gate.rate.is_none() && gate.address_rate.is_none());
+        assert!(gate.address_connections_max.is_none() && gate.listener_connections_max.is_none());
+        assert!(config.to_limits().flapping.is_none());
+        assert!(config.listen_options().keepalive.is_none());
+        config.admission.rate = 1_001;
+        let rate = config.to_gate_limits().rate.expect("a bound");
+        assert_eq!((rate.per_second, rate.burst), (501, 501));
     }
 }

@@ -4,6 +4,7 @@
 //! each other; `derived.rs` makes the structs that the cores, the drivers and the engine take; `print.rs` writes all of it
 //! out again, as configuration, example file or table.
 
+mod access_value;
 mod check;
 mod define;
 mod derived;
@@ -15,6 +16,10 @@ mod raw;
 mod sections;
 mod value;
 
+pub use access_value::{
+    AccessMethod, CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl,
+    Unruled,
+};
 pub use define::{Key, Section};
 pub use error::{ConfigError, ConfigErrors};
 pub use origin::Origin;
@@ -24,7 +29,7 @@ pub use raw::{FlagValue, Sources};
 pub use sections::*;
 pub use value::{
     Anonymous, ByteSize, ClientCertificates, CoreCount, Durability, Files, HttpPath, IoBackend,
-    LogFormat, LogLevel, MailboxWhenFull, NodeName, OptionalAddress, RootDepths, Setting,
+    LogFormat, LogLevel, MailboxWhenFull, Networks, NodeName, OptionalAddress, RootDepths, Setting,
     SlowConsumerPolicy, TlsVersion,
 };
 

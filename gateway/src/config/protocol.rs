@@ -15,11 +15,19 @@ pub enum Protocol {
     Tls,
     /// MQTT over WebSocket over TLS.
     WebSocketTls,
+    /// MQTT over QUIC, on UDP.
+    Quic,
 }
 
 impl Protocol {
     /// Every protocol, in the order in which listeners are opened and told of.
-    pub const ALL: [Self; 4] = [Self::Tcp, Self::WebSocket, Self::Tls, Self::WebSocketTls];
+    pub const ALL: [Self; 5] = [
+        Self::Tcp,
+        Self::WebSocket,
+        Self::Tls,
+        Self::WebSocketTls,
+        Self::Quic,
+    ];
 
     /// Its word in reports.
     pub const fn word(self) -> &'static str {
@@ -28,6 +36,7 @@ impl Protocol {
             Self::WebSocket => "websocket",
             Self::Tls => "tls",
             Self::WebSocketTls => "websocket_tls",
+            Self::Quic => "quic",
         }
     }
 
@@ -38,6 +47,7 @@ impl Protocol {
             Self::WebSocket => "listeners.websocket",
             Self::Tls => "listeners.tls",
             Self::WebSocketTls => "listeners.websocket_tls",
+            Self::Quic => "listeners.quic",
         }
     }
 
@@ -46,9 +56,14 @@ impl Protocol {
         matches!(self, Self::WebSocket | Self::WebSocketTls)
     }
 
+    /// True for datagrams: UDP.
+    pub const fn is_datagrams(self) -> bool {
+        matches!(self, Self::Quic)
+    }
+
     /// True when all of it is in TLS.
     pub const fn is_secure(self) -> bool {
-        matches!(self, Self::Tls | Self::WebSocketTls)
+        matches!(self, Self::Tls | Self::WebSocketTls | Self::Quic)
     }
 }
 
@@ -60,6 +75,7 @@ impl Config {
             Protocol::WebSocket => &self.listeners.websocket,
             Protocol::Tls => &self.listeners.tls,
             Protocol::WebSocketTls => &self.listeners.websocket_tls,
+            Protocol::Quic => &self.listeners.quic,
         }
     }
 

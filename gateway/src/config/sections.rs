@@ -5,10 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::access_value::{
+    CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl, Unruled,
+};
 use super::define::sections;
 use super::value::{
     Anonymous, ByteSize, ClientCertificates, CoreCount, Durability, Files, HttpPath, IoBackend,
-    LogFormat, LogLevel, MailboxWhenFull, NodeName, OptionalAddress, RootDepths,
+    LogFormat, LogLevel, MailboxWhenFull, Networks, NodeName, OptionalAddress, RootDepths,
     SlowConsumerPolicy, TlsVersion,
 };
 
@@ -68,14 +71,28 @@ sections! {
         tls: Vec<SocketAddr> = vec![];
         /// Addresses for MQTT over WebSocket over TLS, by convention on port 8084. [] = none.
         websocket_tls: Vec<SocketAddr> = vec![];
+        /// UDP addresses for MQTT over QUIC (ALPN "mqtt"), by convention on port 14567. [] = none.
+        quic: Vec<SocketAddr> = vec![];
         /// Path of the WebSocket upgrade request; another path is answered with 404.
         websocket_path: HttpPath = HttpPath("/mqtt".into());
+        /// Which of the addresses above are behind a proxy that sends PROXY headers (HAProxy's protocol, version 1 or 2): the client's
+        /// address is then the one that the proxy tells, in bans, rates and logs too. Every connection must begin with a header,
+        /// before TLS, within `mqtt.connect_timeout`.
+        proxy_protocol: Vec<SocketAddr> = vec![];
+        /// Addresses and networks (e.g. "10.0.0.0/8") of these proxies; connections from elsewhere are closed, and counted.
+        proxy_trusted: Networks = Networks::default();
+        /// A connection without traffic for so long is asked by the kernel whether its client still lives; "0s" = never.
+        tcp_keepalive_idle: Duration = Duration::from_secs(2 * MINUTE), Duration::ZERO => Duration::from_secs(32_767);
+        /// Time from one such question to the next, in whole seconds.
+        tcp_keepalive_interval: Duration = Duration::from_secs(30), Duration::from_secs(1) => Duration::from_secs(32_767);
+        /// Questions without an answer after which the connection is over.
+        tcp_keepalive_probes: u8 = 4, 1 => 127;
         /// Connections the kernel holds for each listener of a core before they are accepted; more are not answered by the
         /// kernel. `net.core.somaxconn` bounds it.
         backlog: u32 = 4_096, 1 => 65_535;
     }
 
-    /// TLS of `listeners.tls` and `listeners.websocket_tls`. Files are read again when they change, and on
+    /// TLS of `listeners.tls`, `listeners.websocket_tls` and `listeners.quic`. Files are read again when they change, and on
     /// `roadstead ctl reload`: new connections get what they say, and open ones stay.
     tls: TlsSection {
         /// PEM files with a certificate each, followed by those that lead to its root. A client gets the first that is for the name
@@ -109,12 +126,134 @@ sections! {
         partial_bytes_max: ByteSize = ByteSize::mib(64), ByteSize::mib(1) => ByteSize::gib(64);
     }
 
-    /// Who may connect.
+    /// QUIC of `listeners.quic`. Its certificates and secrets are those of `tls`; TLS 1.3 alone. All bounds are per core.
+    quic: QuicSection {
+        /// Connections, with those that are closing; further clients are refused, and counted.
+        connections_max: u32 = 1_000_000, 1 => 16_000_000;
+        /// A handshake that is not complete within this time fails, and so does a connection whose client opens no stream for as long.
+        handshake_timeout: Duration = Duration::from_secs(10), Duration::from_millis(100) => Duration::from_secs(10 * MINUTE);
+        /// Handshakes in progress or waiting; further clients are refused, and counted.
+        handshakes_max: u32 = 4_096, 1 => 1_000_000;
+        /// Handshakes in progress or waiting above which a client must show that it is where it says (Retry): one round trip more
+        /// for honest clients, and forged addresses cost nothing. 0 = always.
+        retry_above: u32 = 256, 0 => 1_000_000;
+        /// Handshakes that one turn of a core begins, each 100 to 500 µs; the others wait.
+        handshakes_per_turn: u32 = 8, 1 => 1_024;
+        /// Bytes that a client may have sent and the node not read: what a client costs that sends faster than it is served. Larger
+        /// is faster for uploads over long distances.
+        receive_window_bytes: ByteSize = ByteSize::kib(32), ByteSize::kib(4) => ByteSize::mib(16);
+        /// Bytes sent to a client and not acknowledged; the rest waits as `queues.unsent_bytes_max` says.
+        send_window_bytes: ByteSize = ByteSize::kib(64), ByteSize::kib(4) => ByteSize::mib(16);
+    }
+
+    /// How many connections may come in, and how fast. What is beyond a bound is closed at once, before TLS, and counted by reason in
+    /// `roadstead_turned_away_total`. The bounds of an address are off until they are set: behind a load balancer without PROXY headers,
+    /// or a NAT, many clients have the same one.
+    admission: AdmissionSection {
+        /// Connections at once on each listener of the node, divided evenly among the cores. 0 = only `io.connections_max`.
+        listener_connections_max: u32 = 0, 0 => 1_000_000_000;
+        /// Connections at once of one address (IPv6: of its /64). Each core counts for itself, so that an address may have up to this
+        /// many on each. 0 = no bound.
+        address_connections_max: u32 = 0, 0 => 1_000_000_000;
+        /// New connections of one address in a second, on each core. 0 = no bound.
+        address_rate: u32 = 0, 0 => 1_000_000;
+        /// How many of these may come at once after a pause.
+        address_burst: u32 = 100, 1 => 1_000_000;
+        /// New connections of the node in a second, divided evenly among the cores; so many may come at once after a pause.
+        /// 0 = no bound.
+        rate: u32 = 100_000, 0 => 1_000_000_000;
+        /// Addresses and networks that have no bounds of their own: proxies, large NATs, this machine.
+        exempt: Networks = Networks::default();
+    }
+
+    /// Clients that connect again and again, which a broken client or two devices with one client identifier do. Counted by client
+    /// identifier and address together, so that nobody can keep another's client out.
+    flapping: FlappingSection {
+        /// Connects of one client within `window`; at more, its CONNECTs are refused with 0x9F for the time of `ban`. 0 = no bound.
+        connects_max: u32 = 1_000, 0 => 1_000_000_000;
+        /// How long a window is; it begins with the first connect.
+        window: Duration = Duration::from_secs(MINUTE), Duration::from_secs(1) => Duration::from_secs(DAY);
+        /// How long such a client is kept out.
+        ban: Duration = Duration::from_secs(MINUTE), Duration::from_secs(1) => Duration::from_secs(7 * DAY);
+        /// Clients that are counted at a time, divided evenly among the cores; 24 bytes each.
+        clients_max: u32 = 32_768, 64 => 100_000_000;
+    }
+
+    /// Who may connect, how they prove who they are, and what they may do. Files are read again when they change, and on
+    /// `roadstead ctl reload`; one that is wrong leaves what was read before in use.
     access: AccessSection {
-        /// Clients that did not prove who they are: "loopback" lets only those on this machine in, and refuses to start with
-        /// a listener on any other address; "everywhere-without-any-authentication" lets in everyone who reaches a listener.
-        /// This release has no other authentication: user name and password of a CONNECT are accepted and not checked.
+        /// Where clients may come from that prove nothing: "nowhere", "loopback" (this machine), or
+        /// "everywhere-without-any-authentication". Without methods, a listener on an address that is not loopback needs the last one.
         anonymous: Anonymous = Anonymous::Loopback;
+        /// How clients prove who they are, in the order in which they are asked: "certificate" (verified by TLS), "token" (a JSON Web
+        /// Token as the password), "password" (`access.password_file`), "http" (`[http]`). The first that takes what a client shows
+        /// decides. [] = user name and password of a CONNECT are not looked at.
+        methods: Methods = Methods::default();
+        /// File with the rules of what clients may publish and subscribe to. "" = none.
+        rules: OptionalFile = OptionalFile::default();
+        /// Where clients come from for whom everything is allowed that no rule decides: "nowhere", "loopback" or "everywhere".
+        /// "auto" is "nowhere" with a rules file; without one it is "everywhere" where `access.anonymous` lets everybody in, and
+        /// "loopback" otherwise.
+        unruled: Unruled = Unruled::Auto;
+        /// Write who sent a message to an inbox (`u/{user}/in`, `g/{group}/in`) on it: the user property `from`, which nobody else
+        /// can write.
+        stamp_senders: bool = true;
+        /// File of users, passwords and groups, written by `roadstead passwd`. "" = none.
+        password_file: OptionalFile = OptionalFile::default();
+        /// Passwords checked at the same time, each on a thread and 19 MiB of its own for some 20 ms; the others wait.
+        password_threads: u32 = 2, 1 => 64;
+        /// Which name of a client's certificate is the user: "common-name", "dns", "uri" or "email" (the first one of its kind).
+        certificate_name: CertificateName = CertificateName::CommonName;
+        /// Clients that wait for their password, their token's keys or the HTTP service; one more is refused with 0x89, and counted.
+        questions_max: u32 = 1_024, 1 => 1_000_000;
+        /// PEM files with the certificates of the authorities that the servers of `token.jwks_url` and `http.url` are verified with.
+        /// [] = those of the operating system.
+        authorities: Files = Files::default();
+    }
+
+    /// JSON Web Tokens, which clients send as their password. For the method "token".
+    token: TokenSection {
+        /// PEM files with public keys: RSA from 2,048 bits, P-256, P-384, Ed25519.
+        keys: Files = Files::default();
+        /// Files with JSON Web Key Sets.
+        jwks: Files = Files::default();
+        /// Files with secrets for HS256 (32 bytes or more), HS384 (48) and HS512 (64), each as its bytes are, a line break at the end aside.
+        secrets: Files = Files::default();
+        /// Address of a JSON Web Key Set. "" = none.
+        jwks_url: OptionalUrl = OptionalUrl::default();
+        /// How often it is fetched; at once, and at most every 10 s, when a token names a key that is not in it.
+        jwks_refresh: Duration = Duration::from_secs(5 * MINUTE), Duration::from_secs(10) => Duration::from_secs(DAY);
+        /// What the claim `iss` must be. "" = anything.
+        issuer: OptionalText = OptionalText::default();
+        /// What the claim `aud` must be or contain. "" = anything.
+        audience: OptionalText = OptionalText::default();
+        /// How far the clock of the issuer may be from this one.
+        leeway: Duration = Duration::from_secs(30), Duration::ZERO => Duration::from_secs(10 * MINUTE);
+        /// Refuse tokens that never end.
+        expiry_required: bool = true;
+        /// The claim with the user. A name with dots is looked for as it is, then as a path.
+        user_claim: ClaimName = ClaimName("sub".into());
+        /// The claim with the groups of the user.
+        groups_claim: ClaimName = ClaimName("groups".into());
+        /// The claim with rules for this client, which come before those of `access.rules`.
+        rules_claim: ClaimName = ClaimName("acl".into());
+    }
+
+    /// An HTTP service that is asked who a client is. For the method "http". A client is refused when the service cannot be asked or
+    /// answers anything that is not understood.
+    http: HttpSection {
+        /// Its address; a POST with JSON goes there for each client. "" = none.
+        url: OptionalUrl = OptionalUrl::default();
+        /// File with headers for these requests, a line each (`Authorization: Bearer …`). They are never shown. "" = none.
+        headers_file: OptionalFile = OptionalFile::default();
+        /// An answer that is not complete within this time is none.
+        timeout: Duration = Duration::from_secs(2), Duration::from_millis(10) => Duration::from_secs(30);
+        /// Requests at the same time; the others wait.
+        requests_max: u32 = 32, 1 => 1_024;
+        /// How long an answer holds for a client that shows the same again from the same address. "0s" = only for those who wait for it.
+        cache_ttl: Duration = Duration::from_secs(30), Duration::ZERO => Duration::from_secs(DAY);
+        /// Answers that are kept, half of them at most of clients that were not let in; a further one takes the place of the oldest.
+        cache_entries_max: u32 = 10_000, 2 => 1_000_000;
     }
 
     /// Limits of the protocol, for each connection or session.
@@ -135,6 +274,11 @@ sections! {
         filters_per_packet_max: u32 = 256, 1 => 65_536;
         /// Most subscriptions of a session; more get 0x97 in SUBACK.
         subscriptions_per_session_max: u32 = 1_000, 1 => 10_000_000;
+        /// Packets that one client may send in a second of its own (publishes, subscriptions, pings), and as many at once after a
+        /// pause. A faster one is not read for a while; nothing is lost. 0 = no bound.
+        session_messages_per_s: u32 = 0, 0 => 1_000_000;
+        /// Bytes of these packets in a second; a packet that is larger is taken, and paid for by waiting. "0 B" = no bound.
+        session_bytes_per_s: ByteSize = ByteSize::bytes(0), ByteSize::bytes(0) => ByteSize::gib(1);
         /// Receive Maximum of the server: QoS 1 and 2 publishes of one client that are not answered to their end. MQTT 5.0
         /// clients that exceed it get 0x93.
         receive_maximum: u16 = 1_024, 1 => u16::MAX;

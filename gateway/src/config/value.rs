@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use toml::Value;
 
+use crate::access::address::{Network, NetworkError};
+
 /// A type that a key can have.
 pub trait Setting: Sized + PartialOrd {
     /// Reads it. Lists and tables also come as one text, because environment variables and flags have only text.
@@ -226,6 +228,40 @@ impl Setting for Files {
     }
 }
 
+/// Networks in the order in which they are named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Networks(pub Vec<Network>);
+
+impl Setting for Networks {
+    fn parse(value: &Value) -> Result<Self, String> {
+        let one = |text: &str| {
+            text.trim()
+                .parse()
+                .map_err(|error: NetworkError| error.to_string())
+        };
+        let networks: Result<_, _> = match value {
+            Value::String(text) if text.trim().is_empty() => Ok(Vec::new()),
+            Value::String(text) => text.split(',').map(one).collect(),
+            Value::Array(items) => items
+                .iter()
+                .map(|item| one(item.as_str().unwrap_or(&item.to_string())))
+                .collect(),
+            _ => {
+                Err(r#"not a list of networks; write e.g. ["10.0.0.0/8", "2001:db8::/32"]"#.into())
+            }
+        };
+        networks.map(Self)
+    }
+
+    fn to_value(&self) -> Value {
+        let texts = self
+            .0
+            .iter()
+            .map(|network| Value::String(network.to_string()));
+        Value::Array(texts.collect())
+    }
+}
+
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.trim().parse().map_err(|_| {
         let hint = if text.trim().starts_with("localhost:") { " (names are not looked up)" } else { "" };
@@ -440,6 +476,8 @@ macro_rules! choices {
     )+ };
 }
 
+pub(super) use choices;
+
 choices! {
     /// Whether clients show certificates on TLS listeners.
     ClientCertificates {
@@ -469,7 +507,9 @@ choices! {
 
     /// Who may connect without having proved who they are.
     Anonymous {
-        /// Only clients on this machine: a listener on any other address refuses to start.
+        /// Nobody.
+        Nowhere = "nowhere",
+        /// Only clients on this machine.
         Loopback = "loopback",
         /// Everyone who reaches a listener.
         Everywhere = "everywhere-without-any-authentication",

@@ -1,5 +1,7 @@
 //! The paths of the admin interface. Every failure is JSON: what went wrong and what to do.
 
+mod access;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,20 +17,21 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use edge_proto::topic::TopicName;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::answer::{ApiError, filter, gather, query, rows};
 use super::http::{Admin, guard};
 use super::metrics::{CoreSample, exposition};
 use super::status::{EngineReport, VERSION};
-use crate::admin::{AdminReply, AdminRequest, SubscriptionInfo};
+use crate::admin::{AdminReply, AdminRequest, SubscriptionInfo, page_length};
 
 /// How old the last turn of a healthy core may be.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a scrape waits for a core; shorter than the time Prometheus gives a scrape.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
 const PATHS: &str = "the paths are /healthz, /readyz, /metrics, /v1/status, /v1/sessions, /v1/sessions/{id}, /v1/publish, \
-                     /v1/subscriptions, /v1/retained and /v1/reload";
+                     /v1/subscriptions, /v1/retained, /v1/bans and /v1/reload";
 
 type ApiResult = Result<Json<Value>, ApiError>;
 
@@ -52,7 +55,11 @@ pub(super) fn router(admin: &Arc<Admin>, body_bytes_max: usize) -> Router {
         .route("/v1/publish", post(publish))
         .route("/v1/subscriptions", get(subscriptions))
         .route("/v1/retained", get(retained).delete(clear_retained))
-        .route("/v1/reload", post(reload))
+        .route(
+            "/v1/bans",
+            get(access::bans).post(access::ban).delete(access::lift),
+        )
+        .route("/v1/reload", post(access::reload))
         .fallback(unknown)
         .method_not_allowed_fallback(method)
         .layer(DefaultBodyLimit::max(body_bytes_max))
@@ -106,28 +113,6 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
         )
         .into_response(),
     }
-}
-
-/// Reads the TLS files again; answers with the certificates in use from then on.
-async fn reload(State(admin): State<Arc<Admin>>) -> ApiResult {
-    let certificates = &admin.status.certificates;
-    certificates.reload(&admin.cores).await.map_err(|error| {
-        let remedy =
-            "mend the file and reload again; open connections and new ones go on as before";
-        ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string(), remedy)
-    })?;
-    let certificates: Vec<Value> = certificates
-        .current()
-        .iter()
-        .map(|certificate| {
-            json!({
-                "file": certificate.file,
-                "names": certificate.names,
-                "not_after_unix_s": certificate.not_after_unix_s,
-            })
-        })
-        .collect();
-    Ok(Json(json!({ "certificates": certificates })))
 }
 
 async fn node_status(State(admin): State<Arc<Admin>>) -> ApiResult {
@@ -205,9 +190,10 @@ async fn sessions(State(admin): State<Arc<Admin>>, uri: Uri) -> ApiResult {
         _ => None,
     })
     .await?;
-    rows.sort_by(|a, b| a.client_id.cmp(&b.client_id));
-    let more = rows.len() > limit;
-    rows.truncate(limit);
+    rows.sort_by(|a, b| (&a.client_id, &a.user).cmp(&(&b.client_id, &b.user)));
+    let page = page_length(&rows, limit, |session| &session.client_id);
+    let more = rows.len() > page;
+    rows.truncate(page);
     let next = rows
         .last()
         .filter(|_| more)
@@ -230,31 +216,43 @@ fn session_id(path: Result<Path<String>, PathRejection>) -> Result<String, ApiEr
         .map_err(|error| ApiError::bad(error.body_text(), remedy))
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SessionQuery {
+    user: Option<String>,
+}
+
 async fn session(
     State(admin): State<Arc<Admin>>,
     path: Result<Path<String>, PathRejection>,
+    uri: Uri,
 ) -> ApiResult {
     let client_id = session_id(path)?;
-    let home = admin.cores.core_of_client(&client_id);
-    match admin
-        .cores
-        .ask(
-            home,
-            AdminRequest::Session {
-                client_id: client_id.clone(),
-            },
-        )
-        .await?
-    {
-        AdminReply::Session(Some(session)) => Ok(Json(json!(session))),
-        AdminReply::Session(None) => Err(no_session(&client_id)),
-        _ => Err(ApiError::mismatch()),
+    let SessionQuery { user } = query(&uri)?;
+    let request = AdminRequest::Session {
+        user,
+        client_id: client_id.clone(),
+    };
+    let found = gather(&admin.cores, request, |reply| match reply {
+        AdminReply::Session(sessions) => Some(sessions),
+        _ => None,
+    })
+    .await?;
+    match &found[..] {
+        [] => Err(no_session(&client_id)),
+        [session] => Ok(Json(json!(session))),
+        sessions => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("{} users have a client \"{client_id}\"", sessions.len()),
+            "say whose with ?user=…; `roadstead ctl sessions list` shows them",
+        )),
     }
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct KickQuery {
+    user: Option<String>,
     delete: bool,
 }
 
@@ -264,22 +262,23 @@ async fn kick(
     uri: Uri,
 ) -> ApiResult {
     let client_id = session_id(path)?;
-    let KickQuery { delete } = query(&uri)?;
-    let home = admin.cores.core_of_client(&client_id);
-    match admin
-        .cores
-        .ask(
-            home,
-            AdminRequest::Kick {
-                client_id: client_id.clone(),
-                delete,
-            },
-        )
-        .await?
-    {
-        AdminReply::Kicked(true) => Ok(Json(json!({ "kicked": client_id, "deleted": delete }))),
-        AdminReply::Kicked(false) => Err(no_session(&client_id)),
-        _ => Err(ApiError::mismatch()),
+    let KickQuery { user, delete } = query(&uri)?;
+    let request = AdminRequest::Kick {
+        user,
+        client_id: client_id.clone(),
+        delete,
+    };
+    let mut kicked = false;
+    for reply in admin.cores.ask_all(request).await? {
+        match reply {
+            AdminReply::Kicked(found) => kicked |= found,
+            _ => return Err(ApiError::mismatch()),
+        }
+    }
+    if kicked {
+        Ok(Json(json!({ "kicked": client_id, "deleted": delete })))
+    } else {
+        Err(no_session(&client_id))
     }
 }
 
@@ -331,11 +330,13 @@ impl PublishBody {
     }
 }
 
-async fn publish(
-    State(admin): State<Arc<Admin>>,
-    headers: HeaderMap,
+/// Reads a body of JSON.
+fn json_body<T: DeserializeOwned>(
+    headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> ApiResult {
+    what: &str,
+    example: &str,
+) -> Result<T, ApiError> {
     // A form of a web page cannot send this type without asking first, and the answer would be no.
     let content_type = headers
         .get(header::CONTENT_TYPE)
@@ -357,12 +358,16 @@ async fn publish(
         let remedy = "send a smaller body, or raise admin.body_bytes_max";
         ApiError::new(rejection.status(), rejection.body_text(), remedy)
     })?;
-    let body: PublishBody = serde_json::from_slice(&body).map_err(|error| {
-        ApiError::bad(
-            format!("the body is not a publish: {error}"),
-            PublishBody::EXAMPLE,
-        )
-    })?;
+    serde_json::from_slice(&body)
+        .map_err(|error| ApiError::bad(format!("the body is not {what}: {error}"), example))
+}
+
+async fn publish(
+    State(admin): State<Arc<Admin>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> ApiResult {
+    let body: PublishBody = json_body(&headers, body, "a publish", PublishBody::EXAMPLE)?;
     match admin.cores.ask(0, body.request()?).await? {
         AdminReply::Published(Ok(recipients)) => Ok(Json(json!({ "recipients": recipients }))),
         AdminReply::Published(Err(reason)) => {

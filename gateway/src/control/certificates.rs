@@ -9,6 +9,8 @@ use aws_lc_rs::{digest, rand};
 use super::{AskError, Cores};
 use crate::admin::AdminRequest;
 use crate::config::{ClientCertificates, Config, Files, Protocol, TlsSection, TlsVersion};
+use crate::event_loop::Quic;
+use crate::quic::NodeKeys;
 use crate::tls::{
     self, Acceptor, Certificate, ClientTrust, ClusterSecret, PemFile, ServerCertificate, Versions,
 };
@@ -72,6 +74,7 @@ impl Certificates {
         match protocol {
             Protocol::Tls => Some(0),
             Protocol::WebSocketTls => Some(1),
+            Protocol::Quic => Some(Quic::ACCEPTOR),
             Protocol::Tcp | Protocol::WebSocket => None,
         }
     }
@@ -163,10 +166,23 @@ impl Certificates {
             ticket_epoch_s: u32::try_from(tls.ticket_epoch.as_secs()).unwrap_or(u32::MAX),
         };
         let over_tcp = Acceptor::new(&settings)?;
+        let over_quic = Acceptor::for_quic(&settings)?;
         settings.application_protocols = vec![b"http/1.1".to_vec()];
         let over_websocket = Acceptor::new(&settings)?;
         self.state().current = over_tcp.certificates().to_vec();
-        Ok(vec![Arc::new(over_tcp), Arc::new(over_websocket)])
+        let acceptors = [over_tcp, over_websocket, over_quic];
+        Ok(acceptors.map(Arc::new).into())
+    }
+
+    /// Keys of QUIC, from the secret that seals tickets now. They stay for the life of the process.
+    ///
+    /// # Errors
+    /// When the file of that secret cannot be used.
+    pub fn quic_keys(&self) -> Result<NodeKeys, CertificateError> {
+        let secrets = self.ticket_secrets()?;
+        Ok(NodeKeys::new(
+            secrets.first().unwrap_or(&self.random_secret),
+        ))
     }
 
     /// True when a file is another than the one that was read last.

@@ -3,6 +3,9 @@
 //! No series belongs to a client, and the number of series is bounded: a few are per core, ten are per root (the hottest),
 //! the rest is one each.
 
+mod access;
+mod admission;
+mod quic;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -52,10 +55,13 @@ pub fn families(samples: &[CoreSample], status: &NodeStatus) -> Vec<MetricFamily
     let mut families = node_families(samples, status);
     families.extend(counter_families(samples));
     families.extend(delivery_families(samples));
+    families.extend(admission::families(samples));
     families.extend(core_families(samples));
     families.extend(driver_families(samples));
     families.extend(engine_families(&status.engine()));
+    families.extend(access::families(&status.access));
     families.extend(tls::families(samples, &status.certificates.current()));
+    families.extend(quic::families(samples));
     families
 }
 

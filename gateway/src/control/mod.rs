@@ -1,9 +1,11 @@
 //! The control side of the node: how its one ordinary thread talks to the cores, and what it tells operators.
 //!
-//! [`Cores`] asks the cores; [`http`] answers operators, [`metrics`] answers Prometheus; [`status`] is what the node
+//! [`Cores`] asks the cores; [`http`] answers operators, [`metrics`] answers Prometheus; [`access`] answers the cores'
+//! questions about clients; [`status`] is what the node
 //! knows about itself apart from its cores; [`log`] sets up the log of the shell. The core itself does not log: it
 //! counts.
 
+pub mod access;
 mod answer;
 mod api;
 pub mod certificates;
@@ -32,7 +34,6 @@ pub struct Cores {
     senders: Vec<SendToCore>,
     pending: Mutex<BTreeMap<u64, oneshot::Sender<AdminReply>>>,
     next_id: AtomicU64,
-    core_of_client: Box<dyn Fn(&str) -> usize + Send + Sync>,
 }
 
 /// Why a core gave no answer.
@@ -50,27 +51,18 @@ pub enum AskError {
 }
 
 impl Cores {
-    /// Cores reached through these senders; `core_of_client` names the home of a client id.
-    pub fn new(
-        senders: Vec<SendToCore>,
-        core_of_client: Box<dyn Fn(&str) -> usize + Send + Sync>,
-    ) -> Self {
+    /// Cores reached through these senders.
+    pub fn new(senders: Vec<SendToCore>) -> Self {
         Self {
             senders,
             pending: Mutex::default(),
             next_id: AtomicU64::new(1),
-            core_of_client,
         }
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
         self.senders.len()
-    }
-
-    /// The core that is the home of this client id (of a client without an authenticated user).
-    pub fn core_of_client(&self, client_id: &str) -> usize {
-        (self.core_of_client)(client_id)
     }
 
     /// Asks one core and waits for its answer, for at most ten seconds.

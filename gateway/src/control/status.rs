@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::access::Access;
 use super::certificates::Certificates;
 use crate::config::{Config, Durability};
 use crate::engine::status::{EngineCounters, EngineState, EngineStatus};
@@ -39,6 +40,8 @@ pub struct NodeStatus {
     pub durability: Durability,
     /// The files of the TLS listeners.
     pub certificates: Arc<Certificates>,
+    /// Who may connect.
+    pub access: Arc<Access>,
     engine: Box<dyn Fn() -> EngineReport + Send + Sync>,
     ready: AtomicBool,
 }
@@ -103,6 +106,8 @@ pub struct Opened {
     pub engine: Box<dyn Fn() -> EngineReport + Send + Sync>,
     /// The files of the TLS listeners.
     pub certificates: Arc<Certificates>,
+    /// Who may connect.
+    pub access: Arc<Access>,
 }
 
 impl NodeStatus {
@@ -121,6 +126,7 @@ impl NodeStatus {
             durability: config.engine.durability,
             engine: opened.engine,
             certificates: opened.certificates,
+            access: opened.access,
             ready: AtomicBool::new(false),
         }
     }

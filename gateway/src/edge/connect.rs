@@ -1,4 +1,4 @@
-//! CONNECT: from the first packet of a connection to its CONNACK.
+//! CONNECT: from the first packet of a connection to its CONNACK. Who the client is, is found out in `login.rs` and `exchange.rs`.
 
 use std::sync::Arc;
 
@@ -10,12 +10,19 @@ use edge_proto::reason::ReasonCode;
 use reactor::driver::ConnectionId;
 
 use super::depart::Leave;
+use super::exchange::Method;
+use super::login::{Login, judge_will};
+use super::publish::forwarded_properties;
 use super::session::{Session, Traffic};
 use super::{Edge, Flow, State, tells_reasons};
+use crate::access::Identity;
+use crate::access::policy::Refusal;
 use crate::core_message::{Attach, Attached, AttachedSession, CoreMessage, Detach};
 use crate::engine::WillRecord;
 use crate::limits::Limits;
 use crate::message::{Message, MessageParts, SessionId};
+use crate::metrics::TurnedAway;
+use crate::shard::Arrival;
 use crate::turn::{Timer, Turn};
 
 /// What a CONNECT asked for, kept until its home has answered.
@@ -36,6 +43,47 @@ pub(super) struct Attaching {
     client_id: Box<str>,
     /// True when the server chose the client identifier.
     assigned: bool,
+    /// Who the client is, where that matters.
+    login: Option<Box<Login>>,
+    /// The user, in whose name the client may ask for answers.
+    user: Option<Arc<str>>,
+    /// The server's last message of the authentication.
+    authentication: Option<(Method, Option<Vec<u8>>)>,
+}
+
+/// A client that is let in.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) arrival: Arrival,
+    /// `None` for a client that proved nothing.
+    pub(super) identity: Option<Arc<Identity>>,
+    /// How it authenticated, if by AUTH, and the last message of that.
+    pub(super) method: Option<Method>,
+    pub(super) data: Option<Vec<u8>>,
+}
+
+impl Entry {
+    fn user(&self) -> Option<&Arc<str>> {
+        self.identity.as_ref()?.user.as_ref()
+    }
+}
+
+impl Attaching {
+    /// What the server tells of itself and of what it changed.
+    fn connack(&self, limits: &Limits) -> ConnAck<'_> {
+        let authentication = self.authentication.as_ref();
+        ConnAck {
+            session_expiry_s: self.expiry_changed.then_some(self.expiry_s),
+            receive_maximum: limits.receive_maximum,
+            maximum_packet_size: Some(limits.packet_bytes_max),
+            assigned_client_id: self.assigned.then_some(&*self.client_id),
+            topic_alias_maximum: limits.topic_alias_maximum,
+            server_keep_alive_s: self.keep_alive_changed.then_some(self.keep_alive_s),
+            authentication_method: authentication.map(|(method, _)| method.name()),
+            authentication_data: authentication.and_then(|(_, data)| data.as_deref()),
+            ..ConnAck::default()
+        }
+    }
 }
 
 impl Edge {
@@ -53,7 +101,7 @@ impl Edge {
         }
         let outcome = match decode_connect(frame) {
             Ok(connect) => self
-                .connect(turn, id, &connect)
+                .enter(turn, id, &connect, frame)
                 .map_err(|reason| (connect.version, reason)),
             Err(violation) => {
                 turn.stats.counters.protocol_violations += 1;
@@ -62,7 +110,7 @@ impl Edge {
             }
         };
         match outcome {
-            Ok(()) => Flow::Continue,
+            Ok(flow) => flow,
             Err((version, reason)) => {
                 self.refuse(turn, id, version, reason);
                 Flow::Closed
@@ -70,17 +118,15 @@ impl Edge {
         }
     }
 
-    /// Sends the CONNECT to the home of its client id.
-    fn connect(
+    /// Finds out who the client is, and takes it in.
+    fn enter(
         &mut self,
         turn: &mut Turn<'_>,
         id: ConnectionId,
         connect: &Connect<'_>,
-    ) -> Result<(), ReasonCode> {
+        frame: Frame<'_>,
+    ) -> Result<Flow, ReasonCode> {
         let limits = &turn.facts.limits;
-        if connect.authentication_method.is_some() {
-            return Err(ReasonCode::BadAuthenticationMethod);
-        }
         if connect.client_id.len() > limits.client_id_bytes_max {
             return Err(ReasonCode::ClientIdentifierNotValid);
         }
@@ -88,10 +134,46 @@ impl Edge {
         {
             return Err(ReasonCode::ClientIdentifierNotValid); // MQTT-3.1.3-8
         }
+        let Some(connection) = self.connection(id) else {
+            return Ok(Flow::Closed);
+        };
+        let (arrival, outcome) = match std::mem::replace(&mut connection.state, State::Closing) {
+            State::AwaitConnect(arrival) if connect.authentication_method.is_some() => {
+                return self.begin_exchange(turn, id, *arrival, connect, frame);
+            }
+            State::AwaitConnect(arrival) => match Self::outcome(turn, &arrival, connect) {
+                Ok(outcome) => (*arrival, outcome),
+                Err((credentials, from)) => {
+                    return Ok(self.ask_elsewhere(turn, id, *arrival, credentials, from));
+                }
+            },
+            State::Judged(judged) => *judged,
+            _ => return Ok(Flow::Closed),
+        };
+        let entry = Entry {
+            arrival,
+            identity: outcome
+                .map_err(|refusal| self.refused(turn, id, connect.client_id, refusal))?,
+            method: connect.authentication_method.and_then(Method::of_name),
+            data: None,
+        };
+        self.attach(turn, id, connect, entry)?;
+        Ok(Flow::Continue)
+    }
+
+    /// Sends the CONNECT of a client that is let in to its home.
+    pub(super) fn attach(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        entry: Entry,
+    ) -> Result<(), ReasonCode> {
+        let limits = &turn.facts.limits;
         let will = connect
             .will
             .as_ref()
-            .map(|will| will_record(will, limits))
+            .map(|will| will_record(turn, entry.identity.as_deref(), will))
             .transpose()?;
         let asked_expiry_s = match connect.version {
             Version::V5 => connect.session_expiry_s.unwrap_or(0),
@@ -106,7 +188,12 @@ impl Edge {
         } else {
             connect.client_id.into()
         };
-        let home_core = turn.facts.home_of(&client_id);
+        let login = self.login(turn, id, &client_id, &entry)?;
+        if let Some(will) = &connect.will {
+            judge_will(turn, id, login.as_deref(), will)?;
+        }
+        let user = entry.user().cloned();
+        let home_core = turn.facts.home_of(user.as_deref().unwrap_or(&client_id));
         let attaching = Attaching {
             version: connect.version,
             keep_alive_s,
@@ -125,11 +212,11 @@ impl Edge {
             response_information: connect.request_response_information,
             client_id: client_id.clone(),
             assigned,
+            login,
+            user,
+            authentication: entry.method.map(|method| (method, entry.data)),
         };
         let Some(connection) = self.connection(id) else {
-            return Ok(());
-        };
-        let State::AwaitConnect(arrival) = &connection.state else {
             return Ok(());
         };
         let attach = Attach {
@@ -139,7 +226,8 @@ impl Edge {
             clean_start: connect.clean_start,
             expiry_s,
             will,
-            peer: arrival.peer,
+            peer: entry.arrival.peer,
+            identity: entry.identity,
         };
         connection.state = State::Attaching(Box::new(attaching));
         turn.outbox
@@ -182,15 +270,35 @@ impl Edge {
         }
     }
 
+    /// What a client logs in with, unless it is banned.
+    fn login(
+        &self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        client_id: &str,
+        entry: &Entry,
+    ) -> Result<Option<Box<Login>>, ReasonCode> {
+        let (peer, user) = (entry.arrival.peer.ip(), entry.user());
+        let user = user.map(|user| &**user);
+        let ban = turn.policy.ban(peer, client_id, user, turn.now.unix_ms);
+        if ban.is_some() {
+            turn.stats.turn_away(TurnedAway::Banned);
+            return Err(self.refused(turn, id, client_id, Refusal::Banned));
+        }
+        let who = (entry.identity.clone(), entry.method);
+        Ok(Login::new(turn, who, client_id, peer))
+    }
+
     fn go_live(&mut self, turn: &mut Turn<'_>, id: ConnectionId, attached: AttachedSession) {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        let State::Attaching(attaching) = std::mem::replace(&mut connection.state, State::Closing)
+        let State::Attaching(mut attaching) =
+            std::mem::replace(&mut connection.state, State::Closing)
         else {
             return;
         };
-        let session = Session {
+        let mut session = Session {
             session: attached.session,
             home: attached.home,
             home_core: attached.home_core,
@@ -205,8 +313,9 @@ impl Edge {
             subscriptions: attached.subscriptions,
             subscribing: 0,
             sequence: 0,
-            filters: Vec::new(),
+            filters: Box::default(),
             shared: false,
+            login: attaching.login.take(),
             traffic: Traffic::resumed(attached.received),
         };
         let link = &mut connection.link;
@@ -218,22 +327,15 @@ impl Edge {
             let look_at = session.keep_alive_look_ms(due);
             link.timer = Some(turn.timers.arm(look_at, Timer::KeepAlive(id)));
         }
-        let response_information = attaching
-            .response_information
-            .then(|| format!("u/{}/", attaching.client_id));
-        let limits = &turn.facts.limits;
+        if let Some(login) = session.login.as_deref_mut() {
+            Self::arm_login(turn, id, login);
+        }
+        let user = attaching.user.as_deref().unwrap_or(&attaching.client_id);
+        let response_information = attaching.response_information.then(|| format!("u/{user}/"));
         let connack = ConnAck {
             session_present: attached.present,
-            session_expiry_s: attaching.expiry_changed.then_some(attaching.expiry_s),
-            receive_maximum: limits.receive_maximum,
-            maximum_packet_size: Some(limits.packet_bytes_max),
-            assigned_client_id: attaching.assigned.then_some(&*attaching.client_id),
-            topic_alias_maximum: limits.topic_alias_maximum,
-            server_keep_alive_s: attaching
-                .keep_alive_changed
-                .then_some(attaching.keep_alive_s),
             response_information: response_information.as_deref(),
-            ..ConnAck::default()
+            ..attaching.connack(&turn.facts.limits)
         };
         let mut fits = true;
         link.write(turn, |out| {
@@ -269,7 +371,7 @@ impl Edge {
     }
 
     /// Answers CONNECT with an error and closes.
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         turn: &mut Turn<'_>,
         id: ConnectionId,
@@ -307,6 +409,7 @@ fn has_return_code(reason: ReasonCode) -> bool {
             | ReasonCode::ServerUnavailable
             | ReasonCode::ServerBusy
             | ReasonCode::QuotaExceeded
+            | ReasonCode::ConnectionRateExceeded
             | ReasonCode::BadUserNameOrPassword
             | ReasonCode::NotAuthorized
             | ReasonCode::BadAuthenticationMethod
@@ -325,14 +428,18 @@ fn keep_alive(connect: &Connect<'_>, maximum_s: u16) -> (u16, bool) {
 }
 
 /// The will as it is kept.
-fn will_record(will: &Will<'_>, limits: &Limits) -> Result<WillRecord, ReasonCode> {
+fn will_record(
+    turn: &Turn<'_>,
+    identity: Option<&Identity>,
+    will: &Will<'_>,
+) -> Result<WillRecord, ReasonCode> {
+    let limits = &turn.facts.limits;
     let levels = will.topic.split('/').count();
     let too_long = will.topic.len() > limits.topic_bytes_max || levels > limits.topic_levels_max;
     if too_long || will.topic.starts_with('$') {
         return Err(ReasonCode::TopicNameInvalid);
     }
-    let mut properties = Vec::new();
-    encode::forwarded_properties(&mut properties, &will.properties);
+    let properties = forwarded_properties(turn, identity, will.topic, &will.properties);
     let message = Message::new(MessageParts {
         topic: will.topic,
         properties: &properties,

@@ -104,6 +104,9 @@ impl Edge {
         mut session: Session,
         leave: Leave,
     ) {
+        if let Some(timer) = session.login.as_mut().and_then(|login| login.timer.take()) {
+            turn.timers.cancel(timer);
+        }
         let mut traffic = *session.take_traffic().unwrap_or_default();
         for scan in traffic.waiting_scans.drain(..) {
             self.scans.remove(scan);

@@ -25,6 +25,9 @@ impl Edge {
         id: ConnectionId,
         frame: Frame<'_>,
     ) -> Flow {
+        if self.must_wait(turn, id, frame) {
+            return Flow::Stall; // It sent more than it may in so short a time.
+        }
         let Some((link, session)) = self.live(id) else {
             return Flow::Closed;
         };
@@ -61,10 +64,7 @@ impl Edge {
                     "MQTT-3.1.0-2",
                     "a second CONNECT on one connection",
                 )),
-                Packet::Auth(_) => Err(Violation::protocol(
-                    "MQTT5 §4.12",
-                    "AUTH without an authentication method in CONNECT",
-                )),
+                Packet::Auth(auth) => self.authenticate_again(turn, id, &auth),
                 Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                     Err(Violation::protocol(
                         "MQTT5 §2.1.2",
@@ -72,10 +72,14 @@ impl Edge {
                     ))
                 }
             });
-        handled.unwrap_or_else(|violation| {
+        let flow = handled.unwrap_or_else(|violation| {
             self.violated(turn, id, violation);
             Flow::Closed
-        })
+        });
+        if flow == Flow::Continue {
+            self.charge(turn, id, frame);
+        }
+        flow
     }
 
     /// PUBACK: the client has a QoS 1 message.

@@ -1,22 +1,28 @@
 //! The edge role: connections, the bytes that come in on them, and the sessions behind them while they are connected.
 //!
 //! ```text
-//! AwaitConnect ─CONNECT─▶ Attaching ─Attached─▶ Live ─end─▶ Closing ─Closed─▶ gone
-//!       └──────── timeout, violation ────────────┴────────────▲
+//!       ┌─▶ Authenticating ─Verdict─▶ Judged ─┐
+//!       │   Exchanging ─AUTH──────────────────┤
+//! AwaitConnect ─────────CONNECT─────────────▶ Attaching ─Attached─▶ Live ─end─▶ Closing ─Closed─▶ gone
+//!       └──────── timeout, violation, refusal ─────────┴─────────────────────────▲
 //! ```
 //!
 //! An idle session holds no buffer: what a session needs only in traffic is in its `Traffic`, which goes away
 //! when it is empty.
 
 mod connect;
+mod connections;
 mod deliver;
 mod depart;
+mod exchange;
 mod inbound;
 mod link;
+mod login;
 mod partial;
 mod publish;
 mod session;
 mod subscribe;
+mod throttle;
 mod websocket;
 
 use std::collections::VecDeque;
@@ -28,8 +34,9 @@ use edge_proto::session::inbound::Inbound;
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 use reactor::driver::{Close, ConnectionId};
-use reactor::slab::{Key, Slab, Table};
+use reactor::slab::{Key, Slab};
 
+use crate::access::policy::Outcome;
 use crate::limits::Limits;
 use crate::outbox::Order;
 use crate::retained_scan::Scan;
@@ -37,7 +44,9 @@ use crate::shard::Arrival;
 use crate::turn::{Stats, Timer, Turn};
 
 use connect::Attaching;
+use connections::Connections;
 use depart::Leave;
+use exchange::Exchanging;
 use link::{Link, Transport};
 use session::Session;
 use subscribe::SubscribePacket;
@@ -45,7 +54,7 @@ use subscribe::SubscribePacket;
 /// State of the edge role on one core.
 #[derive(Debug, Default)]
 pub struct Edge {
-    connections: Table<Connection>,
+    connections: Connections,
     /// Durable sessions whose connection is gone while publishes of theirs are still being stored.
     detaching: HashMap<ConnectionId, Detaching, FixedState>,
     operations: Slab<SubscribePacket>,
@@ -57,6 +66,9 @@ pub struct Edge {
     count: u64,
     live: u64,
     assigned: u64,
+    nonces: u64,
+    /// Connections whose sessions are to be judged under a new policy.
+    to_review: Vec<ConnectionId>,
 }
 
 /// One connection.
@@ -74,9 +86,34 @@ const _: () = assert!(
 #[derive(Debug)]
 enum State {
     AwaitConnect(Box<Arrival>),
+    /// Somebody else was asked who the client is; its CONNECT is kept unread.
+    Authenticating(Box<Arrival>),
+    /// The answer is there, and the CONNECT is read again.
+    Judged(Box<(Arrival, Outcome)>),
+    /// In the middle of an exchange of AUTH packets.
+    Exchanging(Box<Exchanging>),
     Attaching(Box<Attaching>),
     Live(Box<Session>),
     Closing,
+}
+
+impl Connection {
+    /// Nothing more is expected of it but its end. A live session was taken off it before.
+    fn close_state(&mut self, turn: &mut Turn<'_>) {
+        if let State::Exchanging(exchanging) = std::mem::replace(&mut self.state, State::Closing) {
+            turn.stats.partial_bytes -= exchanging.kept_bytes();
+        }
+    }
+}
+
+impl State {
+    /// True before the client is let in.
+    const fn is_arriving(&self) -> bool {
+        matches!(
+            self,
+            Self::AwaitConnect(_) | Self::Authenticating(_) | Self::Judged(_) | Self::Exchanging(_)
+        )
+    }
 }
 
 /// A session that has lost its connection and waits for its own publishes.
@@ -115,7 +152,7 @@ impl Edge {
         link.timer = Some(turn.timers.arm(deadline, Timer::Connect(id)));
         self.count += 1;
         self.connections.insert(
-            id.slot,
+            id,
             Connection {
                 link,
                 state: State::AwaitConnect(Box::new(arrival)),
@@ -182,8 +219,9 @@ impl Edge {
                 return bytes.len();
             };
             let flow = match connection.state {
-                State::AwaitConnect(_) => self.first_packet(turn, id, frame),
-                State::Attaching(_) => Flow::Stall,
+                State::AwaitConnect(_) | State::Judged(_) => self.first_packet(turn, id, frame),
+                State::Exchanging(_) => self.exchange(turn, id, frame),
+                State::Authenticating(_) | State::Attaching(_) => Flow::Stall,
                 State::Live(_) => self.packet(turn, id, frame),
                 State::Closing => Flow::Closed,
             };
@@ -276,7 +314,7 @@ impl Edge {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        if matches!(connection.state, State::AwaitConnect(_)) {
+        if connection.state.is_arriving() {
             turn.stats.counters.connects_refused += 1;
             return self.abandon(turn, id);
         }
@@ -288,7 +326,7 @@ impl Edge {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        connection.state = State::Closing;
+        connection.close_state(turn);
         connection.link.close(turn);
         self.forget_partial(turn, id);
     }
@@ -315,7 +353,8 @@ impl Edge {
             return;
         }
         self.depart_if_live(turn, id, Leave::lost());
-        if let Some(mut connection) = self.connections.remove(id.slot) {
+        if let Some(mut connection) = self.connections.remove(id) {
+            connection.close_state(turn);
             self.count -= 1;
             turn.stats.counters.connections_closed += 1;
             if connection.link.waits {
@@ -330,13 +369,13 @@ impl Edge {
         }
     }
 
-    /// The client has not sent CONNECT in time.
+    /// The client has not sent CONNECT in time, or has not proved who it is.
     pub fn connect_timeout(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
         let Some(connection) = self.connection(id) else {
             return;
         };
         connection.link.timer = None;
-        if matches!(connection.state, State::AwaitConnect(_)) {
+        if connection.state.is_arriving() {
             turn.stats.counters.connect_timeouts += 1;
             self.abandon(turn, id);
         }
@@ -357,7 +396,7 @@ impl Edge {
         }
         let due = link.last_seen_ms + session.keep_alive_limit_ms();
         if due > turn.now.mono_ms {
-            session.relax();
+            session.relax(turn);
             let look_at = session.keep_alive_look_ms(due);
             link.timer = Some(turn.timers.arm(look_at, Timer::KeepAlive(id)));
         } else {
@@ -373,20 +412,14 @@ impl Edge {
 
     /// Ends all connections because the node stops.
     pub fn shut_down(&mut self, turn: &mut Turn<'_>) {
-        let ids: Vec<ConnectionId> = self
-            .connections
-            .iter()
-            .map(|(_, connection)| connection.link.id)
-            .collect();
+        let ids: Vec<ConnectionId> = self.connections.ids().collect();
         for id in ids {
             self.leave(turn, id, Leave::because(ReasonCode::ServerShuttingDown));
         }
     }
 
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.connections
-            .get_mut(id.slot)
-            .filter(|connection| connection.link.id == id)
+        self.connections.get_mut(id)
     }
 
     fn live(&mut self, id: ConnectionId) -> Option<(&mut Link, &mut Session)> {

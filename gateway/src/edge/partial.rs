@@ -76,6 +76,9 @@ mod tests {
     use super::*;
     use crate::limits::Limits;
     use crate::outbox::{Order, Outbox};
+    use std::sync::Arc;
+
+    use crate::access::policy::Policy;
     use crate::shard::{Arrival, Event, Shard};
     use crate::turn::{Facts, Now};
 
@@ -108,7 +111,7 @@ mod tests {
         };
         let now = Now::default();
         let mut outbox = Outbox::new(0, 1);
-        let mut shard = Shard::new(facts, 1, now);
+        let mut shard = Shard::new(facts, Arc::new(Policy::open()), 1, now);
         for slot in 0..2 {
             let accepted = Event::Accepted {
                 connection: id(slot),

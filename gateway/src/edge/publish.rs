@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use edge_proto::encode;
-use edge_proto::packet::{PacketType, Publish, QoS, Version};
+use edge_proto::packet::{PacketType, Publish, PublishProperties, QoS, Version};
 use edge_proto::reason::{ReasonCode, Violation};
 use edge_proto::session::inbound::{Answer, Arrival};
 use edge_proto::topic::TopicName;
@@ -11,8 +11,11 @@ use reactor::driver::ConnectionId;
 
 use super::inbound::write_ack;
 use super::link::Link;
+use super::login::judge_publish;
 use super::session::Session;
 use super::{Edge, Flow};
+use crate::access::Identity;
+use crate::access::policy::SENDER;
 use crate::core_message::{CoreMessage, Origin, PublishRequest};
 use crate::message::{Message, MessageParts};
 use crate::turn::Turn;
@@ -59,6 +62,13 @@ impl Edge {
             self.answer(turn, id, publish.packet_id, ReasonCode::TopicNameInvalid);
             return Ok(Flow::Continue);
         }
+        if let Err(reason) = self.judge(turn, id, topic, publish) {
+            self.answer(turn, id, publish.packet_id, reason);
+            return Ok(Flow::Continue);
+        }
+        let Some((_, session)) = self.live(id) else {
+            return Ok(Flow::Closed);
+        };
         let message = Arc::new(message_of(turn, session, topic, publish));
         let mut origin = Origin::Nobody;
         if let Some(packet_id) = publish.packet_id {
@@ -87,6 +97,18 @@ impl Edge {
             })),
         );
         Ok(Flow::Continue)
+    }
+
+    fn judge(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        topic: &str,
+        publish: &Publish<'_>,
+    ) -> Result<(), ReasonCode> {
+        let session = self.live(id).map(|(_, session)| session);
+        let login = session.and_then(|session| session.login.as_deref());
+        judge_publish(turn, id, login, topic, publish)
     }
 
     /// Answers a PUBLISH that goes no further.
@@ -203,9 +225,26 @@ fn resolve_alias(
     Ok(None)
 }
 
+/// The properties that a message keeps, and who sent it where the server says so.
+pub(super) fn forwarded_properties(
+    turn: &Turn<'_>,
+    identity: Option<&Identity>,
+    topic: &str,
+    properties: &PublishProperties<'_>,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    if turn.policy.stamps(topic) {
+        let user = identity.and_then(|identity| identity.user.as_deref());
+        encode::stamped_properties(&mut out, properties, (SENDER, user));
+    } else {
+        encode::forwarded_properties(&mut out, properties);
+    }
+    out
+}
+
 fn message_of(turn: &Turn<'_>, session: &Session, topic: &str, publish: &Publish<'_>) -> Message {
-    let mut properties = Vec::new();
-    encode::forwarded_properties(&mut properties, &publish.properties);
+    let identity = session.login.as_ref().map(|login| &*login.identity);
+    let properties = forwarded_properties(turn, identity, topic, &publish.properties);
     let expiry = publish.properties.message_expiry_s;
     Message::new(MessageParts {
         topic,

@@ -9,6 +9,8 @@ use edge_proto::session::inbound::Inbound;
 use edge_proto::session::outbound::Outbound;
 use reactor::slab::Key;
 
+use super::login::Login;
+use super::throttle::Throttle;
 use crate::core_message::{Presence, load_level};
 use crate::engine::Delivery;
 use crate::limits::Limits;
@@ -39,13 +41,16 @@ pub(super) struct Session {
     /// Highest sequence that was written to this connection; the last one given, in a live-only session.
     pub(super) sequence: u64,
     /// Filters of a live-only session; the owners forget them when it ends.
-    pub(super) filters: Vec<Box<str>>,
+    pub(super) filters: Box<[Box<str>]>,
     /// True exactly when one of `filters` is a shared subscription: its owners hear how busy the session is.
     pub(super) shared: bool,
+    /// Who its client is, where that matters.
+    pub(super) login: Option<Box<Login>>,
     pub(super) traffic: Option<Box<Traffic>>,
 }
 
-const _: () = assert!(size_of::<Session>() <= 96, "there is one for every session");
+// A block of 96 bytes of the allocator has room for 88.
+const _: () = assert!(size_of::<Session>() <= 88, "there is one for every session");
 
 /// What a session needs only in traffic.
 #[derive(Debug, Default)]
@@ -65,6 +70,8 @@ pub(super) struct Traffic {
     pub(super) outbound_aliases: Option<Box<OutboundAliases>>,
     /// Retained messages still to be asked for, once the queue is empty.
     pub(super) waiting_scans: Vec<Key>,
+    /// How fast the client sent lately, where that is bounded.
+    pub(super) throttle: Option<Box<Throttle>>,
 }
 
 /// A message that waits for the client.
@@ -80,6 +87,23 @@ pub(super) struct Queued {
 }
 
 impl Session {
+    /// Notes a new filter of a live-only session.
+    pub(super) fn add_filter(&mut self, filter: Box<str>) {
+        self.shared |= is_shared(&filter);
+        let mut filters = std::mem::take(&mut self.filters).into_vec();
+        filters.reserve_exact(1);
+        filters.push(filter);
+        self.filters = filters.into();
+    }
+
+    /// Forgets a filter of a live-only session.
+    pub(super) fn remove_filter(&mut self, filter: &str) {
+        let mut filters = std::mem::take(&mut self.filters).into_vec();
+        filters.retain(|known| **known != *filter);
+        self.filters = filters.into();
+        self.shared = self.filters.iter().any(|filter| is_shared(filter));
+    }
+
     /// How long the client may be silent, in milliseconds; `u64::MAX / 2` without keep-alive.
     pub(super) fn keep_alive_limit_ms(&self) -> u64 {
         if self.keep_alive_s == 0 {
@@ -143,11 +167,11 @@ impl Session {
     }
 
     /// Gives the memory of past traffic back.
-    pub(super) fn relax(&mut self) {
+    pub(super) fn relax(&mut self, turn: &Turn<'_>) {
         if self
             .traffic
-            .as_ref()
-            .is_some_and(|traffic| traffic.is_idle())
+            .as_mut()
+            .is_some_and(|traffic| traffic.is_idle(turn))
         {
             self.traffic = None;
         }
@@ -166,8 +190,11 @@ impl Traffic {
         (!received.is_empty()).then(|| resume(received))
     }
 
-    fn is_idle(&self) -> bool {
-        self.queue.is_empty()
+    fn is_idle(&mut self, turn: &Turn<'_>) -> bool {
+        let rates = &turn.facts.limits.session_rates;
+        let throttle = self.throttle.as_deref_mut();
+        throttle.is_none_or(|throttle| throttle.is_idle(rates, turn.now.mono_ms))
+            && self.queue.is_empty()
             && self.outbound.is_empty()
             && self.inbound.is_empty()
             && self.inbound_aliases.is_none()

@@ -8,6 +8,7 @@ use edge_proto::topic::{SharedFilter, TopicFilter};
 use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 
+use super::login::judge_subscribe;
 use super::{Edge, Flow};
 use crate::core_message::{
     CoreMessage, Deliver, HomeSubscribe, Presence, Recipient, ReplyTo, RetainedPage,
@@ -50,13 +51,21 @@ impl Edge {
     ) -> Result<Flow, Violation> {
         let subscription_id = packet.subscription_id.unwrap_or(0);
         let mut operation = SubscribePacket::new(id, packet.packet_id, true);
-        for (filter, options) in packet.filters.iter() {
+        for (filter, mut options) in packet.filters.iter() {
             let parsed = match SharedFilter::parse(filter)? {
                 Some(shared) => shared.filter,
                 None => TopicFilter::parse(filter)?,
             };
             operation.existed.push(false);
-            let admitted = self.admit(turn, id, filter, parsed, operation.reasons.len());
+            let place = operation.reasons.len();
+            let admitted = self
+                .admit(turn, id, filter, parsed, place)
+                .and_then(|only_replaces| {
+                    let (_, session) = self.live(id).ok_or(ReasonCode::UnspecifiedError)?;
+                    let asked = options.maximum_qos;
+                    options.maximum_qos = judge_subscribe(turn, id, session, filter, asked)?;
+                    Ok(only_replaces)
+                });
             operation.only_replaces.push(admitted == Ok(true));
             operation
                 .reasons
@@ -164,9 +173,7 @@ impl Edge {
             return 0;
         };
         if is_new {
-            session.filters.reserve_exact(1);
-            session.filters.push(filter.clone());
-            session.shared |= is_shared(&filter);
+            session.add_filter(filter.clone());
         }
         session.tell_load(turn); // To the owners that it has already; the new one hears of it with the request.
         let load = session.traffic.as_ref().map_or(0, |traffic| traffic.load);
@@ -247,8 +254,7 @@ impl Edge {
             let Some((_, session)) = self.live(id) else {
                 return Ok(Flow::Closed);
             };
-            session.filters.retain(|known| **known != *filter);
-            session.shared = session.filters.iter().any(|filter| is_shared(filter));
+            session.remove_filter(&filter);
             let session = session.session;
             for core in turn.facts.owners_of_filter(&filter) {
                 outstanding += 1;
@@ -263,6 +269,27 @@ impl Edge {
         }
         self.wait_for(turn, key, outstanding);
         Ok(Flow::Continue)
+    }
+
+    /// Ends a subscription of a live-only session that it may not have any more.
+    pub(super) fn cut_subscription(&mut self, turn: &mut Turn<'_>, id: ConnectionId, filter: &str) {
+        self.end_scans(id, filter);
+        let Some((_, session)) = self.live(id) else {
+            return;
+        };
+        session.remove_filter(filter);
+        session.subscriptions = session.subscriptions.saturating_sub(1);
+        turn.stats.counters.subscriptions_cut += 1;
+        let session = session.session;
+        for core in turn.facts.owners_of_filter(filter) {
+            let request = UnsubscribeRequest {
+                filter: filter.into(),
+                session,
+                reply: None,
+            };
+            turn.outbox
+                .tell(core, CoreMessage::Unsubscribe(Box::new(request)));
+        }
     }
 
     /// Ends the scans of a subscription that is replaced or removed.

@@ -225,6 +225,19 @@ impl Memory {
                 let page = self.read(*token, *session, *from, *messages_max, *bytes_max);
                 out.push((core, page));
             }
+            Command::ListSubscriptions { token, session } => {
+                let stored = self.sessions.get(session);
+                let filters = stored.map_or_else(Vec::new, |stored| {
+                    stored.subscriptions.keys().cloned().collect()
+                });
+                let (token, session) = (*token, *session);
+                let listed = Completion::Subscriptions {
+                    token,
+                    session,
+                    filters,
+                };
+                out.push((core, listed));
+            }
             Command::Move {
                 token,
                 from,

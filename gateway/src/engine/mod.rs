@@ -44,6 +44,13 @@ pub struct SessionRecord {
     pub will: Option<WillRecord>,
 }
 
+impl SessionRecord {
+    /// Whose home it is kept at: the user's, or that of the client id where there is none.
+    pub fn home_name(&self) -> &str {
+        self.user.as_deref().unwrap_or(&self.client_id)
+    }
+}
+
 /// A will that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WillRecord {
@@ -207,6 +214,13 @@ pub enum Command {
         /// At most so many bytes, by [`Message::queued_bytes`]; the first message is read whatever its size.
         bytes_max: u32,
     },
+    /// Lists the subscriptions of a session. Answered by `Subscriptions`. Needs no sync.
+    ListSubscriptions {
+        /// Handed back.
+        token: Token,
+        /// Whose.
+        session: SessionId,
+    },
     /// In one atomic step: takes the oldest messages out of one mailbox and appends them to another, as many as it has room
     /// for: nothing is evicted for them, what does not fit stays. Expired ones move like any other: whether a message has
     /// expired is not known without reading it. Stops at one that has had its PUBREC. Answered by an `Appended` for each to
@@ -230,6 +244,14 @@ pub enum Command {
 }
 
 impl Command {
+    /// True when its answer promises that something is durable; the others are no reason to sync.
+    pub const fn promises(&self) -> bool {
+        !matches!(
+            self,
+            Self::Ack { .. } | Self::ReadMailbox { .. } | Self::ListSubscriptions { .. }
+        )
+    }
+
     /// Bytes that it brings into a batch: what it keeps in memory, and what it moves on the disk.
     pub fn batch_bytes(&self) -> usize {
         match self {
@@ -333,6 +355,15 @@ pub enum Completion {
         filters: Vec<Box<str>>,
         /// Messages that were in its mailbox.
         dropped: u64,
+    },
+    /// Answer to `ListSubscriptions`.
+    Subscriptions {
+        /// Of the command.
+        token: Token,
+        /// Whose.
+        session: SessionId,
+        /// The whole filters, in their order.
+        filters: Vec<Box<str>>,
     },
     /// Answer to `Move`.
     Moved {

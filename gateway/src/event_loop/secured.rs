@@ -107,6 +107,20 @@ impl Secured {
         self.hand_over(driver);
     }
 
+    /// The same for bytes that are not in a buffer of the driver.
+    pub fn received_bytes(
+        &mut self,
+        driver: &mut impl Driver,
+        now: Now,
+        (id, bytes): (ConnectionId, &mut [u8]),
+        shard: &mut Shard,
+        outbox: &mut Outbox,
+    ) {
+        let (sessions, mut teller) = self.teller(now, shard, outbox);
+        sessions.received(id, bytes, now, &mut |id, output| teller.tell(id, output));
+        self.hand_over(driver);
+    }
+
     /// Goes on with handshakes that waited, and ends those that take too long; once a turn.
     pub fn turn(
         &mut self,
@@ -118,6 +132,11 @@ impl Secured {
         let (sessions, mut teller) = self.teller(now, shard, outbox);
         sessions.turn(now, &mut |id, output| teller.tell(id, output));
         self.hand_over(driver);
+    }
+
+    /// How many flights of handshakes the next turns process, within the bound of the configuration.
+    pub fn set_flights_per_turn(&mut self, flights: u32) {
+        self.sessions.set_flights_per_turn(flights);
     }
 
     /// When `turn` has something to do, in milliseconds of the monotonic clock.

@@ -1,4 +1,5 @@
-//! The sessions of a home, by place and by client id. The index holds keys, not names: a name is stored once.
+//! The sessions of a home, by place and by user and client id: each user has client ids of its own, and those who proved nothing have theirs.
+//! The index holds keys, not names: a name is stored once.
 
 use std::hash::BuildHasher;
 
@@ -7,7 +8,7 @@ use hashbrown::HashTable;
 use reactor::slab::{Key, Slab};
 
 use super::{Edge, HomeSession, Phase};
-use crate::admin::SessionInfo;
+use crate::admin::{SessionInfo, page_length};
 
 /// All sessions whose home is this core.
 #[derive(Debug)]
@@ -33,15 +34,35 @@ impl Directory {
         self.by_client_id.len()
     }
 
-    pub(super) fn find(&self, client_id: &str) -> Option<Key> {
+    pub(super) fn find(&self, user: Option<&str>, client_id: &str) -> Option<Key> {
         let named = |key: &Key| {
-            self.sessions
-                .get(*key)
-                .is_some_and(|session| *session.client_id == *client_id)
+            let session = self.sessions.get(*key);
+            session
+                .is_some_and(|session| *session.client_id == *client_id && session.user() == user)
         };
         self.by_client_id
             .find(self.hasher.hash_one(client_id), named)
             .copied()
+    }
+
+    /// The sessions of a client id, whoever its user is; those of one user when one is named.
+    pub(super) fn named(&self, user: Option<&str>, client_id: &str) -> Vec<Key> {
+        let mut found: Vec<Key> = self
+            .by_client_id
+            .iter_hash(self.hasher.hash_one(client_id))
+            .copied()
+            .collect();
+        found.retain(|key| {
+            self.sessions.get(*key).is_some_and(|session| {
+                *session.client_id == *client_id && (user.is_none() || session.user() == user)
+            })
+        });
+        found
+    }
+
+    /// Where all sessions are.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.sessions.iter().map(|(key, _)| key).collect()
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&HomeSession> {
@@ -91,16 +112,19 @@ impl Directory {
             .filter(wanted)
             .collect();
         found.sort_unstable_by(|left, right| left.client_id.cmp(&right.client_id));
-        found.truncate(limit);
+        let page = page_length(&found, limit, |session| &session.client_id);
+        found.truncate(page);
         found
             .into_iter()
             .map(|session| session.info(core))
             .collect()
     }
 
-    /// One session as an operator sees it.
-    pub fn show(&self, core: u16, client_id: &str) -> Option<SessionInfo> {
-        Some(self.get(self.find(client_id)?)?.info(core))
+    /// The sessions of a client id as an operator sees them, of one user or of all.
+    pub fn show(&self, core: u16, user: Option<&str>, client_id: &str) -> Vec<SessionInfo> {
+        let keys = self.named(user, client_id);
+        let sessions = keys.into_iter().filter_map(|key| self.get(key));
+        sessions.map(|session| session.info(core)).collect()
     }
 }
 
@@ -117,6 +141,7 @@ impl HomeSession {
         let durable = self.durable.as_deref();
         SessionInfo {
             client_id: self.client_id.to_string(),
+            user: self.user().map(str::to_owned),
             connected: edge.is_some(),
             edge_core: edge.map(|edge| edge.core),
             home_core: core,

@@ -2,12 +2,14 @@
 //! operator orders.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use edge_proto::reason::ReasonCode;
 use reactor::slab::Key;
 
 use super::mailbox::Mailbox;
-use super::{Durable, Home, HomeSession, Phase, Request, publish_will};
+use super::{Durable, Home, HomeSession, Phase, Request};
+use crate::access::Identity;
 use crate::core_message::{CoreMessage, UnsubscribeRequest};
 use crate::engine::{Command, MailboxSummary, SessionRecord};
 use crate::message::SessionId;
@@ -47,6 +49,7 @@ impl Home {
             will: record.will.map(Box::new),
             durable: Some(Box::new(durable)),
             peer: SocketAddr::from(([0, 0, 0, 0], 0)),
+            identity: record.user.map(|user| Arc::new(Identity::of_user(&user))),
         });
         self.durable.insert(id, key);
         self.arm(turn, key);
@@ -83,11 +86,7 @@ impl Home {
         }
         let delay_s = session.will.as_ref().map(|will| will.delay_s);
         match delay_s {
-            Some(0) => {
-                if let Some(will) = session.will.take() {
-                    publish_will(turn, *will);
-                }
-            }
+            Some(0) => session.publish_will(turn),
             Some(delay_s) => {
                 durable.will_at_unix_ms = Some(turn.now.unix_ms + u64::from(delay_s) * 1000);
             }
@@ -146,9 +145,7 @@ impl Home {
             .is_some_and(|due| due <= turn.now.unix_ms)
         {
             durable.will_at_unix_ms = None;
-            if let Some(will) = session.will.take() {
-                publish_will(turn, *will);
-            }
+            session.publish_will(turn);
             self.put(turn, key, None);
         }
         self.arm(turn, key);
@@ -197,39 +194,50 @@ impl Home {
                 turn.timers.cancel(timer);
             }
         }
-        if let Some(will) = session.will.take() {
-            publish_will(turn, *will);
-        }
+        session.publish_will(turn);
         session.phase = Phase::Offline;
         self.advance(turn, key);
     }
 
-    /// An operator disconnects a client, and with `delete` ends its session. False when there is no such session.
-    pub fn kick(&mut self, turn: &mut Turn<'_>, client_id: &str, delete: bool) -> bool {
-        let Some(key) = self.sessions.find(client_id) else {
-            return false;
-        };
+    /// An operator disconnects a client, and with `delete` ends its session; the clients of this name of all users when none is
+    /// named. False when there is no such session.
+    pub fn kick(
+        &mut self,
+        turn: &mut Turn<'_>,
+        user: Option<&str>,
+        client_id: &str,
+        delete: bool,
+    ) -> bool {
+        let keys = self.sessions.named(user, client_id);
+        for key in &keys {
+            self.kick_session(turn, *key, delete);
+        }
+        !keys.is_empty()
+    }
+
+    /// Ends the connection of a session, if it has one.
+    pub(super) fn evict(&mut self, turn: &mut Turn<'_>, key: Key, reason: ReasonCode) {
+        if let Some(session) = self.sessions.get_mut(key)
+            && let Phase::Attached(edge) = session.phase
+        {
+            session.phase = Phase::Evicting(edge);
+            let connection = edge.connection;
+            turn.outbox
+                .tell(edge.core, CoreMessage::Evict { connection, reason });
+        }
+    }
+
+    fn kick_session(&mut self, turn: &mut Turn<'_>, key: Key, delete: bool) {
         let Some(session) = self.sessions.get_mut(key) else {
-            return false;
+            return;
         };
         if delete && let Some(durable) = &mut session.durable {
             durable.expiry_s = 0;
         }
         match session.phase {
-            Phase::Attached(edge) => {
-                session.phase = Phase::Evicting(edge);
-                let reason = ReasonCode::AdministrativeAction;
-                turn.outbox.tell(
-                    edge.core,
-                    CoreMessage::Evict {
-                        connection: edge.connection,
-                        reason,
-                    },
-                );
-            }
+            Phase::Attached(_) => self.evict(turn, key, ReasonCode::AdministrativeAction),
             Phase::Offline if delete && session.durable.is_some() => self.delete(turn, key),
             Phase::Offline | Phase::Evicting(_) | Phase::Storing | Phase::Deleting => {}
         }
-        true
     }
 }

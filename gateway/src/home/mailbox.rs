@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use edge_proto::packet::QoS;
 use reactor::slab::Key;
 
+use super::review::Judge;
 use super::{Edge, Home, Phase, Request};
 use crate::core_message::{
     CoreMessage, Deliver, DeliverHome, Hand, MailboxPush, Outcome, Recipient,
@@ -204,7 +205,9 @@ impl Home {
         };
         turn.stats.accept();
         let mailbox = &mut durable.mailbox;
-        let straight_on = mailbox.waiting == 0 && mailbox.reading.is_none();
+        // What is suspect is read back and judged like what waits.
+        durable.suspect &= mailbox.len() > 0;
+        let straight_on = mailbox.waiting == 0 && mailbox.reading.is_none() && !durable.suspect;
         mailbox.waiting += 1;
         mailbox.bytes += message.queued_bytes() as u64;
         mailbox.evict(evicted, turn.stats);
@@ -269,6 +272,9 @@ impl Home {
         let Some(durable) = &mut session.durable else {
             return;
         };
+        let judge = durable
+            .suspect
+            .then(|| Judge::of(session.identity.as_ref(), &session.client_id, session.peer));
         let mailbox = &mut durable.mailbox;
         let Phase::Attached(edge) = session.phase else {
             return;
@@ -284,18 +290,27 @@ impl Home {
             let expired = content
                 .as_ref()
                 .is_some_and(|(message, _)| message.is_expired(turn.now.unix_ms));
+            let denied = content.as_ref().is_some_and(|(message, _)| {
+                judge
+                    .as_ref()
+                    .is_some_and(|judge| !judge.may_read(turn, message.topic()))
+            });
             // Before a restart it may have reached the client, which then holds its packet identifier until the PUBREL.
             let may_be_held = sequence <= mailbox.sent_to
                 && content
                     .as_ref()
                     .is_some_and(|(_, delivery)| delivery.qos == QoS::ExactlyOnce);
-            if expired && sequence > mailbox.begun_to && !may_be_held {
+            if (expired || denied) && sequence > mailbox.begun_to && !may_be_held {
                 mailbox.take_returned(sequence);
                 mailbox.waiting -= 1;
                 mailbox
                     .forget_bytes(content.map_or(0, |(message, _)| message.queued_bytes() as u64));
                 mailbox.read_from = sequence + 1;
-                turn.stats.expire();
+                if denied {
+                    turn.stats.drop_accepted(DropReason::Denied, 1);
+                } else {
+                    turn.stats.expire();
+                }
                 turn.outbox.engine.push_back(Command::Ack {
                     session: session.session,
                     sequence,

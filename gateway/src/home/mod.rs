@@ -12,8 +12,10 @@
 //! A CONNECT that waits is in `next`; a newer one replaces it, and the older is told that its session was taken over.
 
 mod directory;
+mod flapping;
 mod lifetime;
 mod mailbox;
+mod review;
 mod subscribe;
 mod waiting;
 
@@ -28,10 +30,13 @@ use reactor::driver::ConnectionId;
 use reactor::slab::{Key, Slab};
 use reactor::wheel::TimerKey;
 
+use crate::access::Identity;
+use crate::access::flap::FlapGuard;
 use crate::core_message::{
     Attach, Attached, AttachedSession, CoreMessage, Detach, Origin, Presence, load_level,
 };
 use crate::engine::{Command, Completion, SessionRecord, WillRecord};
+use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
 use crate::shard::{TokenRole, token};
@@ -58,8 +63,14 @@ pub struct Home {
     parked_scans: VecDeque<Key>,
     /// CONNECTs that wait until the engine takes commands again.
     waiting: Waiting,
+    /// Sessions that are to be judged under a new policy.
+    to_review: Vec<Key>,
     /// Durable sessions that have a connection.
     attached_durable: u64,
+    /// Who connects again and again; `None` when nobody cares.
+    flapping: Option<FlapGuard>,
+    /// Clients without a session here who wanted in while far more did than can be taken.
+    strangers: u32,
 }
 
 /// One session.
@@ -74,6 +85,8 @@ pub struct HomeSession {
     will: Option<Box<WillRecord>>,
     durable: Option<Box<Durable>>,
     peer: SocketAddr,
+    /// Who has proved to be its client. Of a session from the store only the user is known.
+    identity: Option<Arc<Identity>>,
 }
 
 const _: () = assert!(
@@ -114,6 +127,10 @@ struct Durable {
     shared: Vec<Box<str>>,
     /// What they heard last while it was connected.
     load: u8,
+    /// True when its subscriptions were judged since the node started.
+    reviewed: bool,
+    /// True when a subscription was taken from it and what that one brought may still be in the mailbox: what is read from it is judged.
+    suspect: bool,
     /// QoS 2 packet identifiers received and not released, while it is not connected.
     received: Vec<u16>,
     mailbox: Mailbox,
@@ -129,12 +146,15 @@ enum Request {
     Release { edge: Edge, packet_id: u16 },
     Read { key: Key, read: u32 },
     Subscription(Key),
+    Review(Key),
 }
 
 impl Home {
     /// A home without sessions. The seed makes its hash tables unpredictable.
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, limits: &Limits) -> Self {
+        let guard = |policy| FlapGuard::new(limits.flapping_clients_max, policy, seed);
         Self {
+            flapping: limits.flapping.map(guard),
             sessions: Directory::new(seed),
             durable: HashMap::default(),
             requests: HashMap::default(),
@@ -144,13 +164,16 @@ impl Home {
             scans: Slab::default(),
             parked_scans: VecDeque::new(),
             waiting: Waiting::default(),
+            to_review: Vec::new(),
             attached_durable: 0,
+            strangers: 0,
         }
     }
 
     /// A CONNECT gets this client id, once the one that has it is gone.
     fn admit(&mut self, turn: &mut Turn<'_>, attach: Attach) {
-        let key = match self.sessions.find(&attach.client_id) {
+        let user = attach.user();
+        let key = match self.sessions.find(user, &attach.client_id) {
             Some(key) => key,
             None if self.sessions.count() >= turn.facts.limits.sessions_max => {
                 return refuse(turn, &attach, ReasonCode::QuotaExceeded);
@@ -163,6 +186,7 @@ impl Home {
                 will: None,
                 durable: None,
                 peer: attach.peer,
+                identity: attach.identity.clone(),
             }),
         };
         let session = self.sessions.get_mut(key).expect("found or just made");
@@ -170,17 +194,7 @@ impl Home {
             refuse(turn, &older, ReasonCode::SessionTakenOver);
         }
         match session.phase {
-            Phase::Attached(edge) => {
-                session.phase = Phase::Evicting(edge);
-                let reason = ReasonCode::SessionTakenOver;
-                turn.outbox.tell(
-                    edge.core,
-                    CoreMessage::Evict {
-                        connection: edge.connection,
-                        reason,
-                    },
-                );
-            }
+            Phase::Attached(_) => self.evict(turn, key, ReasonCode::SessionTakenOver),
             Phase::Offline => self.advance(turn, key),
             Phase::Evicting(_) | Phase::Storing | Phase::Deleting => {}
         }
@@ -207,6 +221,7 @@ impl Home {
                 session.session = turn.ids.issue();
                 session.durable = Some(Box::new(Durable {
                     expiry_s: attach.expiry_s,
+                    reviewed: true,
                     ..Durable::default()
                 }));
                 session.will = attach.will.clone().map(Box::new);
@@ -263,6 +278,8 @@ impl Home {
         };
         session.phase = Phase::Attached(edge);
         session.peer = attach.peer;
+        let is_other = session.identity != attach.identity;
+        session.identity = attach.identity;
         session.will = attach.will.map(Box::new);
         let received = session
             .durable
@@ -290,6 +307,9 @@ impl Home {
             durable.tell_presence(turn, session.session, true);
             durable.mailbox.attach();
             self.attached_durable += 1;
+            if is_other || !durable.reviewed {
+                self.review_subscriptions(turn, key);
+            }
             self.pump(turn, key);
         }
     }
@@ -312,9 +332,7 @@ impl Home {
         }
         match &mut session.durable {
             None => {
-                if let Some(will) = session.will.take() {
-                    publish_will(turn, *will);
-                }
+                session.publish_will(turn);
                 self.advance(turn, detach.home);
             }
             Some(durable) => {
@@ -371,10 +389,18 @@ impl Home {
             (Some(Request::Read { key, read }), Completion::MailboxPage { entries, end, .. }) => {
                 self.page(turn, key, read, entries, end);
             }
+            (
+                Some(Request::Review(key)),
+                Completion::Subscriptions {
+                    session, filters, ..
+                },
+            ) => {
+                self.reviewed(turn, key, session, filters);
+            }
             (Some(Request::Subscription(operation)), _) => {
                 self.operation_step(turn, operation, None);
             }
-            (Some(Request::Deleted(_) | Request::Read { .. }) | None, _) => {}
+            (Some(Request::Deleted(_) | Request::Read { .. } | Request::Review(_)) | None, _) => {}
         }
     }
 
@@ -409,7 +435,7 @@ impl Home {
         };
         let record = Box::new(SessionRecord {
             client_id: session.client_id.clone(),
-            user: None,
+            user: session.user().map(Into::into),
             expiry_s: durable.expiry_s,
             disconnected_at_unix_ms: durable.disconnected_at_unix_ms,
             will: session.will.as_deref().cloned(),

@@ -19,7 +19,8 @@ use crate::turn::{Turn, is_shared};
 /// A SUBSCRIBE or UNSUBSCRIBE of one filter that waits for the engine and the owners.
 #[derive(Debug)]
 pub(super) struct SubscriptionOp {
-    reply: ReplyTo,
+    /// `None` when nobody asked for it.
+    reply: Option<ReplyTo>,
     home: Key,
     /// The session that asked: the place may hold another one when the answers are in.
     session: SessionId,
@@ -71,7 +72,7 @@ impl Home {
         };
         let owners = turn.facts.owners_of_filter(&filter);
         let operation = SubscriptionOp {
-            reply,
+            reply: Some(reply),
             home,
             session: id,
             outstanding: owners.len() as u16 + 1,
@@ -122,7 +123,7 @@ impl Home {
         let session = session.session;
         self.looking += 1;
         let operation = self.operations.insert(SubscriptionOp {
-            reply: request.reply,
+            reply: Some(request.reply),
             home: request.home,
             session,
             outstanding: 1,
@@ -155,7 +156,7 @@ impl Home {
         &mut self,
         turn: &mut Turn<'_>,
         home: Key,
-        reply: ReplyTo,
+        reply: Option<ReplyTo>,
         filter: Box<str>,
     ) {
         let Some(session) = self.sessions.get_mut(home) else {
@@ -238,7 +239,8 @@ impl Home {
         let (reply, existed) = (done.reply, done.existed);
         let same = |session: &&mut HomeSession| session.session == done.session;
         self.looking -= u32::from(done.stage != Stage::Doing);
-        if let (Stage::Looking, true, Some(record)) = (done.stage, existed, done.subscribe)
+        if let (Stage::Looking, true, Some(record), Some(reply)) =
+            (done.stage, existed, done.subscribe, reply)
             && self.sessions.get_mut(done.home).filter(same).is_some()
         {
             let request = HomeSubscribe {
@@ -251,8 +253,10 @@ impl Home {
             };
             return self.subscribe(turn, request);
         }
-        turn.outbox
-            .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
+        if let Some(reply) = reply {
+            turn.outbox
+                .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
+        }
         if done.stage != Stage::Doing {
             return;
         }

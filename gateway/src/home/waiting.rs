@@ -6,6 +6,7 @@ use edge_proto::reason::ReasonCode;
 
 use super::{Home, refuse};
 use crate::core_message::Attach;
+use crate::metrics::TurnedAway;
 use crate::turn::Turn;
 
 /// CONNECTs that wait at one core, at most; one more is told that the server is busy.
@@ -16,6 +17,9 @@ const WILL_BYTES_MAX: usize = 4 << 20;
 const PATIENCE_MS: u64 = 5_000;
 /// How many go on in a turn: each may make a command for the engine, which is not to be flooded again.
 const PER_TURN: usize = 64;
+
+/// Of so many strangers one is let in while far more clients want in than can be taken.
+const STRANGERS_PER_WELCOME: u32 = 4;
 
 /// CONNECTs in the order in which they came.
 #[derive(Debug, Default)]
@@ -54,10 +58,10 @@ impl Waiting {
         Some(attach)
     }
 
-    fn holds(&self, client_id: &str) -> bool {
-        self.queue
-            .iter()
-            .any(|waiter| *waiter.attach.client_id == *client_id)
+    fn holds(&self, attach: &Attach) -> bool {
+        self.queue.iter().any(|waiter| {
+            waiter.attach.client_id == attach.client_id && waiter.attach.user() == attach.user()
+        })
     }
 }
 
@@ -72,8 +76,15 @@ impl Home {
     /// A CONNECT wants this client id. It waits while it needs the engine and that takes nothing more, or while an earlier one
     /// with the same client id does: the later one wins.
     pub fn attach(&mut self, turn: &mut Turn<'_>, attach: Attach) {
+        if self.is_flapping(turn, &attach) {
+            return refuse(turn, &attach, ReasonCode::ConnectionRateExceeded);
+        }
+        if turn.congestion.pressed && self.must_give_way(&attach) {
+            turn.stats.turn_away(TurnedAway::Pressed);
+            return refuse(turn, &attach, ReasonCode::ConnectionRateExceeded);
+        }
         let must_wait = turn.congestion.engine && self.needs_engine(&attach);
-        if !must_wait && !self.waiting.holds(&attach.client_id) {
+        if !must_wait && !self.waiting.holds(&attach) {
             return self.admit(turn, attach);
         }
         if let Err(attach) = self.waiting.push(turn.now.mono_ms, attach) {
@@ -81,8 +92,23 @@ impl Home {
         }
     }
 
+    /// True for most of those who have no session here, so that those who have one come in first. Some come in even so: a node that
+    /// is pressed for long must not be closed to everybody new.
+    fn must_give_way(&mut self, attach: &Attach) -> bool {
+        let is_known = !attach.clean_start
+            && self
+                .sessions
+                .find(attach.user(), &attach.client_id)
+                .is_some();
+        if is_known {
+            return false;
+        }
+        self.strangers = self.strangers.wrapping_add(1);
+        !self.strangers.is_multiple_of(STRANGERS_PER_WELCOME)
+    }
+
     fn needs_engine(&self, attach: &Attach) -> bool {
-        let known = self.sessions.find(&attach.client_id);
+        let known = self.sessions.find(attach.user(), &attach.client_id);
         attach.expiry_s > 0 || known.is_some_and(|key| self.is_durable(key))
     }
 
@@ -111,12 +137,15 @@ impl Home {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use cluster::partition::Placement;
     use edge_proto::topic::RootDepths;
     use reactor::driver::ConnectionId;
     use reactor::wheel::Wheel;
 
     use super::*;
+    use crate::access::policy::Policy;
     use crate::core_message::CoreMessage;
     use crate::engine::Command;
     use crate::limits::Limits;
@@ -128,18 +157,20 @@ mod tests {
         home: Home,
         outbox: Outbox,
         facts: Facts,
+        policy: Arc<Policy>,
         stats: Stats,
         timers: Wheel<Timer>,
         ids: SessionIds,
         now: Now,
         behind: bool,
+        pressed: bool,
         connects: u32,
     }
 
     impl Tested {
         fn behind() -> Self {
             Self {
-                home: Home::new(1),
+                home: Home::new(1, &Limits::default()),
                 outbox: Outbox::new(0, 1),
                 facts: Facts {
                     core: 0,
@@ -149,11 +180,13 @@ mod tests {
                     websocket_path: "/".into(),
                     seed: 1,
                 },
+                policy: Arc::new(Policy::open()),
                 stats: Stats::default(),
                 timers: Wheel::new(0),
                 ids: SessionIds::new(1, 0),
                 now: Now::default(),
                 behind: true,
+                pressed: false,
                 connects: 0,
             }
         }
@@ -163,12 +196,14 @@ mod tests {
                 now: self.now,
                 outbox: &mut self.outbox,
                 facts: &self.facts,
+                policy: &self.policy,
                 stats: &mut self.stats,
                 timers: &mut self.timers,
                 ids: &mut self.ids,
                 congestion: Congestion {
                     congested: self.behind,
                     engine: self.behind,
+                    pressed: self.pressed,
                 },
             };
             act(&mut self.home, &mut turn);
@@ -183,6 +218,7 @@ mod tests {
                     generation: 1,
                 },
                 client_id: client_id.into(),
+                identity: None,
                 clean_start: false,
                 expiry_s,
                 will: None,
@@ -235,6 +271,39 @@ mod tests {
         tested.end_turn();
         assert_eq!(tested.stored(), ["durable"]);
         assert!(!tested.home.has_waiting_connects());
+    }
+
+    #[test]
+    fn while_too_many_want_in_most_strangers_give_way_and_kept_sessions_do_not() {
+        let mut tested = Tested::behind();
+        tested.behind = false;
+        tested.connect("kept", 0);
+        assert_eq!(tested.answers(), [(1, Ok(()))]);
+        tested.pressed = true;
+        for number in 0..8 {
+            tested.connect(&format!("stranger-{number}"), 0);
+        }
+        let answers = tested.answers();
+        let refused = Err(ReasonCode::ConnectionRateExceeded);
+        let let_in = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
+        assert_eq!((let_in, answers.len()), (2, 8), "one of four");
+        assert!(
+            answers
+                .iter()
+                .all(|(_, answer)| answer.is_ok() || *answer == refused)
+        );
+        assert_eq!(tested.stats.turned_away[TurnedAway::Pressed as usize], 6);
+        for _ in 0..4 {
+            tested.connect("kept", 0); // Evicts the connection before; never refused.
+        }
+        let refusals = tested
+            .answers()
+            .into_iter()
+            .filter(|(_, answer)| *answer == refused);
+        assert_eq!(refusals.count(), 0);
+        tested.pressed = false;
+        tested.connect("stranger-9", 0);
+        assert_eq!(tested.answers().len(), 1);
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use reactor::datagram::{DatagramSocket, DatagramSocketId};
 use reactor::driver::{Backend, Driver, DriverConfig, ListenOptions, Waker};
 use reactor::epoll::EpollDriver;
 use reactor::mesh::{Inbox, Port};
@@ -13,22 +14,30 @@ use reactor::probe::pin_to_cpu;
 use reactor::uring::UringDriver;
 
 use super::{CoreReport, StartError, system};
+use crate::access::gate::{Gate, GateLimits};
+use crate::access::policy::{Policy, Verdict};
 use crate::admin::AdminRequest;
 use crate::config::Protocol;
 use crate::control::Cores;
-use crate::control::certificates::Certificates;
+use crate::control::access::Asker;
+use crate::control::certificates::{CertificateError, Certificates};
 use crate::control::status::Listener;
 use crate::core_message::CoreMessage;
 use crate::engine::thread::CommandSender;
 use crate::engine::{Completion, Restored};
 use crate::event_loop::{
-    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Secured, Stopping,
+    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Newcomers, Proxied, ProxyLimits, Quic,
+    Secured, Stopping,
 };
-use crate::limits::TlsLimits;
+use crate::limits::{QuicLimits, TlsLimits};
 use crate::outbox::Outbox;
+use crate::quic::{Endpoints, Listening, NodeKeys};
 use crate::shard::Shard;
 use crate::tls::Acceptor;
-use crate::turn::{Congestion, Facts};
+use crate::turn::{Congestion, Facts, Now};
+
+/// The number of this node: there is one.
+const NODE: u16 = 0;
 
 /// What a core is, known before its thread starts.
 pub(super) struct CorePlan {
@@ -37,6 +46,8 @@ pub(super) struct CorePlan {
     pub(super) driver: DriverConfig,
     pub(super) pin: bool,
     pub(super) listen: ListenOptions,
+    /// Who may come in and do what.
+    pub(super) policy: Arc<Policy>,
     pub(super) boot: u32,
     pub(super) facts: Facts,
     pub(super) clock: Clock,
@@ -46,6 +57,13 @@ pub(super) struct CorePlan {
     pub(super) tls: TlsLimits,
     /// By place; none without TLS listeners.
     pub(super) acceptors: Vec<Arc<Acceptor>>,
+    pub(super) gate: GateLimits,
+    pub(super) proxy: Option<ProxyLimits>,
+    /// By listener: whether its connections begin with a PROXY header.
+    pub(super) proxied: Vec<bool>,
+    pub(super) quic: QuicLimits,
+    /// `None` without QUIC listeners.
+    pub(super) quic_keys: Option<NodeKeys>,
 }
 
 /// What a core gets once all drivers exist.
@@ -55,11 +73,15 @@ pub(super) struct CoreKit {
     pub(super) engine: CommandSender,
     pub(super) completions: Inbox<Completion>,
     pub(super) requests: Inbox<(u64, AdminRequest)>,
+    pub(super) verdicts: Inbox<Verdict>,
+    pub(super) asker: Asker,
     pub(super) cores: Arc<Cores>,
     /// Its part of the store; with each item the home core of its session.
     pub(super) restored: Vec<(Restored, u16)>,
     /// What to listen on, with the configuration keys.
     pub(super) listeners: Vec<(Listener, Protocol)>,
+    /// Its sockets for QUIC, by listener.
+    pub(super) datagrams: Vec<DatagramSocket>,
 }
 
 /// Starts the thread of a core.
@@ -108,12 +130,27 @@ fn live<D: Driver>(
     }
     let Ok(kit) = kit.recv() else { return Ok(()) };
     let now = plan.clock.now();
+    let seed = plan.facts.seed;
     let mut outbox = Outbox::new(core, plan.facts.placement.cores());
-    let mut shard = Shard::new(plan.facts, plan.boot, now);
+    let mut shard = Shard::new(plan.facts, plan.policy, plan.boot, now);
     for (item, home) in &kit.restored {
         shard.restore(now, item, *home, &mut outbox);
     }
     let bound = listen(&mut driver, &kit.listeners, plan.listen)?;
+    let listening = plan.quic_keys.map(|keys| Listening {
+        keys,
+        node: NODE,
+        core,
+        cores: shard.facts().placement.cores(),
+    });
+    let quic = match (listening, plan.acceptors.get(Quic::ACCEPTOR)) {
+        (Some(listening), Some(acceptor)) => {
+            let sockets = adopt(&mut driver, kit.datagrams)?;
+            let times = (plan.clock.started(), now);
+            Some(quic(plan.quic, listening, acceptor, sockets, times)?)
+        }
+        _ => None,
+    };
     if reports.send(CoreReport::Listening(bound)).is_err() {
         return Ok(());
     }
@@ -126,16 +163,16 @@ fn live<D: Driver>(
         engine: kit.engine,
         completions: kit.completions,
         requests: kit.requests,
+        verdicts: kit.verdicts,
+        asker: kit.asker,
         cores: kit.cores,
-        listeners: kit
-            .listeners
-            .iter()
-            .map(|(_, protocol)| ListenerKind {
-                websocket: protocol.is_websocket(),
-                acceptor: Certificates::place(*protocol),
-            })
-            .collect(),
+        listeners: kinds(&kit.listeners, &plan.proxied),
         secured: (!plan.acceptors.is_empty()).then(|| Secured::new(plan.tls, &plan.acceptors)),
+        gate: Gate::new(plan.gate, seed),
+        newcomers: Newcomers::default(),
+        accepted: 0,
+        proxied: plan.proxy.map(Proxied::new),
+        quic,
         clock: plan.clock,
         stopping: plan.stopping,
         engine_backlog: plan.engine_backlog,
@@ -150,6 +187,47 @@ fn live<D: Driver>(
     event_loop
         .run()
         .map_err(|source| StartError::Driver { core, source })
+}
+
+/// The QUIC listeners of this core.
+fn quic(
+    limits: QuicLimits,
+    listening: Listening,
+    acceptor: &Arc<Acceptor>,
+    sockets: Vec<DatagramSocketId>,
+    (origin, now): (Instant, Now),
+) -> Result<Quic, StartError> {
+    let listeners = sockets.len() as u16; // There are as many as a configuration has addresses.
+    let endpoints = Endpoints::new(limits, listening, acceptor, listeners, origin, now);
+    let endpoints = endpoints.map_err(CertificateError::from)?;
+    Ok(Quic::new(endpoints, sockets))
+}
+
+/// What comes in on each listener.
+fn kinds<L>(listeners: &[(L, Protocol)], proxied: &[bool]) -> Vec<ListenerKind> {
+    let kind = |((_, protocol), proxied): (&(L, Protocol), &bool)| ListenerKind {
+        websocket: protocol.is_websocket(),
+        acceptor: Certificates::place(*protocol),
+        proxied: *proxied,
+    };
+    listeners.iter().zip(proxied).map(kind).collect()
+}
+
+/// Takes the sockets that the main thread has bound.
+fn adopt(
+    driver: &mut impl Driver,
+    sockets: Vec<DatagramSocket>,
+) -> Result<Vec<DatagramSocketId>, StartError> {
+    let open = |socket: DatagramSocket| {
+        let address = socket.address();
+        let adopted = driver.adopt_datagrams(socket);
+        adopted.map_err(|source| StartError::Listen {
+            key: Protocol::Quic.key(),
+            address,
+            source,
+        })
+    };
+    sockets.into_iter().map(open).collect()
 }
 
 fn listen(

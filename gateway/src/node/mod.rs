@@ -4,6 +4,7 @@
 //! store and its ends of the mesh → listen → ready. Stop: cores tell their clients and end → the engine commits the rest.
 
 mod core_thread;
+mod listeners;
 mod store;
 
 use std::io::Write as _;
@@ -18,17 +19,20 @@ use reactor::driver::{Backend, Waker};
 use reactor::mesh::{InboxSender, LaneCapacity, inbox, mesh};
 use reactor::probe::{Choice, ProbeError, choose, probe, raise_nofile_limit};
 
+use crate::access::policy::Verdict;
 use crate::admin::AdminRequest;
 use crate::config::{Config, Protocol};
+use crate::control::access::{Access, AccessError};
 use crate::control::certificates::{CertificateError, Certificates};
 use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, banner};
 use crate::control::{Cores, SendToCore, http};
 use crate::engine::EngineError;
 use crate::engine::thread::EngineThread;
 use crate::event_loop::{Clock, EngineBacklog, Stopping};
-use crate::turn::{Facts, home_core};
+use crate::turn::Facts;
 
 use core_thread::{CoreKit, CorePlan};
+use listeners::{Datagrams, bind_admin, bind_datagrams, plan_listeners, proxied};
 use store::Store;
 
 /// Why a node did not start or did not go on.
@@ -63,6 +67,9 @@ pub enum StartError {
     /// TLS listeners without usable certificates.
     #[error("TLS: {0}")]
     Certificates(#[from] CertificateError),
+    /// What says who may connect cannot be used.
+    #[error("who may connect: {0}")]
+    Access(#[from] AccessError),
     /// The system refused a thread, random numbers, signals or the like.
     #[error("the system refused {what}: {source}")]
     System {
@@ -101,6 +108,8 @@ fn lane_capacity(cores: u16) -> LaneCapacity {
 /// Requests of operators and answers of the engine that wait for one core.
 const INBOX_REQUESTS: usize = 1_024;
 const INBOX_COMPLETIONS: usize = 8_192;
+/// Verdicts that wait for one core; further ones wait in the control thread.
+const INBOX_VERDICTS: usize = 1_024;
 
 /// Runs a node until it is told to stop by SIGINT or SIGTERM.
 ///
@@ -116,10 +125,17 @@ pub fn run(config: Config) -> Result<(), StartError> {
     }
     let admin = bind_admin(&config)?;
     let plan = plan_listeners(&config)?;
+    let proxied = proxied(&config, &plan);
+    let datagrams = bind_datagrams(&config, cores)?;
     let certificates = Certificates::of(&config)?;
     let acceptors = certificates.read()?;
+    let has_quic = !datagrams.listeners.is_empty();
+    let quic_keys = has_quic.then(|| certificates.quic_keys()).transpose()?;
     let placement = Placement::single_node(cores);
     let store = Store::open(&config, &placement, clock.now().unix_ms)?;
+    let access = Access::open(&config, clock)?; // In the folder that the store has made.
+    let warnings = config.access_warnings().into_iter();
+    warnings.for_each(|warning| tracing::warn!("{warning}"));
 
     let (reports, report_receiver) = channel();
     let stopping = Arc::new(Stopping::default());
@@ -135,6 +151,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             driver: config.driver_config(),
             pin: config.node.pin_cores,
             listen: config.listen_options(),
+            policy: access.policy(),
             boot: store.boot,
             facts: Facts {
                 core,
@@ -146,6 +163,11 @@ pub fn run(config: Config) -> Result<(), StartError> {
             quiet_wait: config.io.quiet_wait,
             tls: config.to_tls_limits(),
             acceptors: acceptors.clone(),
+            gate: config.to_gate_limits(),
+            proxy: config.to_proxy_limits(),
+            proxied: proxied.clone(),
+            quic: config.to_quic_limits(),
+            quic_keys: quic_keys.clone(),
         };
         threads.push(core_thread::spawn(plan, reports.clone(), kit_receiver)?);
         kits.push(kit_sender);
@@ -162,8 +184,9 @@ pub fn run(config: Config) -> Result<(), StartError> {
         report_receiver,
         placement,
         certificates: Arc::new(certificates),
+        access: Arc::new(access),
     };
-    node.start(store, kits, plan, admin)
+    node.start(store, kits, (plan, datagrams), admin)
 }
 
 /// A node whose cores have drivers.
@@ -177,6 +200,7 @@ struct Node {
     report_receiver: Receiver<CoreReport>,
     placement: Placement,
     certificates: Arc<Certificates>,
+    access: Arc<Access>,
 }
 
 impl Node {
@@ -185,7 +209,7 @@ impl Node {
         self,
         store: Store,
         kits: Vec<Sender<CoreKit>>,
-        mut listeners: Vec<(Listener, Protocol)>,
+        (mut listeners, mut datagrams): (Vec<(Listener, Protocol)>, Datagrams),
         admin: Option<TcpListener>,
     ) -> Result<(), StartError> {
         let cores = self.placement.cores();
@@ -193,6 +217,8 @@ impl Node {
         let mut completions = Vec::new();
         let mut senders = Vec::new();
         let mut requests = Vec::new();
+        let mut verdict_senders = Vec::new();
+        let mut verdicts = Vec::new();
         for waker in &self.wakers {
             let (sender, receiver) = inbox(INBOX_COMPLETIONS, waker.clone());
             completion_senders.push(sender);
@@ -200,10 +226,11 @@ impl Node {
             let (sender, receiver) = inbox(INBOX_REQUESTS, waker.clone());
             senders.push(send_to_core(sender));
             requests.push(receiver);
+            let (sender, receiver) = inbox(INBOX_VERDICTS, waker.clone());
+            verdict_senders.push(sender);
+            verdicts.push(receiver);
         }
-        let placement = self.placement.clone();
-        let home = Box::new(move |client_id: &str| usize::from(home_core(&placement, client_id)));
-        let control = Arc::new(Cores::new(senders, home));
+        let control = Arc::new(Cores::new(senders));
         let (engine, commands, restored) = store
             .start(&self.config, cores, completion_senders)
             .map_err(system("the engine thread"))?;
@@ -211,21 +238,27 @@ impl Node {
             .into_iter()
             .zip(completions)
             .zip(requests)
+            .zip(verdicts)
             .zip(restored)
             .zip(mesh(usize::from(cores), lane_capacity(cores)));
-        for (core, ((((engine, completions), requests), restored), port)) in parts.enumerate() {
+        for (core, (((((engine, completions), requests), verdicts), restored), port)) in
+            parts.enumerate()
+        {
             let kit = CoreKit {
                 port,
                 wakers: self.wakers.clone(),
                 engine,
                 completions,
                 requests,
+                verdicts,
+                asker: self.access.asker(),
                 cores: Arc::clone(&control),
                 restored,
                 listeners: listeners
                     .iter()
                     .map(|(listener, protocol)| (listener.clone(), *protocol))
                     .collect(),
+                datagrams: std::mem::take(&mut datagrams.sockets[core]),
             };
             let bound = self.hand_over(&kits[core], kit)?;
             // The first core turns port 0 into a port; the others join it.
@@ -236,8 +269,9 @@ impl Node {
         let listeners = listeners
             .into_iter()
             .map(|(listener, _)| listener)
+            .chain(datagrams.listeners)
             .collect();
-        self.serve(engine, control, listeners, admin)
+        self.serve(engine, control, listeners, admin, verdict_senders)
     }
 
     /// Gives a core its kit and waits until it listens.
@@ -265,6 +299,7 @@ impl Node {
         control: Arc<Cores>,
         listeners: Vec<Listener>,
         admin: Option<TcpListener>,
+        verdicts: Vec<InboxSender<Verdict>>,
     ) -> Result<(), StartError> {
         let engine_status = engine.status();
         let opened = Opened {
@@ -279,6 +314,7 @@ impl Node {
                 .and_then(|listener| listener.local_addr().ok()),
             engine: Box::new(move || EngineReport::of(&engine_status)),
             certificates: Arc::clone(&self.certificates),
+            access: Arc::clone(&self.access),
         };
         let started = self.clock.now();
         let status = Arc::new(NodeStatus::new(
@@ -292,10 +328,10 @@ impl Node {
         let _ = write!(stdout, "{}", banner(&status)).and_then(|()| stdout.flush()); // Nobody may be reading.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .build();
-        let outcome = runtime
-            .map_err(system("the control runtime"))?
-            .block_on(self.control(admin, control, &status));
+            .build()
+            .map_err(system("the control runtime"))?;
+        let outcome = runtime.block_on(self.control(admin, control, &status, verdicts));
+        runtime.shutdown_background(); // A name that is still looked up must not keep the node from stopping.
         status.set_ready(false);
         self.stop(engine);
         outcome
@@ -306,6 +342,7 @@ impl Node {
         admin: Option<TcpListener>,
         cores: Arc<Cores>,
         status: &Arc<NodeStatus>,
+        verdicts: Vec<InboxSender<Verdict>>,
     ) -> Result<(), StartError> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate =
@@ -331,6 +368,7 @@ impl Node {
             tokio::select! {
                 outcome = stopped => outcome,
                 () = self.certificates.watch(&watched) => Ok(()),
+                () = self.access.serve(Arc::clone(&watched), verdicts) => Ok(()),
             }
         };
         let Some(admin) = admin else {
@@ -387,75 +425,6 @@ fn facts(config: &Config, placement: &Placement) -> Result<Facts, StartError> {
         websocket_path: config.listeners.websocket_path.0.as_str().into(),
         seed: u64::from_ne_bytes(seed),
     })
-}
-
-fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
-    let Some(address) = config.admin.address.0 else {
-        return Ok(None);
-    };
-    let listener = bind_alone(address);
-    listener.map(Some).map_err(|source| StartError::Listen {
-        key: "admin.address",
-        address,
-        source,
-    })
-}
-
-/// The listeners of each core. A socket that another process listens on is found here: later, with SO_REUSEPORT, the two
-/// would silently share the port.
-fn plan_listeners(config: &Config) -> Result<Vec<(Listener, Protocol)>, StartError> {
-    let mut plan = Vec::new();
-    let all = Protocol::ALL.into_iter().flat_map(|protocol| {
-        let addresses = config.addresses(protocol).iter();
-        addresses.map(move |address| (protocol, *address))
-    });
-    for (protocol, address) in all {
-        match bind_alone(address) {
-            Ok(_) => {
-                let kind = protocol.word();
-                plan.push((Listener { kind, address }, protocol));
-            }
-            Err(error) if is_missing_ipv6(address, &error) => {
-                tracing::warn!(%address, "this machine has no IPv6; the address is left out");
-            }
-            Err(source) => {
-                let key = protocol.key();
-                return Err(StartError::Listen {
-                    key,
-                    address,
-                    source,
-                });
-            }
-        }
-    }
-    Ok(plan)
-}
-
-/// Binds an address that nobody else listens on. The kernel tears the rings of a killed process down some milliseconds after
-/// the process, and their accepts hold its sockets until then, so a busy address gets a moment.
-fn bind_alone(address: SocketAddr) -> std::io::Result<TcpListener> {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
-    const STEP: std::time::Duration = std::time::Duration::from_millis(20);
-    let mut waited = std::time::Duration::ZERO;
-    loop {
-        match TcpListener::bind(address) {
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && waited < PATIENCE => {
-                std::thread::park_timeout(STEP);
-                waited += STEP;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-/// True when an IPv6 address cannot be had because the machine has no IPv6 at all (a default listener is on `[::1]`).
-fn is_missing_ipv6(address: SocketAddr, error: &std::io::Error) -> bool {
-    address.is_ipv6()
-        && address.ip().is_loopback()
-        && matches!(
-            error.raw_os_error(),
-            Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)
-        )
 }
 
 fn collect_wakers(reports: &Receiver<CoreReport>, cores: u16) -> Result<Vec<Waker>, StartError> {

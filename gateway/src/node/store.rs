@@ -119,7 +119,7 @@ impl<'a> Sorter<'a> {
             Restored::Session {
                 session, record, ..
             } => {
-                let home = home_core(self.placement, &record.client_id);
+                let home = home_core(self.placement, record.home_name());
                 self.homes.insert(*session, home);
                 self.by_core[usize::from(home)].push((item, home));
             }

@@ -10,11 +10,11 @@ use reactor::driver::ConnectionId;
 use reactor::wheel::Wheel;
 
 use super::*;
+use crate::access::policy::Policy;
 use crate::core_message::{
     Origin, Presence, PublishRequest, SubscribeRequest, UnsubscribeRequest, load_level,
 };
-use crate::engine::memory::Memory;
-use crate::engine::{Engine, MailboxLimits, Restored, WhenFull};
+use crate::engine::{Engine, MailboxLimits, Restored, WhenFull, memory::Memory};
 use crate::limits::Limits;
 use crate::message::MessageParts;
 use crate::metrics::Counters;
@@ -28,6 +28,7 @@ struct Tested {
     owner: Owner,
     outbox: Outbox,
     facts: Facts,
+    policy: Arc<Policy>,
     stats: Stats,
     timers: Wheel<Timer>,
     ids: SessionIds,
@@ -55,6 +56,7 @@ impl Tested {
         let mut tested = Self {
             owner: Owner::new(1),
             outbox: Outbox::new(0, 1),
+            policy: Arc::new(Policy::open()),
             stats: Stats::default(),
             timers: Wheel::new(0),
             ids: SessionIds::new(1, 0),
@@ -87,6 +89,7 @@ impl Tested {
             now: self.now,
             outbox: &mut self.outbox,
             facts: &self.facts,
+            policy: &self.policy,
             stats: &mut self.stats,
             timers: &mut self.timers,
             ids: &mut self.ids,

@@ -48,7 +48,23 @@ impl Acceptor {
     /// # Errors
     /// The first thing that is wrong with the settings.
     pub fn new(settings: &Settings) -> Result<Self, SettingsError> {
-        let provider = Arc::new(provider());
+        Self::with(settings, provider())
+    }
+
+    /// Makes one for the TLS within QUIC: with the packet keys of [`crate::quic`], and TLS 1.3 alone, whatever the settings say.
+    ///
+    /// # Errors
+    /// As [`Acceptor::new`].
+    pub fn for_quic(settings: &Settings) -> Result<Self, SettingsError> {
+        let settings = Settings {
+            versions: Versions::Only13,
+            ..settings.clone()
+        };
+        Self::with(&settings, crate::quic::provider())
+    }
+
+    fn with(settings: &Settings, provider: CryptoProvider) -> Result<Self, SettingsError> {
+        let provider = Arc::new(provider);
         let mut by_name = ByName::default();
         let mut certificates = Vec::new();
         for certificate in &settings.certificates {
@@ -95,16 +111,22 @@ impl Acceptor {
     }
 
     /// What rustls needs on one core: with its clock, its tickets and its capture, so that cores share nothing that changes.
-    pub(super) fn config(&self, clock: &Arc<CoreClock>, capture: &Arc<Capture>) -> ServerConfig {
+    pub(crate) fn config(
+        &self,
+        clock: &Arc<CoreClock>,
+        capture: Option<&Arc<Capture>>,
+    ) -> ServerConfig {
         let mut config = self.config.clone();
         config.time_provider = clock.clone();
         config.ticketer = Arc::new(Tickets::new(self.ticket_keys.clone(), clock.clone()));
-        config.key_log = capture.clone();
+        if let Some(capture) = capture {
+            config.key_log = Arc::clone(capture) as Arc<_>;
+        }
         config
     }
 
     /// Looks at the certificates of a resumed session again: they may be expired or revoked by now, which rustls does not ask.
-    pub(super) fn verify_again(
+    pub(crate) fn verify_again(
         &self,
         chain: &[CertificateDer<'_>],
         now: UnixTime,

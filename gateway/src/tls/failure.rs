@@ -130,7 +130,7 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// What an error of a handshake counts as.
-pub(super) fn reason_of(error: &Error) -> Reason {
+pub(crate) fn reason_of(error: &Error) -> Reason {
     match error {
         Error::NoCertificatesPresented => Reason::CertificateMissing,
         Error::InvalidCertificate(CertificateError::Revoked) => Reason::CertificateRevoked,

@@ -36,3 +36,6 @@ pub use settings::{
     Versions,
 };
 pub use stats::Stats;
+
+pub(crate) use failure::reason_of;
+pub(crate) use tickets::CoreClock;

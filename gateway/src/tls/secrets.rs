@@ -33,7 +33,7 @@ impl TrafficSecrets {
 }
 
 /// The key log of one core: keeps the secrets of the handshake that is being processed until they are taken.
-pub(super) struct Capture(Mutex<Option<TrafficSecrets>>);
+pub(crate) struct Capture(Mutex<Option<TrafficSecrets>>);
 
 impl Capture {
     pub(super) const fn new() -> Self {

@@ -112,6 +112,8 @@ pub struct Sessions {
     waiting: Waiting,
     /// When each handshake must be complete, in the order in which they began. Those that ended stay until they are first.
     deadlines: VecDeque<(u64, ConnectionId)>,
+    /// Flights that are processed in one turn, at most.
+    flights_per_turn: u32,
     /// Flights that may still be processed in this turn.
     flights_left: u32,
     stats: Stats,
@@ -122,6 +124,7 @@ impl Sessions {
     #[must_use]
     pub fn new(limits: TlsLimits, acceptors: &[Arc<Acceptor>]) -> Self {
         let mut sessions = Self {
+            flights_per_turn: limits.handshakes_per_turn,
             flights_left: limits.handshakes_per_turn,
             limits,
             acceptors: Vec::new(),
@@ -140,7 +143,7 @@ impl Sessions {
     }
 
     fn of_core(&self, acceptor: Arc<Acceptor>) -> CoreAcceptor {
-        let config = Arc::new(acceptor.config(&self.clock, &self.capture));
+        let config = Arc::new(acceptor.config(&self.clock, Some(&self.capture)));
         CoreAcceptor { acceptor, config }
     }
 
@@ -150,6 +153,11 @@ impl Sessions {
     /// When there is no acceptor in this place.
     pub fn reload(&mut self, place: usize, acceptor: Arc<Acceptor>) {
         self.acceptors[place] = self.of_core(acceptor);
+    }
+
+    /// From the next turn on as many flights are processed in each, within `handshakes_per_turn`, and one at the least.
+    pub fn set_flights_per_turn(&mut self, flights: u32) {
+        self.flights_per_turn = flights.min(self.limits.handshakes_per_turn).max(1);
     }
 
     /// What was counted.
@@ -288,7 +296,7 @@ impl Sessions {
                 self.handshake_failed(id, Failure::new(Reason::TimedOut, None, detail), output);
             }
         }
-        self.flights_left = self.limits.handshakes_per_turn;
+        self.flights_left = self.flights_per_turn;
         while self.flights_left > 0 {
             let Some(id) = self.waiting.pop() else {
                 break;

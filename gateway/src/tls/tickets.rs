@@ -30,10 +30,10 @@ const TICKET_BYTES_MAX: usize = 32 * 1024;
 
 /// The time of a core, as rustls asks for it.
 #[derive(Debug, Default)]
-pub(super) struct CoreClock(AtomicU64);
+pub(crate) struct CoreClock(AtomicU64);
 
 impl CoreClock {
-    pub(super) fn set(&self, unix_ms: u64) {
+    pub(crate) fn set(&self, unix_ms: u64) {
         self.0.store(unix_ms / 1000, Ordering::Relaxed);
     }
 
@@ -41,7 +41,7 @@ impl CoreClock {
         self.0.load(Ordering::Relaxed)
     }
 
-    pub(super) fn unix_time(&self) -> UnixTime {
+    pub(crate) fn unix_time(&self) -> UnixTime {
         UnixTime::since_unix_epoch(std::time::Duration::from_secs(self.unix_s()))
     }
 }

@@ -116,6 +116,7 @@ impl Generator {
                 messages_max: rng.below(6) as u32,
                 bytes_max: rng.below(1_500) as u32,
             },
+            95..97 => Command::ListSubscriptions { token, session },
             _ => Command::ReadMailbox {
                 token,
                 session,

@@ -75,6 +75,9 @@ fn help_is_as_agreed() {
         &["ctl"],
         &["ctl", "sessions"],
         &["ctl", "publish"],
+        &["ctl", "bans"],
+        &["ctl", "bans", "add"],
+        &["passwd"],
     ] {
         let typed = [command, &["-h"]].concat();
         all += &format!(
@@ -94,6 +97,10 @@ fn what_is_typed_wrongly_ends_with_2_and_what_fails_with_1() {
         &["--set", "node.cores"],
         &["ctl", "publish", "a"],
         &["ctl", "publish", "a", "b", "--qos", "3"],
+        &["ctl", "bans", "add", "group", "staff"],
+        &["ctl", "bans", "add", "user", "eve", "--for", "1 parsec"],
+        &["passwd", "users"],
+        &["passwd", "users", "eve", "--delete", "--scram"],
     ] {
         assert_eq!(run(typed).code, EXIT_USAGE, "{typed:?}");
     }
@@ -278,6 +285,12 @@ fn ctl_prints_tables_for_people() {
         &["subscriptions"],
         &["retained", "list"],
         &["retained", "clear", "r/#", "--yes"],
+        &["bans", "list"],
+        &["bans", "add", "network", "192.0.2.7/24", "--reason", "spam"],
+        &["bans", "add", "client", "phone-7"],
+        &["bans", "list"],
+        &["bans", "lift", "network", "192.0.2.0/24"],
+        &["bans", "list"],
     ] {
         all += &format!(
             "$ roadstead ctl {}\n{}\n",

@@ -100,6 +100,7 @@ fn every_path_and_command_is_documented() {
         "/v1/publish",
         "/v1/subscriptions",
         "/v1/retained",
+        "/v1/bans",
         "/v1/reload",
         "roadstead check",
         "config print",
@@ -113,7 +114,11 @@ fn every_path_and_command_is_documented() {
         "ctl subscriptions",
         "retained list",
         "retained clear",
+        "bans list",
+        "bans add",
+        "bans lift",
         "ctl reload",
+        "roadstead passwd",
     ] {
         assert!(text.contains(word), "{word} is not in {PATH}");
     }

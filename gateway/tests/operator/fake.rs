@@ -2,16 +2,19 @@
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 
 use gateway::admin::{AdminReply, AdminRequest, RetainedInfo, SessionInfo, SubscriptionInfo};
-use gateway::config::{Config, Files};
+use gateway::config::{AccessMethod, Config, Files, Methods, OptionalUrl};
+use gateway::control::access::Access;
 use gateway::control::certificates::Certificates;
 use gateway::control::status::{EngineReport, Listener, NodeStatus, Opened};
 use gateway::control::{Cores, SendToCore, http};
 use gateway::engine::status::{EngineCounters, EngineState};
+use gateway::event_loop::Clock;
 use gateway::metrics::CoreSnapshot;
 use tokio::sync::oneshot;
 
@@ -57,10 +60,7 @@ pub(crate) fn cores(moods: Arc<Mutex<Vec<Mood>>>) -> (Arc<Cores>, Requests) {
         })
     };
     let senders = (0..count).map(sender).collect();
-    let cores = Arc::new(Cores::new(
-        senders,
-        Box::new(move |client_id| client_id.len() % count),
-    ));
+    let cores = Arc::new(Cores::new(senders));
     this.set(Arc::downgrade(&cores)).expect("set once");
     (cores, requests)
 }
@@ -81,13 +81,12 @@ fn answer(core: usize, request: AdminRequest) -> AdminReply {
                 .take(limit);
             AdminReply::Sessions(wanted.map(|id| session(core, id)).collect())
         }
-        AdminRequest::Session { client_id } => {
-            let known = client_id.starts_with("device-");
-            AdminReply::Session(known.then(|| Box::new(session(core, client_id))))
+        AdminRequest::Session { user, client_id } => {
+            let own = |session: &SessionInfo| user.is_none() || session.user == user;
+            let found = is_home(core, &client_id).then(|| session(core, client_id));
+            AdminReply::Session(found.into_iter().filter(own).collect())
         }
-        AdminRequest::Kick { client_id, .. } => {
-            AdminReply::Kicked(client_id.starts_with("device-"))
-        }
+        AdminRequest::Kick { client_id, .. } => AdminReply::Kicked(is_home(core, &client_id)),
         AdminRequest::Publish { topic, .. } if topic == "refused" => {
             AdminReply::Published(Err("the engine is full".into()))
         }
@@ -117,13 +116,21 @@ fn answer(core: usize, request: AdminRequest) -> AdminReply {
         }
         AdminRequest::ClearRetained { .. } => AdminReply::Cleared(Ok(2)),
         AdminRequest::ReloadTls(_) => AdminReply::ReloadedTls,
+        AdminRequest::SetPolicy(_) => AdminReply::PolicySet,
     }
 }
 
+/// `device-…` is at one core; `twice` has a session of another user at each.
+fn is_home(core: usize, client_id: &str) -> bool {
+    client_id == "twice" || client_id.starts_with("device-") && client_id.len() % 2 == core
+}
+
 fn session(core: usize, client_id: String) -> SessionInfo {
+    let user = (client_id == "twice").then(|| format!("user-{core}"));
     let core = u16::try_from(core).expect("few cores");
     SessionInfo {
         client_id,
+        user,
         connected: core == 0,
         edge_core: (core == 0).then_some(core),
         home_core: core,
@@ -153,6 +160,10 @@ pub(crate) fn snapshot(core: usize) -> CoreSnapshot {
         handshakes_full: 2,
         ..gateway::tls::Stats::default()
     });
+    snapshot.quic = Some(gateway::quic::Stats {
+        handshakes_full: 3,
+        ..gateway::quic::Stats::default()
+    });
     snapshot.hottest_roots = (0..8)
         .map(|root| (format!("core{core}/root{root}"), 100 - 10 * root))
         .collect();
@@ -161,6 +172,13 @@ pub(crate) fn snapshot(core: usize) -> CoreSnapshot {
 
 /// A node's facts, its engine in this state.
 pub(crate) fn status(engine: EngineState) -> NodeStatus {
+    let folder = scratch();
+    let status = status_in(engine, &folder);
+    std::fs::remove_dir_all(&folder).expect("it was made");
+    status
+}
+
+fn status_in(engine: EngineState, folder: &Path) -> NodeStatus {
     let mut config = Config::default();
     config.node.cores = gateway::config::CoreCount::Exactly(2);
     let report = move || EngineReport {
@@ -185,6 +203,7 @@ pub(crate) fn status(engine: EngineState) -> NodeStatus {
         admin: Some(address("127.0.0.1:9883")),
         engine: Box::new(report),
         certificates: Arc::new(certificates()),
+        access: Arc::new(access(folder)),
     };
     let status = NodeStatus::new(
         &config,
@@ -196,13 +215,30 @@ pub(crate) fn status(engine: EngineState) -> NodeStatus {
     status
 }
 
-/// The files of a TLS listener, read once.
-fn certificates() -> Certificates {
+/// A folder that nobody else has.
+fn scratch() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("roadstead-operator-{}-{count}", std::process::id());
     let folder = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+/// Methods of every kind, with keys that are never fetched because nothing runs.
+fn access(folder: &Path) -> Access {
+    let mut config = Config::default();
+    config.engine.path = folder.to_owned();
+    let methods = [AccessMethod::Token, AccessMethod::Http];
+    config.access.methods = Methods(methods.to_vec());
+    config.token.jwks_url = OptionalUrl(Some("http://127.0.0.1:9/keys".into()));
+    config.http.url = OptionalUrl(Some("http://127.0.0.1:9/ask".into()));
+    Access::open(&config, Clock::start()).expect("nothing is wrong")
+}
+
+/// The files of a TLS listener, read once.
+fn certificates() -> Certificates {
+    let folder = scratch();
     let key = rcgen::KeyPair::generate().expect("a key");
     let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
     let chain = params.self_signed(&key).expect("it signs itself");
@@ -228,6 +264,7 @@ pub(crate) struct Node {
     pub(crate) moods: Arc<Mutex<Vec<Mood>>>,
     pub(crate) requests: Requests,
     pub(crate) status: Arc<NodeStatus>,
+    folder: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -240,7 +277,8 @@ impl Node {
     pub(crate) fn with(config: &Config, engine: EngineState) -> Self {
         let moods = Arc::new(Mutex::new(vec![Mood::Answers; 2]));
         let (cores, requests) = cores(Arc::clone(&moods));
-        let status = Arc::new(status(engine));
+        let folder = scratch();
+        let status = Arc::new(status_in(engine, &folder));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();
@@ -258,6 +296,7 @@ impl Node {
             moods,
             requests,
             status,
+            folder,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -271,6 +310,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         drop(self.stop.take());
+        let _ = std::fs::remove_dir_all(&self.folder);
         if let Some(thread) = self.thread.take() {
             assert!(
                 thread.join().is_ok() || std::thread::panicking(),

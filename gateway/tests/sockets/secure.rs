@@ -16,10 +16,10 @@ use crate::world::{Client, Node, free_address};
 type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
 /// A node with a TLS listener, and the files of its certificate.
-struct Secure {
+pub(crate) struct Secure {
     node: Node,
-    tls: SocketAddr,
-    admin: SocketAddr,
+    pub(crate) tls: SocketAddr,
+    pub(crate) admin: SocketAddr,
     folder: PathBuf,
 }
 
@@ -31,7 +31,20 @@ impl Drop for Secure {
 
 impl Secure {
     fn start(name: &str, io: &str) -> Self {
-        let (tls, admin) = (free_address(), free_address());
+        Self::start_with(name, io, free_address(), &[])
+    }
+
+    /// One whose TLS listener is behind a proxy on this machine.
+    pub(crate) fn start_proxied(name: &str, io: &str) -> Self {
+        let tls = free_address();
+        let proxied = format!("listeners.proxy_protocol=[\"{tls}\"]");
+        let trusted = "listeners.proxy_trusted=[\"127.0.0.1\"]";
+        let open = "access.anonymous=everywhere-without-any-authentication"; // Clients are not on this machine.
+        Self::start_with(name, io, tls, &[&proxied, trusted, open])
+    }
+
+    fn start_with(name: &str, io: &str, tls: SocketAddr, more: &[&str]) -> Self {
+        let admin = free_address();
         let name = format!("{name}-{io}");
         let folder =
             std::env::temp_dir().join(format!("roadstead-{name}-{}-tls", std::process::id()));
@@ -45,7 +58,8 @@ impl Secure {
             format!("tls.keys=[\"{}\"]", file("key.pem")),
             format!("admin.address={admin}"),
         ];
-        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let settings = settings.iter().map(String::as_str);
+        let settings: Vec<&str> = settings.chain(more.iter().copied()).collect();
         Self {
             node: Node::start(&name, &settings),
             tls,
@@ -56,6 +70,11 @@ impl Secure {
 
     /// A TLS connection of a client that trusts the certificate that the files have now.
     fn stream(&self) -> TlsStream {
+        self.stream_over(Node::connect_to(self.tls))
+    }
+
+    /// The same over a connection on which something else came first.
+    pub(crate) fn stream_over(&self, stream: TcpStream) -> TlsStream {
         let mut roots = RootCertStore::empty();
         let certificate = CertificateDer::from_pem_file(self.folder.join("chain.pem"));
         roots
@@ -68,7 +87,7 @@ impl Secure {
             .with_no_client_auth();
         let name = ServerName::try_from("localhost").expect("a name");
         let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
-        StreamOwned::new(connection, Node::connect_to(self.tls))
+        StreamOwned::new(connection, stream)
     }
 
     fn client(&self, name: &str) -> Client<TlsStream> {
@@ -89,7 +108,7 @@ impl Secure {
     }
 }
 
-fn write_certificate(folder: &std::path::Path) {
+pub(crate) fn write_certificate(folder: &std::path::Path) {
     let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
     let key = KeyPair::generate().expect("a key");
     let certificate = params.self_signed(&key).expect("it signs itself");

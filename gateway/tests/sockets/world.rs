@@ -54,6 +54,11 @@ impl Node {
         self.process = spawn(self.address, &self.folder, &self.settings);
     }
 
+    /// The id of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// A connection; waits for the node to listen.
     pub(crate) fn connect(&self) -> TcpStream {
         Self::connect_to(self.address)
@@ -122,12 +127,17 @@ impl Client {
 }
 
 impl<S: Read + Write> Client<S> {
-    /// Over a stream that somebody else has made.
-    pub(crate) fn over(stream: S, name: &str, expiry_s: u32) -> Self {
-        let mut client = Self {
+    /// Over a stream on which a CONNECT was sent, or will be.
+    pub(crate) fn of(stream: S) -> Self {
+        Self {
             stream,
             input: Vec::new(),
-        };
+        }
+    }
+
+    /// Over a stream that somebody else has made.
+    pub(crate) fn over(stream: S, name: &str, expiry_s: u32) -> Self {
+        let mut client = Self::of(stream);
         let mut connect = Connect::new(Version::V5, name);
         connect.clean_start = false;
         connect.session_expiry_s = Some(expiry_s);
@@ -136,14 +146,19 @@ impl<S: Read + Write> Client<S> {
         client
     }
 
-    fn send(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    /// What it speaks over.
+    pub(crate) fn stream(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    pub(crate) fn send(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut bytes = Vec::new();
         write(&mut bytes);
         self.stream.write_all(&bytes).expect("the node reads");
     }
 
     /// Waits for a packet of which `wanted` makes something.
-    fn hear<T>(&mut self, wanted: impl Fn(&Packet<'_>) -> Option<T>) -> T {
+    pub(crate) fn hear<T>(&mut self, wanted: impl Fn(&Packet<'_>) -> Option<T>) -> T {
         loop {
             while let Some(frame) = next_frame(&self.input, u32::MAX).expect("a packet") {
                 let length = frame.length;

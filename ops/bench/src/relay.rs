@@ -11,7 +11,7 @@ use edge_proto::encode;
 use edge_proto::frame::{PACKET_LENGTH_MAX, next_frame};
 use edge_proto::packet::{ConnAck, Packet, SubAck, UserProperties, Version};
 use reactor::datagram::DatagramConfig;
-use reactor::driver::{Close, ConnectionId, Driver, DriverConfig, Event, ListenOptions};
+use reactor::driver::{Close, ConnectionId, Driver, DriverConfig, Event, Keepalive, ListenOptions};
 use reactor::uring::UringDriver;
 
 use crate::arguments::Relay;
@@ -50,6 +50,7 @@ pub(crate) fn run(arguments: &Relay) -> Result<()> {
     let options = ListenOptions {
         backlog: 4_096,
         reuse_port: false,
+        keepalive: Some(Keepalive::USUAL),
     };
     driver
         .listen(arguments.listen, options)

@@ -131,6 +131,9 @@ impl Rival {
         if transport.is_websocket() && !self.websocket {
             return Some("no WebSocket listener that can be bound to loopback alone".to_owned());
         }
+        if transport == Transport::Quic {
+            return Some("no QUIC listener".to_owned());
+        }
         if transport.is_secure() && (!self.tls || transport.is_websocket()) {
             return Some("its TLS listener is not set up here".to_owned());
         }

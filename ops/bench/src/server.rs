@@ -29,8 +29,10 @@ const PORTS: std::ops::Range<u16> = 7_100..9_900;
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// Where clients connect.
+    /// Where clients connect, and whether it listens.
     pub(crate) address: SocketAddr,
+    /// Where they do instead, over QUIC.
+    pub(crate) datagrams: Option<SocketAddr>,
     /// Its process, where it is known.
     pub(crate) pid: Option<u32>,
     /// Its name and version.
@@ -79,6 +81,7 @@ impl Server {
         if let Some(address) = common.address {
             return Ok(Self {
                 address,
+                datagrams: None,
                 pid: common.pid,
                 version: "unknown".to_owned(),
                 uring: false,
@@ -97,10 +100,13 @@ impl Server {
             Subject::Roadstead | Subject::Given => roadstead_launch(common, plan, ports)?,
         };
         let address = match common.transport() {
-            Transport::Tcp => ports.tcp,
+            Transport::Tcp | Transport::Quic => ports.tcp,
             Transport::Websocket | Transport::Tls | Transport::Wss => ports.other,
         };
         let mut server = Self::launch(recipe, plan.division.as_ref(), address)?;
+        if common.transport() == Transport::Quic {
+            server.datagrams = Some(ports.other);
+        }
         if matches!(subject, Subject::Roadstead) {
             server.uring = common.io == Io::IoUring;
             server.admin = Some(ports.admin);
@@ -132,6 +138,7 @@ impl Server {
             pid: None,
             version,
             uring: false,
+            datagrams: None,
             admin: None,
             process: None,
             launch: Some(launch),
@@ -354,6 +361,7 @@ fn roadstead_launch(common: &Common, plan: &Plan, ports: Ports) -> Result<Recipe
         Transport::Websocket => vec![other("websocket")],
         Transport::Tls => vec![other("tls")],
         Transport::Wss => vec![other("websocket_tls")],
+        Transport::Quic => vec![other("quic")],
     };
     let mut words: Vec<OsString> = vec![
         program.into(),

@@ -15,7 +15,7 @@ use crate::random::Random;
 use crate::report::Report;
 use crate::wire::{Received, Wire, wait_for_any};
 
-const CONFIG: &str = "[log]\nlevel = \"warn\"\n";
+const CONFIG: &str = "[log]\nlevel = \"warn\"\n[flapping]\nconnects_max = 0\n";
 /// How long a durable session may outlive its last connection.
 const EXPIRY_S: u32 = 2;
 /// Most that the server may take to forget everybody.

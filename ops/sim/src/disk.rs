@@ -89,9 +89,7 @@ impl Disk {
         if self.planted == Some(Planted::LosesMoved) && random.percent(20) {
             self.lose_moved(now, &mut answers);
         }
-        let answered = self.batch.iter().any(|(_, command)| {
-            !matches!(command, Command::Ack { .. } | Command::ReadMailbox { .. })
-        });
+        let answered = self.batch.iter().any(|(_, command)| command.promises());
         let early = self.planted == Some(Planted::AnswersBeforeCommit) && random.percent(20);
         if (answered || random.percent(10)) && !early {
             self.synced = self.memory.clone();

@@ -3,9 +3,11 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use cluster::partition::Placement;
 use edge_proto::topic::RootDepths;
+use gateway::access::policy::Policy;
 use gateway::admin::AdminRequest;
 use gateway::core_message::CoreMessage;
 use gateway::engine::{Command, Completion, Restored};
@@ -109,7 +111,7 @@ impl World {
                 core,
                 ..self.facts.clone()
             };
-            let mut shard = Shard::new(facts, boot, self.now);
+            let mut shard = Shard::new(facts, Arc::new(Policy::open()), boot, self.now);
             let mut outbox = Outbox::new(core, count);
             let mut homes = std::collections::BTreeMap::new();
             for item in found {
@@ -117,7 +119,7 @@ impl World {
                     Restored::Session {
                         session, record, ..
                     } => {
-                        let home = home_core(&self.facts.placement, &record.client_id);
+                        let home = home_core(&self.facts.placement, record.home_name());
                         homes.insert(*session, home);
                         home
                     }
@@ -207,6 +209,7 @@ impl World {
             engine: own.is_engine_behind(backlog, usize::MAX),
             congested: own.control_backlog() > backlog
                 || outboxes.any(|outbox| outbox.is_engine_behind(backlog, usize::MAX)),
+            pressed: false,
         };
         self.handle(core, Event::Tick(congestion));
         self.flush(core);
@@ -292,6 +295,7 @@ impl World {
             commands.push_back(command);
         }
         outbox.violations.clear();
+        outbox.notes.clear();
         outbox.admin.clear();
     }
 

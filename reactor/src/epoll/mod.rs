@@ -4,6 +4,7 @@
 //! poll works the queue off, one receive per connection and round, so that no connection starves the others. A connection
 //! that has more stays in the queue, and then the next poll does not wait.
 
+mod accepting;
 mod connection;
 mod datagram;
 mod poller;
@@ -22,16 +23,14 @@ use poller::Poller;
 use crate::buffers::Buffers;
 use crate::datagram::{DatagramOptions, DatagramSocket, DatagramSocketId, Transmit};
 use crate::driver::{
-    Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
-    ListenOptions, ListenerId, Waker,
+    ACCEPTS_MAX, AcceptBacklog, Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig,
+    DriverCounters, Event, ListenOptions, ListenerId, Waker,
 };
 use crate::gather::Gather;
 use crate::send_queue::{Reclaimed, SHORTAGE_PAUSE, SendQueue, Spare};
 use crate::slab::{Key, Slab};
 use crate::socket;
 
-/// Connections accepted per listener and poll, so that a burst of them does not hold up the others.
-const ACCEPTS_MAX: usize = 64;
 /// How long accepting pauses after an error: descriptors are short, and trying at once again would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -53,6 +52,8 @@ pub struct EpollDriver {
     config: DriverConfig,
     connections: Slab<Connection>,
     listeners: Vec<Listener>,
+    /// Connections accepted per listener and poll.
+    accepts_max: u32,
     /// Connections with something to do, each at most once.
     ready: VecDeque<ConnectionId>,
     /// Connections whose send the kernel had no memory for, and when they try again.
@@ -83,6 +84,7 @@ impl EpollDriver {
             config,
             connections: Slab::new(),
             listeners: Vec::new(),
+            accepts_max: ACCEPTS_MAX,
             ready: VecDeque::new(),
             short: Vec::new(),
             short_until: None,
@@ -178,73 +180,6 @@ impl EpollDriver {
                 slot,
                 generation: current.generation,
             });
-        }
-    }
-
-    fn accept(&mut self, limit: usize, events: &mut Vec<Event>) {
-        for index in 0..self.listeners.len() {
-            if self.listeners[index]
-                .paused_until
-                .is_some_and(|until| until <= now())
-            {
-                self.listeners[index].paused_until = None;
-                self.listen_for(index, libc::EPOLLIN);
-            }
-            if !std::mem::take(&mut self.listeners[index].readable) {
-                continue;
-            }
-            for _ in 0..ACCEPTS_MAX {
-                let Some(socket) = &self.listeners[index].socket else {
-                    break;
-                };
-                if events.len() >= limit {
-                    break;
-                }
-                match socket::accept(socket.as_raw_fd()) {
-                    Ok((socket, peer)) => {
-                        self.accepted(socket, peer, ListenerId(index as u16), events);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error)
-                        if socket::is_of_one_connection(error.raw_os_error().unwrap_or(0)) => {}
-                    Err(_) => {
-                        self.counters.accept_errors += 1;
-                        self.listeners[index].paused_until = Some(now() + ACCEPT_PAUSE);
-                        self.listen_for(index, 0);
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    fn accepted(
-        &mut self,
-        socket: OwnedFd,
-        peer: SocketAddr,
-        listener: ListenerId,
-        events: &mut Vec<Event>,
-    ) {
-        if self.connections.len() >= self.config.connections_max as usize {
-            self.counters.refused += 1;
-            return;
-        }
-        self.counters.accepted += 1;
-        let connection = self.insert(Connection::new(socket, State::Open));
-        events.push(Event::Accepted {
-            connection,
-            listener,
-            peer,
-        });
-        self.register(connection);
-    }
-
-    fn listen_for(&self, index: usize, interest: i32) {
-        if let Some(socket) = &self.listeners[index].socket {
-            // It fails only when the descriptor is not registered, and it is.
-            let _ = self
-                .poller
-                .modify(socket.as_raw_fd(), interest, TOKEN_LISTENER | index as u64);
         }
     }
 
@@ -507,6 +442,15 @@ impl Driver for EpollDriver {
             }
         }
         self.make_ready(connection);
+    }
+
+    fn accept_at_most(&mut self, connections: u32) {
+        self.accepts_max = connections.clamp(1, ACCEPTS_MAX);
+    }
+
+    fn accept_backlog(&self) -> AcceptBacklog {
+        let listeners = self.listeners.iter();
+        socket::accept_backlog(listeners.filter_map(|listener| listener.socket.as_ref()))
     }
 
     fn gather(&mut self, span: Duration) {

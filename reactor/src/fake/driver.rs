@@ -11,8 +11,8 @@ use super::net::{End, FakeNet, Listening, Net, Owner};
 use crate::buffers::Buffers;
 use crate::datagram::{DatagramOptions, DatagramSocket, DatagramSocketId, Transmit};
 use crate::driver::{
-    Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
-    ListenOptions, ListenerId, Waker,
+    ACCEPTS_MAX, AcceptBacklog, Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig,
+    DriverCounters, Event, ListenOptions, ListenerId, Waker,
 };
 use crate::send_queue::{Reclaimed, SendQueue};
 use crate::slab::{Key, Slab};
@@ -25,6 +25,8 @@ pub struct FakeDriver {
     config: DriverConfig,
     connections: Slab<Connection>,
     listeners: Vec<SocketAddr>,
+    /// Connections accepted per listener and poll.
+    accepts_max: u32,
     /// Connections that close gracefully, to be cut off when they linger too long.
     closing: Vec<ConnectionId>,
     buffers: Buffers,
@@ -42,6 +44,7 @@ impl FakeDriver {
             config,
             connections: Slab::new(),
             listeners: Vec::new(),
+            accepts_max: ACCEPTS_MAX,
             closing: Vec::new(),
             buffers: Buffers::new(config.receive_buffers, config.receive_buffer_bytes),
             datagrams: Datagrams::new(config.datagrams),
@@ -73,7 +76,10 @@ impl FakeDriver {
 
     fn accept(&mut self, net: &mut Net, room: usize, events: &mut Vec<Event>) {
         for (number, address) in self.listeners.clone().into_iter().enumerate() {
-            while events.len() < room {
+            for _ in 0..self.accepts_max {
+                if events.len() >= room {
+                    break;
+                }
                 let own = Some((self.index, ListenerId(number as u16)));
                 let Some(end) = net
                     .listening
@@ -416,6 +422,22 @@ impl Driver for FakeDriver {
             }
         }
         self.ready(connection);
+    }
+
+    fn accept_at_most(&mut self, connections: u32) {
+        self.accepts_max = connections.clamp(1, ACCEPTS_MAX);
+    }
+
+    fn accept_backlog(&self) -> AcceptBacklog {
+        let net = self.net.lock();
+        let waiting = self
+            .listeners
+            .iter()
+            .filter_map(|address| net.listening.get(address));
+        AcceptBacklog {
+            waiting: waiting.map(|listening| listening.queue.len() as u32).sum(),
+            fullest_permille: 0, // It has no bound.
+        }
     }
 
     fn gather(&mut self, _span: Duration) {} // It never sleeps.

@@ -24,7 +24,9 @@ mod tests {
 
     use super::{DatagramFate, FakeDriver, FakeNet};
     use crate::datagram::{DatagramOptions, Ecn, Transmit};
-    use crate::driver::{Close, ConnectionId, Driver, DriverConfig, Event, ListenOptions};
+    use crate::driver::{
+        Close, ConnectionId, Driver, DriverConfig, Event, Keepalive, ListenOptions,
+    };
 
     const ADDRESS: SocketAddr = SocketAddr::new(
         std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
@@ -49,6 +51,7 @@ mod tests {
         let options = ListenOptions {
             backlog: 8,
             reuse_port: false,
+            keepalive: Some(Keepalive::USUAL),
         };
         driver
             .listen(ADDRESS, options)

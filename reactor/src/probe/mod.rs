@@ -7,12 +7,14 @@
 mod affinity;
 mod choice;
 mod limits;
+mod thread_time;
 
 use std::fmt;
 
 pub use affinity::{cpus_allowed, pin_to_cpu};
 pub use choice::{Choice, Preference, ProbeError, choose};
 pub use limits::{Limit, SessionLimit, Sysctls, open_files_limit, raise_nofile_limit};
+pub use thread_time::thread_cpu_time;
 
 use crate::driver::DriverConfig;
 

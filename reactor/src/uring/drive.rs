@@ -7,7 +7,7 @@ use io_uring::types::{DestinationSlot, Fd, Fixed};
 use io_uring::{opcode, squeue};
 
 use super::operation::{self, Kind, user_data};
-use super::{ACCEPTS_MAX, Connection, HeldAddress, Key, Pending, State, UringDriver};
+use super::{Connection, HeldAddress, Key, Pending, State, UringDriver};
 use crate::socket::RawAddress;
 
 /// Vectors that wait are appended to the first up to so many bytes, and go out with one operation.
@@ -204,7 +204,7 @@ impl UringDriver {
                     break;
                 };
                 let waits = listener.stopped || listener.paused_until.is_some();
-                if waits || listener.outstanding >= ACCEPTS_MAX {
+                if waits || listener.outstanding >= self.accepts_max {
                     break;
                 }
                 listener.outstanding += 1;

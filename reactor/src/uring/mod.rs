@@ -37,8 +37,8 @@ use ring::{Completion, Ring, Wait};
 
 use crate::datagram::{DatagramOptions, DatagramSocket, DatagramSocketId, Transmit};
 use crate::driver::{
-    Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig, DriverCounters, Event,
-    ListenOptions, ListenerId, Waker,
+    ACCEPTS_MAX, AcceptBacklog, Backend, BufferRef, Close, ConnectionId, Driver, DriverConfig,
+    DriverCounters, Event, ListenOptions, ListenerId, Waker,
 };
 use crate::gather::Gather;
 use crate::send_queue::{Reclaimed, Spare};
@@ -47,8 +47,6 @@ use crate::socket::{self, RawAddress};
 
 pub(crate) use check::check;
 
-/// Accepts kept outstanding per listener: a burst of so many connections is taken in one turn.
-const ACCEPTS_MAX: u32 = 64;
 /// Descriptors beside those of connections: outstanding accepts, and connections that are being refused.
 const DESCRIPTOR_SLACK: u32 = 512;
 /// The kernel's own limit of a descriptor table (IORING_MAX_FIXED_FILES).
@@ -112,6 +110,8 @@ pub struct UringDriver {
     /// By slot, for accepts and connects in flight.
     addresses: Table<HeldAddress>,
     listeners: Vec<Listener>,
+    /// Accepts kept outstanding per listener: a burst of so many connections is taken in one poll.
+    accepts_max: u32,
     /// Connections whose state asks for operations, each at most once.
     dirty: Vec<Key>,
     /// Connections that wait for a receive buffer.
@@ -170,6 +170,7 @@ impl UringDriver {
             descriptors,
             addresses: Table::new(),
             listeners: Vec::new(),
+            accepts_max: ACCEPTS_MAX,
             dirty: Vec::new(),
             starved: VecDeque::new(),
             promoted: VecDeque::new(),
@@ -511,6 +512,15 @@ impl Driver for UringDriver {
             }
             _ => {}
         }
+    }
+
+    fn accept_at_most(&mut self, connections: u32) {
+        self.accepts_max = connections.clamp(1, ACCEPTS_MAX);
+    }
+
+    fn accept_backlog(&self) -> AcceptBacklog {
+        let listeners = self.listeners.iter();
+        socket::accept_backlog(listeners.filter_map(|listener| listener.socket.as_ref()))
     }
 
     fn gather(&mut self, span: Duration) {

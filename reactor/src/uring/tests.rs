@@ -12,6 +12,7 @@ fn connected(count: usize) -> Option<(UringDriver, Vec<TcpStream>, Vec<Key>)> {
     let options = ListenOptions {
         backlog: 1024,
         reuse_port: false,
+        keepalive: None,
     };
     let (_, address) = driver
         .listen(([127, 0, 0, 1], 0).into(), options)

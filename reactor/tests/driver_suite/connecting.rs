@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use reactor::driver::{Close, ConnectionId, Driver, DriverConfig, ListenOptions};
+use reactor::driver::{Close, ConnectionId, Driver, DriverConfig, Keepalive, ListenOptions};
 
 use crate::world::{Peer, Seen, Setup, World, config, pattern};
 
@@ -146,6 +146,7 @@ pub(crate) fn nothing_is_accepted_once_listening_stopped<S: Setup>() {
     let options = ListenOptions {
         backlog: 16,
         reuse_port: false,
+        keepalive: Some(Keepalive::USUAL),
     };
     let (again, address) = world
         .driver()

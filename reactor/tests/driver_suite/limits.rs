@@ -115,3 +115,30 @@ pub(crate) fn thousands_of_events_survive_a_tiny_completion_queue<S: Setup>() {
         world.driver().counters().connections == 0
     });
 }
+
+pub(crate) fn as_many_connections_are_accepted_in_one_poll_as_may_be<S: Setup>() {
+    let mut world = World::<S>::new(config());
+    world.driver().accept_at_most(2);
+    let address = world.listen();
+    world.turn();
+    let accepted = |world: &World<S>| world.count(|seen| matches!(seen, Seen::Accepted { .. }));
+    let mut open = || {
+        world
+            .setup
+            .open(address, false)
+            .expect("the kernel accepts")
+    };
+    let peers: Vec<S::Peer> = (0..12).map(|_| open()).collect();
+    let backlog = world.driver().accept_backlog();
+    assert!((10..=12).contains(&backlog.waiting), "{backlog:?}");
+    while accepted(&world) < peers.len() {
+        let before = accepted(&world);
+        world.turn();
+        assert!(accepted(&world) - before <= 2);
+    }
+    assert_eq!(world.driver().accept_backlog().waiting, 0);
+    // As many as before again.
+    world.driver().accept_at_most(64);
+    let _more: Vec<_> = (0..12).map(|_| world.pair(address)).collect();
+    assert_eq!(accepted(&world), 24);
+}

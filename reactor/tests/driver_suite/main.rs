@@ -12,6 +12,7 @@ mod closing;
 mod connecting;
 mod datagram_bounds;
 mod datagrams;
+mod keepalive;
 mod limits;
 mod random;
 mod receiving;
@@ -81,6 +82,7 @@ suite! {
     limits:
         connections_above_the_maximum_are_refused,
         connects_above_the_maximum_are_refused,
+        as_many_connections_are_accepted_in_one_poll_as_may_be,
         polls_return_no_more_events_than_asked_for,
         thousands_of_events_survive_a_tiny_completion_queue;
     waking:
@@ -119,6 +121,25 @@ suite! {
         connections_and_datagrams_leave_room_for_each_other;
     random:
         random_traffic_ends_with_everything_accounted_for;
+}
+
+/// For the kernel's connections only: the driver in memory has none.
+mod real {
+    use crate::setups::{Epoll, Uring};
+    use crate::world::Setup;
+
+    #[test]
+    fn accepted_connections_of_io_uring_inherit_the_keepalive_of_their_listener() {
+        if Uring::available() {
+            crate::keepalive::accepted_connections_inherit_the_keepalive_of_their_listener::<Uring>(
+            );
+        }
+    }
+
+    #[test]
+    fn accepted_connections_of_epoll_inherit_the_keepalive_of_their_listener() {
+        crate::keepalive::accepted_connections_inherit_the_keepalive_of_their_listener::<Epoll>();
+    }
 }
 
 #[test]

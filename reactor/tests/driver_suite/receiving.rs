@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use reactor::driver::{Driver, DriverConfig, ListenOptions, ListenerId};
+use reactor::driver::{Driver, DriverConfig, Keepalive, ListenOptions, ListenerId};
 
 use crate::setups::Uring;
 use crate::world::{Peer, Read, Seen, Setup, World, config, pattern};
@@ -13,6 +13,7 @@ pub(crate) fn accepted_connections_name_their_peer<S: Setup>() {
     let options = ListenOptions {
         backlog: 16,
         reuse_port: true,
+        keepalive: Some(Keepalive::USUAL),
     };
     for (number, ip) in ["127.0.0.1:0", "[::1]:0"].into_iter().enumerate() {
         let address: SocketAddr = ip.parse().expect("an address");

@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use reactor::datagram::{DatagramConfig, DatagramOptions, DatagramSocketId, Ecn, Transmit};
-use reactor::driver::{ConnectionId, Driver, DriverConfig, Event, ListenOptions, ListenerId};
+use reactor::driver::{
+    ConnectionId, Driver, DriverConfig, Event, Keepalive, ListenOptions, ListenerId,
+};
 
 /// A condition that does not come to hold within this time fails the test.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -155,6 +157,7 @@ impl<S: Setup> World<S> {
         let options = ListenOptions {
             backlog: 1024,
             reuse_port: false,
+            keepalive: Some(Keepalive::USUAL),
         };
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         self.driver()

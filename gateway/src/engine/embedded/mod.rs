@@ -10,6 +10,7 @@
 //!
 //! Why redb, why this layout, and the figures: `docs/decisions/0003-embedded-engine.md`.
 
+mod belongings;
 mod changes;
 mod disk;
 mod index;
@@ -27,10 +28,11 @@ use redb::{Database, ReadableDatabase};
 
 pub use open::{EmbeddedOptions, FORMAT};
 
+use crate::engine::embedded::belongings::Belongings;
 use crate::engine::embedded::changes::{Changes, Ends, LOG, RECEIVED, SUBSCRIPTIONS};
 use crate::engine::embedded::disk::Disk;
 use crate::engine::embedded::index::Index;
-use crate::engine::embedded::plan::{Belongings, Fetch, Planner};
+use crate::engine::embedded::plan::{Fetch, Planner};
 use crate::engine::{Command, Completion, Durability, Engine, EngineError, Restored};
 use crate::message::{Message, SessionId};
 
@@ -112,14 +114,15 @@ impl Embedded {
         })
     }
 
-    /// What the disk holds of the sessions that are to be deleted.
+    /// What the disk holds of the sessions that are to be deleted or listed.
     fn belongings(
         &mut self,
         commands: &[(u16, Command)],
     ) -> Result<BTreeMap<SessionId, Belongings>, EngineError> {
         let mut found = BTreeMap::new();
         for (_, command) in commands {
-            if let Command::DeleteSession { session, .. } = command
+            if let Command::DeleteSession { session, .. }
+            | Command::ListSubscriptions { session, .. } = command
                 && self.index.sessions.contains_key(session)
             {
                 found.insert(*session, Belongings::default());

@@ -1,10 +1,11 @@
 //! What commands do to memory, and which changes and answers follow. Nothing here touches the disk, so nothing can fail.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use edge_proto::packet::QoS;
 
+use crate::engine::embedded::belongings::Belongings;
 use crate::engine::embedded::changes::Changes;
 use crate::engine::embedded::index::{Index, Slot};
 use crate::engine::embedded::records::{self, LogRecord};
@@ -78,19 +79,12 @@ pub(super) fn unread() -> Arc<Message> {
     }))
 }
 
-/// What the disk holds of a session besides its record and its mailbox.
-#[derive(Debug, Default)]
-pub(super) struct Belongings {
-    pub(super) filters: BTreeSet<Box<str>>,
-    pub(super) received: BTreeSet<u16>,
-}
-
 /// Applies the commands of one batch to memory.
 pub(super) struct Planner<'a> {
     pub(super) index: &'a mut Index,
     pub(super) changes: &'a mut Changes,
     pub(super) limits: MailboxLimits,
-    /// Of the sessions that the batch deletes, as the disk has them.
+    /// Of the sessions that the batch deletes or lists, as the disk has them.
     pub(super) belongings: BTreeMap<SessionId, Belongings>,
     pub(super) answers: Vec<(u16, Completion)>,
     pub(super) fetches: Vec<Fetch>,
@@ -105,7 +99,7 @@ pub(super) struct Planner<'a> {
 impl Planner<'_> {
     #[expect(clippy::too_many_lines, reason = "one arm for each command")]
     pub(super) fn apply(&mut self, core: u16, command: &Command) {
-        self.promises |= !matches!(command, Command::Ack { .. } | Command::ReadMailbox { .. });
+        self.promises |= command.promises();
         match command {
             Command::PutSession {
                 token,
@@ -201,6 +195,9 @@ impl Planner<'_> {
                 bytes_max,
             } => {
                 self.read(core, *token, *session, *from, (*messages_max, *bytes_max));
+            }
+            Command::ListSubscriptions { token, session } => {
+                self.list_subscriptions(core, *token, *session);
             }
             Command::Move {
                 token,
@@ -446,6 +443,23 @@ impl Planner<'_> {
         ));
     }
 
+    fn list_subscriptions(&mut self, core: u16, token: Token, session: SessionId) {
+        let mut filters = Vec::new();
+        if self.index.sessions.contains_key(&session) {
+            // Another command of this batch may ask for the same.
+            let stored = self.belongings.get(&session).cloned();
+            let mut belongings = stored.unwrap_or_default();
+            belongings.add(session, self.changes);
+            filters = belongings.filters.into_iter().collect();
+        }
+        let listed = Completion::Subscriptions {
+            token,
+            session,
+            filters,
+        };
+        self.answers.push((core, listed));
+    }
+
     fn read(
         &mut self,
         core: u16,
@@ -493,30 +507,6 @@ impl Planner<'_> {
                 end,
             },
         ));
-    }
-}
-
-impl Belongings {
-    /// Brings what the disk has up to date with what it does not have yet.
-    fn add(&mut self, session: SessionId, changes: &Changes) {
-        let texts = (session.0, Box::from(""))..(session.0 + 1, Box::from(""));
-        for ((_, filter), change) in changes.subscriptions.range(texts) {
-            if change.is_some() {
-                self.filters.insert(filter.clone());
-            } else {
-                self.filters.remove(filter);
-            }
-        }
-        for ((_, packet_id), change) in changes
-            .received
-            .range((session.0, 0)..=(session.0, u16::MAX))
-        {
-            if change.is_some() {
-                self.received.insert(*packet_id);
-            } else {
-                self.received.remove(packet_id);
-            }
-        }
     }
 }
 

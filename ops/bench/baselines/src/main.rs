@@ -12,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use reactor::datagram::DatagramConfig;
-use reactor::driver::{Close, Driver, DriverConfig, Event, ListenOptions};
+use reactor::driver::{Close, Driver, DriverConfig, Event, Keepalive, ListenOptions};
 use reactor::epoll::EpollDriver;
 use reactor::uring::UringDriver;
 
@@ -61,6 +61,7 @@ fn reactor_echo(mut driver: impl Driver, address: SocketAddr) -> io::Result<()> 
     let options = ListenOptions {
         backlog: BACKLOG,
         reuse_port: false,
+        keepalive: Some(Keepalive::USUAL),
     };
     driver.listen(address, options)?;
     let mut events = Vec::new();

@@ -11,7 +11,7 @@ use edge_proto::packet::{QoS, Version};
 
 pub(crate) use scenarios::{
     Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf, P2p, Phoenix, Ping, Reactor,
-    Relay, Soak, Wargaming, Whatsapp,
+    Relay, Soak, Storm, StormClients, Wargaming, Whatsapp,
 };
 
 /// Loads an MQTT server and says what it costs.
@@ -50,11 +50,16 @@ pub(crate) enum Scenario {
     Phoenix(Phoenix),
     /// Churn for hours: does anything grow, is anything lost without a reason.
     Soak(Soak),
+    /// Far more clients want in than the server can take: latency of those who are in, before, during and after, and how many come in.
+    Storm(Storm),
     /// The echo of our reactor against monoio's and tokio-uring's: CPU per message, bytes per idle connection.
     Reactor(Reactor),
     /// The physical limit: moves bytes between the two clients of a pair and routes nothing.
     #[command(hide = true)]
     Relay(Relay),
+    /// The clients of a storm.
+    #[command(hide = true)]
+    StormClients(StormClients),
 }
 
 /// What every scenario has.
@@ -135,6 +140,8 @@ pub(crate) enum Transport {
     Tls,
     /// MQTT over WebSocket over TLS.
     Wss,
+    /// MQTT over QUIC.
+    Quic,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -205,6 +212,7 @@ impl Transport {
             Self::Websocket => "websocket",
             Self::Tls => "tls",
             Self::Wss => "wss",
+            Self::Quic => "quic",
         }
     }
 
@@ -215,7 +223,7 @@ impl Transport {
 
     /// True when all of it is in TLS.
     pub(crate) const fn is_secure(self) -> bool {
-        matches!(self, Self::Tls | Self::Wss)
+        matches!(self, Self::Tls | Self::Wss | Self::Quic)
     }
 }
 

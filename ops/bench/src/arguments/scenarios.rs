@@ -1,6 +1,7 @@
 //! What each scenario takes besides what all of them take.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -240,6 +241,62 @@ pub(crate) struct Soak {
     /// Time from one look at memory, descriptors and latency to the next.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub(crate) sample: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Storm {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Pairs of a publisher and a subscriber whose latency is measured.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=4_000))]
+    pub(crate) pairs: u32,
+    /// Their messages in a second.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) messages: u32,
+    /// Sessions that are opened to find out how many the server takes in a second.
+    #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u32).range(100..=10_000))]
+    pub(crate) probe: u32,
+    /// Durable sessions that half of the storm's clients come back to.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) known: u32,
+    /// Clients that want in, as a multiple of what the server takes.
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) times: f64,
+    /// Clients that want in, in a second, instead.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// How long the storm lasts.
+    #[arg(long, default_value = "60s", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+    /// How long is measured before it and after it.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub(crate) calm: Duration,
+    /// How long a client of the storm waits before it gives up.
+    #[arg(long, default_value = "2s", value_parser = parse_duration)]
+    pub(crate) patience: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StormClients {
+    /// Whereto.
+    #[arg(long)]
+    pub(crate) remote: SocketAddr,
+    /// The certificate of a server that is spoken to in TLS.
+    #[arg(long)]
+    pub(crate) trust: Option<PathBuf>,
+    /// Clients in a second.
+    #[arg(long)]
+    pub(crate) rate: u32,
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) patience: Duration,
+    /// Durable sessions from this number on.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) known_first: u32,
+    /// How many.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) known: u32,
 }
 
 #[derive(Args, Clone, Debug)]

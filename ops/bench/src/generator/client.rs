@@ -51,6 +51,8 @@ pub(super) struct Client {
     /// When it last sent something, in milliseconds from the start of the run.
     pub(super) last_sent_ms: u32,
     pub(super) phase: Phase,
+    /// True exactly when it is in the order in which clients are kept alive.
+    pub(super) in_turn: bool,
     /// QoS 1 and 2 messages that wait for their acknowledgement.
     pub(super) outstanding: u16,
     next_packet_id: u16,
@@ -84,6 +86,7 @@ impl Client {
             number,
             last_sent_ms: now_ms,
             phase: Phase::Connecting,
+            in_turn: false,
             outstanding: 0,
             next_packet_id: 0,
             partial: None,
@@ -94,7 +97,7 @@ impl Client {
     /// The connection is there, TLS and all: writes what opens the conversation.
     pub(super) fn connected(&mut self, settings: &Settings, out: &mut Vec<u8>) {
         match settings.transport {
-            Transport::Tcp | Transport::Tls => self.greet(settings, out),
+            Transport::Tcp | Transport::Tls | Transport::Quic => self.greet(settings, out),
             Transport::Websocket | Transport::Wss => {
                 self.phase = Phase::Upgrading;
                 handshake::client_handshake(out, "127.0.0.1", "/mqtt", KEY);
@@ -104,7 +107,7 @@ impl Client {
 
     fn greet(&mut self, settings: &Settings, out: &mut Vec<u8>) {
         self.phase = Phase::Greeting;
-        let client_id = format!("{CLIENT_ID_START}{:07}", self.number);
+        let client_id = client_id_of(self.number);
         let mut connect = Connect::new(settings.version, &client_id);
         connect.keep_alive_s = settings.keep_alive_s;
         connect.username = settings.user;
@@ -378,12 +381,17 @@ impl Topics {
 const fn is_busy(reason: ReasonCode) -> bool {
     matches!(
         reason,
-        ReasonCode::ServerBusy | ReasonCode::ServerUnavailable
+        ReasonCode::ServerBusy | ReasonCode::ServerUnavailable | ReasonCode::ConnectionRateExceeded
     )
 }
 
 /// Begins every client identifier; the number of the client follows.
 const CLIENT_ID_START: &str = "bench-";
+
+/// The identifier of the client of this number.
+pub(super) fn client_id_of(number: u32) -> String {
+    format!("{CLIENT_ID_START}{number:07}")
+}
 
 /// The number of the client that has this identifier.
 pub(crate) fn number_of(client_id: &str) -> Option<u32> {

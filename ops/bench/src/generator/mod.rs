@@ -8,6 +8,8 @@ mod load;
 mod open;
 mod ping;
 mod publish;
+mod quic;
+pub(crate) mod storm;
 mod thread;
 mod tls;
 
@@ -23,6 +25,7 @@ use hdrhistogram::Histogram;
 use reactor::driver::{Backend, Waker};
 
 use crate::arguments::Transport;
+use crate::certificate;
 use crate::clock;
 use crate::machine::Plan;
 use crate::memory;
@@ -239,7 +242,9 @@ impl Generator {
     /// Starts the threads, on the CPUs that are theirs; `clients` is how many will be opened in all.
     pub(crate) fn start(settings: Settings, plan: &Plan, clients: u32) -> Result<Self> {
         let tls = settings.transport.is_secure();
-        let tls = tls.then(|| tls::Shared::new(settings.tls)).transpose()?;
+        let shared =
+            || tls::Shared::new(&certificate::files(settings.tls.key)?.trusted, settings.tls);
+        let tls = tls.then(shared).transpose()?;
         let shared = Arc::new(Shared {
             settings,
             tls,

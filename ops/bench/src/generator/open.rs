@@ -104,11 +104,19 @@ impl<D: Driver> Thread<D> {
             Counters::count(&self.shared.counters[self.index].failed);
             return;
         }
-        match self.driver.connect(remote, local_of(remote, number)) {
+        let connected = match &mut self.quic {
+            Some(quic) => quic.connect(remote),
+            None => self
+                .driver
+                .connect(remote, local_of(remote, number))
+                .map_err(Into::into),
+        };
+        match connected {
             Ok(connection) => {
-                let client = Client::new(connection, number, self.now_ms());
+                let mut client = Client::new(connection, number, self.now_ms());
                 let place = match place {
                     Ok(place) => {
+                        client.in_turn = self.clients[place].in_turn;
                         self.clients[place] = client;
                         place
                     }
@@ -163,7 +171,7 @@ impl<D: Driver> Thread<D> {
             let how = Close::Graceful {
                 linger_ms: LINGER_MS,
             };
-            self.driver.close(connection, how);
+            self.close(connection, how);
         }
     }
 }

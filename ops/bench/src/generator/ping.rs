@@ -1,5 +1,6 @@
 //! PINGREQs: rounds of them, and those that keep sessions alive.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use reactor::driver::Driver;
@@ -41,15 +42,21 @@ impl<D: Driver> Thread<D> {
         self.send(place, out);
     }
 
+    /// A client that is live from now on gets its place in the order.
+    pub(super) fn keep_alive(&mut self, place: usize) {
+        let keep_alive_s = self.shared.settings.keep_alive_s;
+        let client = &mut self.clients[place];
+        if keep_alive_s > 0 && !client.in_turn {
+            client.in_turn = true;
+            let due_ms = client.last_sent_ms + u32::from(keep_alive_s) * 1_000;
+            self.keep_alive_order.push(Reverse((due_ms, place as u32)));
+        }
+    }
+
     /// When the next client is to show that it lives.
     pub(super) fn keep_alive_at(&self) -> Option<Instant> {
-        let keep_alive_s = self.shared.settings.keep_alive_s;
-        let client = self
-            .clients
-            .get(self.keep_alive_next)
-            .filter(|_| keep_alive_s > 0)?;
-        let due_ms = u64::from(client.last_sent_ms) + u64::from(keep_alive_s) * 1_000;
-        let due = self.shared.epoch + Duration::from_millis(due_ms);
+        let Reverse((due_ms, _)) = *self.keep_alive_order.peek()?;
+        let due = self.shared.epoch + Duration::from_millis(u64::from(due_ms));
         Some(
             self.keep_alive_pace
                 .as_ref()
@@ -57,19 +64,29 @@ impl<D: Driver> Thread<D> {
         )
     }
 
-    /// Clients take turns, in the order in which they were opened: whoever comes next has been silent the longest.
+    /// Whoever has been silent the longest comes next.
     pub(super) fn keep_alive_due(&mut self) {
         let now = clock::now();
         for _ in 0..BATCH {
             if self.keep_alive_at().is_none_or(|at| at > now) {
                 return;
             }
-            if let Some(pace) = &mut self.keep_alive_pace {
-                pace.take(1);
+            let Some(Reverse((due_ms, place))) = self.keep_alive_order.pop() else {
+                return;
+            };
+            let place = place as usize;
+            let keep_alive_ms = u32::from(self.shared.settings.keep_alive_s) * 1_000;
+            self.clients[place].in_turn = false;
+            if self.clients[place].phase != Phase::Live {
+                continue; // It gets its place again with its next session.
             }
-            self.ping(self.keep_alive_next);
-            self.clients[self.keep_alive_next].last_sent_ms = self.now_ms();
-            self.keep_alive_next = (self.keep_alive_next + 1) % self.clients.len();
+            if self.clients[place].last_sent_ms + keep_alive_ms <= due_ms {
+                if let Some(pace) = &mut self.keep_alive_pace {
+                    pace.take(1);
+                }
+                self.ping(place);
+            }
+            self.keep_alive(place);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One thread of the generator: a driver, its share of the clients, and the turn.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -17,8 +18,10 @@ use reactor::uring::UringDriver;
 use super::client::{Client, Outcome, Phase, STAMP_BYTES};
 use super::load::Active;
 use super::open::Opening;
+use super::quic::{Quic, Told};
 use super::tls::{Handshake, Tls};
 use super::{Command, Counters, Latencies, Shared};
+use crate::arguments::Transport;
 use crate::clock::{self, Pace};
 use crate::machine::Plan;
 
@@ -59,6 +62,7 @@ impl Place {
 pub(super) struct Thread<D> {
     pub(super) driver: D,
     tls: Option<Tls>,
+    pub(super) quic: Option<Quic>,
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
     /// In the order of their numbers, in which they were opened first.
@@ -77,8 +81,8 @@ pub(super) struct Thread<D> {
     /// Rounds of pings to go, and the PINGRESPs that the current one waits for.
     pub(super) ping_rounds: u32,
     pub(super) pongs_due: u64,
-    /// The next client to keep alive.
-    pub(super) keep_alive_next: usize,
+    /// When which clients are to show that they live, in milliseconds from the start of the run: not later than at these times.
+    pub(super) keep_alive_order: BinaryHeap<Reverse<(u32, u32)>>,
     /// How fast clients ping although their keep-alive does not ask for it yet.
     pub(super) keep_alive_pace: Option<Pace>,
     pub(super) load: Option<Active>,
@@ -111,7 +115,7 @@ pub(super) fn run(
         events_max: 512,
         submission_entries: 512,
         completion_entries: 4096,
-        datagrams: DatagramConfig::small(),
+        datagrams: DatagramConfig::server(),
     };
     if let Some(cpu) = place.cpu
         && let Err(error) = pin_to_cpu(cpu)
@@ -129,6 +133,17 @@ pub(super) fn run(
     }
 }
 
+/// TLS or QUIC of a thread, as its transport wants.
+fn secured(shared: &Shared, driver: &mut impl Driver) -> io::Result<(Option<Tls>, Option<Quic>)> {
+    match &shared.tls {
+        Some(tls) if shared.settings.transport == Transport::Quic => {
+            let quic = Quic::new(tls.config(), driver).map_err(io::Error::other)?;
+            Ok((None, Some(quic)))
+        }
+        tls => Ok((tls.as_ref().map(Tls::new), None)),
+    }
+}
+
 fn start<D: Driver>(
     driver: io::Result<D>,
     index: usize,
@@ -136,8 +151,12 @@ fn start<D: Driver>(
     commands: mpsc::Receiver<Command>,
     ready: &mpsc::Sender<io::Result<Waker>>,
 ) {
-    let driver = match driver {
-        Ok(driver) => driver,
+    let made = driver.and_then(|mut driver| {
+        let secured = secured(&shared, &mut driver)?;
+        Ok((driver, secured))
+    });
+    let (driver, (tls, quic)) = match made {
+        Ok(made) => made,
         Err(error) => {
             let _ = ready.send(Err(error)); // The generator waits for it.
             return;
@@ -151,7 +170,8 @@ fn start<D: Driver>(
         .wrapping_add(index as u64);
     let mut thread = Thread {
         driver,
-        tls: shared.tls.as_ref().map(Tls::new),
+        tls,
+        quic,
         index,
         clients: Vec::new(),
         by_slot: Table::new(),
@@ -162,7 +182,7 @@ fn start<D: Driver>(
         unfinished: 0,
         ping_rounds: 0,
         pongs_due: 0,
-        keep_alive_next: 0,
+        keep_alive_order: BinaryHeap::new(),
         keep_alive_pace: None,
         load: None,
         latencies: Latencies::new(),
@@ -195,6 +215,7 @@ impl<D: Driver> Thread<D> {
             self.ping_due();
             self.keep_alive_due();
             self.publish_due(now);
+            self.quic_turn();
         }
         self.close_all()
     }
@@ -206,10 +227,17 @@ impl<D: Driver> Thread<D> {
         for client in &mut self.clients {
             if client.phase != Phase::Ended {
                 client.phase = Phase::Ended;
-                self.driver.close(client.connection, Close::Abort);
+                match &mut self.quic {
+                    Some(quic) => quic.close(client.connection, Close::Abort),
+                    None => self.driver.close(client.connection, Close::Abort),
+                }
             }
         }
         let mut events = Vec::new();
+        if let Some(quic) = &mut self.quic {
+            quic.turn(&mut self.driver);
+            self.driver.poll(Some(clock::now()), &mut events)?;
+        }
         while self.driver.counters().connections > 0 && clock::now() < until {
             self.driver.poll(Some(clock::now() + IDLE), &mut events)?;
             events.clear();
@@ -229,7 +257,8 @@ impl<D: Driver> Thread<D> {
         let look = shared
             .filter(|_| self.shared.threads > 1)
             .map(|_| now + LOOK);
-        let times = [self.open_at(), load, look, self.keep_alive_at()];
+        let quic = self.quic.as_ref().and_then(Quic::next_at);
+        let times = [self.open_at(), load, look, self.keep_alive_at(), quic];
         let next = times.into_iter().flatten().min();
         next.map_or(now + IDLE, |next| next.min(now + IDLE))
     }
@@ -292,10 +321,57 @@ impl<D: Driver> Thread<D> {
             Event::Closed {
                 connection, error, ..
             } => self.closed(connection, error),
-            Event::Accepted { .. }
-            | Event::Drained { .. }
-            | Event::Datagrams { .. }
-            | Event::Woken => {}
+            Event::Datagrams {
+                buffer,
+                remote,
+                ecn,
+                stride,
+                ..
+            } => {
+                let bytes = self.driver.received(buffer);
+                if let Some(quic) = &mut self.quic {
+                    quic.received(remote, ecn, stride, bytes);
+                }
+                self.driver.recycle(buffer);
+                self.quic_told();
+            }
+            Event::Accepted { .. } | Event::Drained { .. } | Event::Woken => {}
+        }
+    }
+
+    /// Clients of QUIC hear what came, and say what they have to say.
+    fn quic_turn(&mut self) {
+        self.quic_told();
+        if let Some(quic) = &mut self.quic {
+            quic.turn(&mut self.driver);
+        }
+    }
+
+    fn quic_told(&mut self) {
+        while let Some(told) = self.quic.as_mut().and_then(Quic::told) {
+            match told {
+                Told::Connected(connection) => {
+                    if let Some(place) = self.place(connection) {
+                        self.begin_conversation(place);
+                    }
+                }
+                Told::Data(connection, mut bytes) => {
+                    if let Some(place) = self.place(connection) {
+                        self.received(place, Input::Plain(&mut bytes));
+                    }
+                }
+                Told::Closed(connection, why) => {
+                    self.closed(connection, why.map(io::Error::other));
+                }
+            }
+        }
+    }
+
+    /// Ends a connection.
+    pub(super) fn close(&mut self, connection: ConnectionId, how: Close) {
+        match &mut self.quic {
+            Some(quic) => quic.close(connection, how),
+            None => self.driver.close(connection, how),
         }
     }
 
@@ -381,18 +457,17 @@ impl<D: Driver> Thread<D> {
         if became_live {
             self.unfinished -= 1;
             Counters::count(&self.counters().live);
+            self.keep_alive(place);
         }
         self.send(place, out);
         if let Err(fault) = outcome {
             if self.watching {
                 self.shared.fault(fault);
             }
-            self.driver
-                .close(self.clients[place].connection, Close::Abort);
+            self.close(self.clients[place].connection, Close::Abort);
         }
         if refused {
-            self.driver
-                .close(self.clients[place].connection, Close::Abort);
+            self.close(self.clients[place].connection, Close::Abort);
         }
         self.go_on(place, arrived, acknowledged);
     }
@@ -402,6 +477,9 @@ impl<D: Driver> Thread<D> {
             return;
         }
         let connection = self.clients[place].connection;
+        if let Some(quic) = &mut self.quic {
+            return quic.send(connection, &out);
+        }
         let Some(tls) = &mut self.tls else {
             return self.driver.send(connection, out);
         };

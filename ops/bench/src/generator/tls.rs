@@ -11,7 +11,7 @@ use rustls::client::{
     ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
 };
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup, RootCertStore, version};
 
 use crate::arguments::{TlsKey, TlsVersion};
@@ -47,10 +47,10 @@ pub(super) struct Shared {
 
 impl Shared {
     /// # Errors
-    /// When there is no certificate to trust.
-    pub(super) fn new(settings: TlsSettings) -> Result<Self> {
+    /// When the certificate is none that can be trusted.
+    pub(super) fn new(trusted: &CertificateDer<'static>, settings: TlsSettings) -> Result<Self> {
         let mut roots = RootCertStore::empty();
-        roots.add(certificate::files(settings.key)?.trusted.clone())?;
+        roots.add(trusted.clone())?;
         let versions = match settings.version {
             None => &[&version::TLS13, &version::TLS12][..],
             Some(TlsVersion::V12) => &[&version::TLS12],
@@ -72,6 +72,11 @@ impl Shared {
             config: Arc::new(config),
             purse,
         })
+    }
+
+    /// What rustls needs, for those who make connections of their own.
+    pub(super) fn config(&self) -> &ClientConfig {
+        &self.config
     }
 
     /// From now on clients resume.

@@ -75,7 +75,7 @@ impl Bench {
         let sysctls = machine::raise_sysctls(clients.connected)?;
         let server = Server::start(common, subject, &plan, clients.store)?;
         let settings = Settings {
-            remote: server.address,
+            remote: server.datagrams.unwrap_or(server.address),
             transport: common.transport(),
             tls: TlsSettings {
                 version: common.tls_version,

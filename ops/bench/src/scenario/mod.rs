@@ -11,13 +11,14 @@ mod phoenix;
 mod ping;
 mod reactor;
 mod soak;
+mod storm;
 mod wargaming;
 mod whatsapp;
 
 use anyhow::Result;
 
 use crate::arguments::Scenario;
-use crate::relay;
+use crate::{generator, relay};
 
 /// Runs a scenario.
 pub(crate) fn run(scenario: &Scenario) -> Result<()> {
@@ -33,6 +34,8 @@ pub(crate) fn run(scenario: &Scenario) -> Result<()> {
         Scenario::Whatsapp(arguments) => whatsapp::run(arguments),
         Scenario::Phoenix(arguments) => phoenix::run(arguments),
         Scenario::Soak(arguments) => soak::run(arguments),
+        Scenario::Storm(arguments) => storm::run(arguments),
+        Scenario::StormClients(arguments) => generator::storm::run(arguments),
         Scenario::Reactor(arguments) => reactor::run(arguments),
         Scenario::Relay(arguments) => relay::run(arguments),
     }

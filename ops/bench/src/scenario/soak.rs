@@ -44,6 +44,8 @@ pub(super) fn run(arguments: &Soak) -> Result<()> {
 struct Sample {
     at_s: f64,
     rss_bytes: f64,
+    /// Without the parts of the program file that were read in because they ran for the first time.
+    anonymous_bytes: f64,
     descriptors: f64,
     p999_ms: f64,
 }
@@ -77,7 +79,8 @@ fn once(arguments: &Soak, bench: &Bench, figures: &mut Figures) -> Result<()> {
             generator.forget();
             if let Some(last) = samples.last() {
                 eprintln!(
-                    "  {at_s:.0} s: {:.1} MB, {:.0} descriptors, p99.9 {:.1} ms",
+                    "  {at_s:.0} s: {:.3} MB of {:.3} MB, {:.0} descriptors, p99.9 {:.1} ms",
+                    last.anonymous_bytes / 1e6,
                     last.rss_bytes / 1e6,
                     last.descriptors,
                     last.p999_ms
@@ -105,9 +108,11 @@ fn sample(bench: &Bench, at_s: f64) -> Result<Option<Sample>> {
         return Ok(None);
     };
     let files = fs::read_dir(format!("/proc/{pid}/fd")).context("the server has ended")?;
+    let memory = memory::resident(pid)?;
     Ok(Some(Sample {
         at_s,
-        rss_bytes: memory::resident(pid)?.rss as f64,
+        rss_bytes: memory.rss as f64,
+        anonymous_bytes: memory.anonymous as f64,
         descriptors: files.count() as f64,
         p999_ms: bench.generator.latencies().message_ms(0.999),
     }))
@@ -120,8 +125,9 @@ fn slopes(samples: &[Sample], seconds: f64, figures: &mut Figures) {
         .filter(|sample| sample.at_s >= WARM_UP * seconds);
     let counted: Vec<Sample> = counted.copied().collect();
     type Figure = fn(&Sample) -> f64;
-    let wanted: [(&str, Figure); 3] = [
+    let wanted: [(&str, Figure); 4] = [
         ("rss_bytes_per_hour", |sample| sample.rss_bytes),
+        ("anonymous_bytes_per_hour", |sample| sample.anonymous_bytes),
         ("descriptors_per_hour", |sample| sample.descriptors),
         ("latency_ms_p999_per_hour", |sample| sample.p999_ms),
     ];
@@ -141,24 +147,30 @@ fn slopes(samples: &[Sample], seconds: f64, figures: &mut Figures) {
     }
 }
 
-/// The slope of a line through the points by least squares, and its standard error.
+/// The slope of points in the order of time, and its standard error: the mean change from one block of them to the next, and how much
+/// these changes differ. What is watched moves in steps (the allocator keeps the most that it ever needed), so neighbouring points are not
+/// independent, and least squares would think itself far more certain than it is.
 fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
-    let count = points.len() as f64;
-    if points.len() < 3 {
+    const BLOCKS: usize = 12;
+    let length = points.len() / BLOCKS;
+    if length == 0 {
         return None;
     }
-    let mean = |part: fn(&(f64, f64)) -> f64| points.iter().map(part).sum::<f64>() / count;
-    let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
-    let sum = |part: &dyn Fn(f64, f64) -> f64| -> f64 {
-        points
-            .iter()
-            .map(|(x, y)| part(x - mean_x, y - mean_y))
-            .sum()
+    let mean = |points: &[(f64, f64)], part: fn(&(f64, f64)) -> f64| {
+        points.iter().map(part).sum::<f64>() / points.len() as f64
     };
-    let (xx, xy) = (sum(&|x, _| x * x), sum(&|x, y| x * y));
-    let slope = xy / xx;
-    let rest = sum(&|x, y| (y - slope * x).powi(2));
-    Some((slope, (rest / (count - 2.0) / xx).sqrt()))
+    let blocks: Vec<(f64, f64)> = points
+        .chunks_exact(length)
+        .map(|block| (mean(block, |point| point.0), mean(block, |point| point.1)))
+        .collect();
+    let changes: Vec<(f64, f64)> = blocks
+        .windows(2)
+        .map(|pair| (0.0, (pair[1].1 - pair[0].1) / (pair[1].0 - pair[0].0)))
+        .collect();
+    let slope = mean(&changes, |change| change.1);
+    let squares: f64 = changes.iter().map(|(_, it)| (it - slope).powi(2)).sum();
+    let count = changes.len() as f64;
+    Some((slope, (squares / (count - 1.0) / count).sqrt()))
 }
 
 /// What our server says of its deliveries: each is accounted for, or it is lost without a reason.
@@ -203,16 +215,19 @@ fn metrics(admin: SocketAddr) -> Result<String> {
 mod tests {
     use super::*;
 
+    fn points(figure: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
+        (0..240)
+            .map(|number| (f64::from(number) / 240.0, figure(f64::from(number))))
+            .collect()
+    }
+
     #[test]
-    fn a_slope_has_an_error() {
-        let line: Vec<(f64, f64)> = (0..10)
-            .map(|x| (f64::from(x), 3.0 * f64::from(x)))
-            .collect();
-        let (rise, error) = slope(&line).expect("there are enough points");
-        assert!((rise - 3.0).abs() < 1e-9 && error < 1e-6);
-        let noise = [(0.0, 1.0), (1.0, -1.0), (2.0, 1.0), (3.0, -1.0), (4.0, 1.0)];
-        let (rise, error) = slope(&noise).expect("there are enough points");
-        assert!(rise.abs() < 2.0 * error);
-        assert_eq!(slope(&line[..2]), None);
+    fn a_steady_growth_is_seen_and_one_step_is_not_taken_for_one() {
+        let (slope_of_growth, error) = slope(&points(|at| 100.0 + at)).expect("enough points");
+        assert!((slope_of_growth - 240.0).abs() < 1e-6 && error < 1e-6);
+        let step = |at| if at < 130.0 { 100.0 } else { 101.0 };
+        let (slope_of_step, error) = slope(&points(step)).expect("enough points");
+        assert!(slope_of_step > 0.0 && slope_of_step < 2.0 * error);
+        assert_eq!(slope(&points(step)[..11]), None);
     }
 }

@@ -1,0 +1,338 @@
+//! Enhanced authentication (MQTT 5.0 §4.12): SCRAM-SHA-256 in two round trips, and tokens in the packet that asks.
+//!
+//! ```text
+//! CONNECT ─▶ AUTH 0x18 ─▶ (client) AUTH 0x18 ─▶ CONNACK          SCRAM-SHA-256
+//! CONNECT ─▶ CONNACK                                             JWT
+//! AUTH 0x19 ─▶ (AUTH 0x18 ─▶ AUTH 0x18 ─▶) AUTH 0x00             the same again, on a live session
+//! ```
+
+use std::sync::Arc;
+
+use aws_lc_rs::hmac;
+use edge_proto::decode::{Sender, decode, decode_connect};
+use edge_proto::encode;
+use edge_proto::frame::Frame;
+use edge_proto::packet::{Auth, Connect, Packet, PacketType, UserProperties, Version};
+use edge_proto::reason::{ReasonCode, Violation};
+use reactor::driver::ConnectionId;
+
+use super::connect::Entry;
+use super::depart::Leave;
+use super::login::credentials;
+use super::{Edge, Flow, State};
+use crate::access::Identity;
+use crate::access::policy::Refusal;
+use crate::access::scram::{self, Exchange};
+use crate::shard::Arrival;
+use crate::turn::Turn;
+
+/// A way to authenticate by AUTH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Scram,
+    Token,
+}
+
+impl Method {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Scram => "SCRAM-SHA-256",
+            Self::Token => "JWT",
+        }
+    }
+
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        [Self::Scram, Self::Token]
+            .into_iter()
+            .find(|method| method.name() == name)
+    }
+}
+
+/// A CONNECT in the middle of its exchange.
+#[derive(Debug)]
+pub(super) struct Exchanging {
+    arrival: Arrival,
+    /// What is behind the fixed header of the CONNECT.
+    connect: Box<[u8]>,
+    exchange: Exchange,
+}
+
+impl Exchanging {
+    /// Bytes that count as received and not handled.
+    pub(super) const fn kept_bytes(&self) -> u64 {
+        self.connect.len() as u64
+    }
+}
+
+/// What a client's message led to.
+enum Step {
+    /// The exchange goes on with this message.
+    Continue(Box<Exchange>, Vec<u8>),
+    /// The client is who it says; the last message, if there is one.
+    Done(Arc<Identity>, Option<Vec<u8>>),
+}
+
+const NO_METHOD: Violation = Violation::protocol(
+    "MQTT-4.12.1-1",
+    "AUTH with another authentication method than CONNECT's, or without one",
+);
+
+impl Edge {
+    /// A CONNECT with an authentication method.
+    pub(super) fn begin_exchange(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        arrival: Arrival,
+        connect: &Connect<'_>,
+        frame: Frame<'_>,
+    ) -> Result<Flow, ReasonCode> {
+        let name = connect.authentication_method.unwrap_or_default();
+        let method = Method::of_name(name).ok_or(ReasonCode::BadAuthenticationMethod)?;
+        let data = connect.authentication_data.unwrap_or_default();
+        let begun = self.begin(turn, method, data)?;
+        if let Err(refusal) = &begun
+            && let Some(from) = turn.policy.elsewhere(refusal)
+        {
+            let mut credentials = credentials(&arrival, connect);
+            credentials.password = Some(data.into());
+            return Ok(self.ask_elsewhere(turn, id, arrival, credentials, from));
+        }
+        match begun.map_err(|refusal| self.refused(turn, id, connect.client_id, refusal))? {
+            Step::Done(identity, data) => {
+                let entry = Entry {
+                    arrival,
+                    identity: Some(identity),
+                    method: Some(method),
+                    data,
+                };
+                self.attach(turn, id, connect, entry)?;
+                Ok(Flow::Continue)
+            }
+            Step::Continue(exchange, message) => {
+                let bytes = frame.body.len() as u64;
+                if turn.stats.partial_bytes + bytes > turn.facts.limits.partial_bytes_max as u64 {
+                    return Err(ReasonCode::ServerBusy);
+                }
+                let Some(connection) = self.connection(id) else {
+                    return Ok(Flow::Closed);
+                };
+                turn.stats.partial_bytes += bytes;
+                connection.state = State::Exchanging(Box::new(Exchanging {
+                    arrival,
+                    connect: frame.body.into(),
+                    exchange: *exchange,
+                }));
+                let auth = auth(ReasonCode::ContinueAuthentication, method, Some(&message));
+                connection.link.write(turn, |out| encode::auth(out, &auth));
+                Ok(Flow::Continue)
+            }
+        }
+    }
+
+    /// The first message of a client; the outer error is for a method that this node does not have.
+    fn begin(
+        &mut self,
+        turn: &Turn<'_>,
+        method: Method,
+        data: &[u8],
+    ) -> Result<Result<Step, Refusal>, ReasonCode> {
+        const NONE: ReasonCode = ReasonCode::BadAuthenticationMethod;
+        Ok(match method {
+            Method::Token => {
+                let tokens = turn.policy.tokens().ok_or(NONE)?;
+                let checked = tokens.check(data, turn.now.unix_ms);
+                checked.map(|identity| Step::Done(Arc::new(identity), None))
+            }
+            Method::Scram => {
+                let file = turn.policy.scram().ok_or(NONE)?;
+                let nonce = self.nonce(turn);
+                scram::start(data, file, nonce)
+                    .map(|(exchange, message)| Step::Continue(Box::new(exchange), message))
+                    .map_err(Refusal::Exchange)
+            }
+        })
+    }
+
+    /// A nonce that was never given before and that nobody outside can know (RFC 5802 §5.1).
+    fn nonce(&mut self, turn: &Turn<'_>) -> [u8; 18] {
+        self.nonces += 1;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &turn.facts.seed.to_le_bytes());
+        let mut name = [0; 10];
+        name[..2].copy_from_slice(&turn.facts.core.to_le_bytes());
+        name[2..].copy_from_slice(&self.nonces.to_le_bytes());
+        let tag = hmac::sign(&key, &name);
+        let mut nonce = [0; 18];
+        nonce.copy_from_slice(&tag.as_ref()[..18]);
+        nonce
+    }
+
+    /// The packet behind a CONNECT whose exchange has begun, which must be AUTH.
+    pub(super) fn exchange(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        frame: Frame<'_>,
+    ) -> Flow {
+        let Some(connection) = self.connection(id) else {
+            return Flow::Closed;
+        };
+        let State::Exchanging(exchanging) =
+            std::mem::replace(&mut connection.state, State::Closing)
+        else {
+            return Flow::Closed;
+        };
+        let Exchanging {
+            arrival,
+            connect: held,
+            exchange,
+        } = *exchanging;
+        turn.stats.partial_bytes -= held.len() as u64;
+        let held = Frame {
+            first_byte: (PacketType::Connect as u8) << 4,
+            body: &held,
+            length: held.len(),
+        };
+        let Ok(connect) = decode_connect(held) else {
+            self.abandon(turn, id); // It was read once before, so this cannot be.
+            return Flow::Closed;
+        };
+        let message = match decode(Version::V5, Sender::Client, frame) {
+            Ok(Packet::Auth(auth)) if is_next(&auth, Method::Scram) => {
+                auth.authentication_data.unwrap_or_default().to_vec()
+            }
+            Ok(_) | Err(_) => {
+                turn.stats.counters.protocol_violations += 1;
+                self.refuse(turn, id, Version::V5, ReasonCode::ProtocolError);
+                return Flow::Closed;
+            }
+        };
+        let entered = exchange
+            .finish(&message)
+            .map_err(|error| self.refused(turn, id, connect.client_id, Refusal::Exchange(error)))
+            .and_then(|(identity, data)| {
+                let entry = Entry {
+                    arrival,
+                    identity: Some(Arc::new(identity)),
+                    method: Some(Method::Scram),
+                    data: Some(data),
+                };
+                self.attach(turn, id, &connect, entry)
+            });
+        match entered {
+            Ok(()) => Flow::Continue,
+            Err(reason) => {
+                self.refuse(turn, id, Version::V5, reason);
+                Flow::Closed
+            }
+        }
+    }
+
+    /// AUTH of a connected client: it proves again who it is.
+    pub(super) fn authenticate_again(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        packet: &Auth<'_>,
+    ) -> Result<Flow, Violation> {
+        let Some((_, session)) = self.live(id) else {
+            return Ok(Flow::Closed);
+        };
+        let Some(login) = session.login.as_deref_mut() else {
+            return Err(NO_METHOD);
+        };
+        let method = login.method.ok_or(NO_METHOD)?;
+        if packet.authentication_method != Some(method.name()) {
+            return Err(NO_METHOD);
+        }
+        let begun = login.exchange.take();
+        let before = Arc::clone(&login.identity);
+        let data = packet.authentication_data.unwrap_or_default();
+        let step = match (packet.reason, begun) {
+            (ReasonCode::ReAuthenticate, _) => self.begin(turn, method, data),
+            (ReasonCode::ContinueAuthentication, Some(exchange)) => Ok(exchange
+                .finish(data)
+                .map(|(identity, data)| Step::Done(Arc::new(identity), Some(data)))
+                .map_err(Refusal::Exchange)),
+            _ => {
+                return Err(Violation::protocol(
+                    "MQTT5 §4.12.1",
+                    "AUTH with a reason that does not fit the state of the authentication",
+                ));
+            }
+        };
+        match step {
+            Ok(Ok(Step::Continue(exchange, message))) => {
+                self.say(turn, id, ReasonCode::ContinueAuthentication, Some(&message));
+                if let Some((_, session)) = self.live(id)
+                    && let Some(login) = session.login.as_deref_mut()
+                {
+                    login.exchange = Some(exchange);
+                }
+            }
+            // A session is one user's: another one needs a CONNECT of its own.
+            Ok(Ok(Step::Done(identity, data))) if identity.user == before.user => {
+                self.say(turn, id, ReasonCode::Success, data.as_deref());
+                turn.stats.counters.logins_renewed += 1;
+                self.renew(turn, id, identity);
+            }
+            Ok(Ok(Step::Done(..)) | Err(_)) | Err(_) => {
+                turn.stats.counters.authentications_refused += 1;
+                self.leave(turn, id, Leave::because(ReasonCode::NotAuthorized));
+                return Ok(Flow::Closed);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// Sends AUTH to a connected client.
+    fn say(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        reason: ReasonCode,
+        data: Option<&[u8]>,
+    ) {
+        let Some((link, session)) = self.live(id) else {
+            return;
+        };
+        let Some(method) = session.login.as_ref().and_then(|login| login.method) else {
+            return;
+        };
+        let auth = auth(reason, method, data);
+        link.write(turn, |out| encode::auth(out, &auth));
+    }
+
+    /// Notes that a client is not let in; gives what CONNACK says.
+    pub(super) fn refused(
+        &self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        client: &str,
+        refusal: Refusal,
+    ) -> ReasonCode {
+        turn.stats.counters.authentications_refused += 1;
+        let reason = refusal.reason();
+        turn.outbox.note(|| crate::outbox::Note::Refused {
+            connection: id,
+            client: client.into(),
+            refusal,
+        });
+        reason
+    }
+}
+
+fn is_next(auth: &Auth<'_>, method: Method) -> bool {
+    auth.reason == ReasonCode::ContinueAuthentication
+        && auth.authentication_method == Some(method.name())
+}
+
+fn auth(reason: ReasonCode, method: Method, data: Option<&[u8]>) -> Auth<'_> {
+    Auth {
+        reason,
+        authentication_method: Some(method.name()),
+        authentication_data: data,
+        reason_string: None,
+        user_properties: UserProperties::default(),
+    }
+}

@@ -1,0 +1,216 @@
+//! QUIC between the driver's datagrams and the shard of one core. To the shard a stream is a connection as any other.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use reactor::datagram::{DatagramSocketId, Ecn};
+use reactor::driver::{BufferRef, Close, ConnectionId, Driver};
+
+use crate::core_message::{CoreMessage, StrayDatagram};
+use crate::metrics::TurnedAway;
+use crate::outbox::{Order, Outbox};
+use crate::quic::{Arrived, Endpoints, Output, Stats};
+use crate::shard::{Event, Shard};
+use crate::tls::Acceptor;
+use crate::turn::Now;
+
+/// The QUIC connections of one core.
+pub struct Quic {
+    endpoints: Endpoints,
+    /// By listener.
+    sockets: Vec<DatagramSocketId>,
+}
+
+/// What the driver tells with a batch of datagrams.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// At which socket.
+    pub socket: DatagramSocketId,
+    /// Where the datagrams are.
+    pub buffer: BufferRef,
+    /// From whom.
+    pub remote: SocketAddr,
+    /// To which local address.
+    pub local: Option<IpAddr>,
+    /// ECN bits.
+    pub ecn: Option<Ecn>,
+    /// Length of each.
+    pub stride: usize,
+}
+
+impl Quic {
+    /// The place of its acceptor among those of a node.
+    pub const ACCEPTOR: usize = 2;
+
+    /// Endpoints and the sockets of their listeners, in the same order.
+    pub fn new(endpoints: Endpoints, sockets: Vec<DatagramSocketId>) -> Self {
+        Self { endpoints, sockets }
+    }
+
+    /// New connections get this; open ones stay as they are.
+    pub fn reload(&mut self, acceptor: &Arc<Acceptor>) {
+        self.endpoints.reload(acceptor);
+    }
+
+    /// What was counted.
+    pub fn stats(&self) -> Stats {
+        self.endpoints.stats()
+    }
+
+    /// Datagrams arrived.
+    pub fn received(
+        &mut self,
+        driver: &mut impl Driver,
+        now: Now,
+        batch: Batch,
+        shard: &mut Shard,
+        outbox: &mut Outbox,
+    ) {
+        let listener = self.sockets.iter().position(|it| *it == batch.socket);
+        if let Some(listener) = listener {
+            let arrived = Arrived {
+                listener: listener as u16, // There are as many as a configuration has addresses.
+                remote: batch.remote,
+                local: batch.local,
+                ecn: batch.ecn,
+                stride: batch.stride,
+                bytes: driver.received(batch.buffer),
+            };
+            let mut tell = teller(now, listener as u16, &arrived, shard, outbox);
+            self.endpoints.received(&arrived, now, &mut tell);
+        }
+        driver.recycle(batch.buffer);
+    }
+
+    /// Another core received a datagram that is for this one.
+    pub fn stray(
+        &mut self,
+        now: Now,
+        stray: &StrayDatagram,
+        shard: &mut Shard,
+        outbox: &mut Outbox,
+    ) {
+        let arrived = Arrived {
+            listener: stray.listener,
+            remote: stray.remote,
+            local: stray.local,
+            ecn: stray.ecn,
+            stride: stray.bytes.len(),
+            bytes: &stray.bytes,
+        };
+        let mut tell = teller(now, stray.listener, &arrived, shard, outbox);
+        self.endpoints.received(&arrived, now, &mut tell);
+    }
+
+    /// Does what waited for this turn and what is late.
+    pub fn turn(&mut self, now: Now, shard: &mut Shard, outbox: &mut Outbox) {
+        let core = shard.facts().core;
+        self.endpoints
+            .turn(now, &mut |output| tell(now, core, output, shard, outbox));
+    }
+
+    /// When `turn` has something to do, in milliseconds of the monotonic clock.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.endpoints.next_deadline_ms()
+    }
+
+    /// Sends bytes on a stream.
+    pub fn send(&mut self, id: ConnectionId, bytes: &[u8]) {
+        self.endpoints.send(id, bytes);
+    }
+
+    /// Bytes of a stream that wait for room.
+    pub fn unsent(&self, id: ConnectionId) -> usize {
+        self.endpoints.unsent(id)
+    }
+
+    /// Carries out an order of the shard about a stream; `Watch` is the event loop's own.
+    pub fn order(&mut self, now: Now, order: Order) {
+        match order {
+            Order::Close(id, how) => self.endpoints.close(id, how, now),
+            Order::Pause(id) => self.endpoints.pause(id),
+            Order::Resume(id) => self.endpoints.resume(id),
+            Order::Watch(_) => {}
+        }
+    }
+
+    /// Gives the driver what is to be sent.
+    pub fn flush(&mut self, driver: &mut impl Driver, now: Now) {
+        while self.endpoints.wants_buffers()
+            && let Some(buffer) = driver.reclaim()
+        {
+            self.endpoints.recycle(buffer);
+        }
+        let sockets = &self.sockets;
+        self.endpoints.transmit(now, |listener, transmit| {
+            driver.send_datagrams(sockets[usize::from(listener)], transmit);
+        });
+    }
+
+    /// The node stops.
+    pub fn shut_down(&mut self, now: Now) {
+        self.endpoints.shut_down(now);
+    }
+
+    /// True when nobody is connected and the kernel has taken everything.
+    pub fn is_done(&self, driver: &impl Driver) -> bool {
+        let mut sockets = self.sockets.iter();
+        self.endpoints.open() == 0 && sockets.all(|socket| driver.datagrams_unsent(*socket) == 0)
+    }
+}
+
+/// Tells the shard, and hands datagrams of other cores over.
+fn teller<'a>(
+    now: Now,
+    listener: u16,
+    arrived: &'a Arrived<'_>,
+    shard: &'a mut Shard,
+    outbox: &'a mut Outbox,
+) -> impl FnMut(Output<'_>) + use<'a> {
+    let core = shard.facts().core;
+    let (remote, local, ecn) = (arrived.remote, arrived.local, arrived.ecn);
+    move |output| match output {
+        Output::Stray(core, datagram) => {
+            let stray = StrayDatagram {
+                listener,
+                remote,
+                local,
+                ecn,
+                bytes: datagram.to_vec(),
+            };
+            outbox.tell(core, CoreMessage::Stray(Box::new(stray)));
+        }
+        output => tell(now, core, output, shard, outbox),
+    }
+}
+
+fn tell(now: Now, core: u16, output: Output<'_>, shard: &mut Shard, outbox: &mut Outbox) {
+    let event = match output {
+        Output::Accepted(connection, arrival) => {
+            let peer = arrival.peer;
+            let bans = &shard.policy().bans;
+            if bans.of_address(peer.ip(), now.unix_ms).is_some() {
+                // The shard never hears of it: what still comes for this id is nobody's there.
+                shard.stats_mut().turn_away(TurnedAway::Banned);
+                tracing::debug!(core, %peer, "a QUIC connection was turned away: banned");
+                let close = Order::Close(connection, Close::Abort);
+                return outbox.orders.push(close);
+            }
+            Event::Accepted {
+                connection,
+                arrival,
+            }
+        }
+        Output::Data(connection, bytes) => Event::Received { connection, bytes },
+        Output::Drained(id) => Event::Drained(id),
+        Output::PeerClosed(id) => Event::PeerClosed(id),
+        Output::Closed(id) => Event::Closed(id),
+        Output::Stray(..) => return,
+        Output::Failed(peer, reason, detail) => {
+            let reason = reason.label();
+            tracing::debug!(core, %peer, reason, %detail, "a QUIC handshake failed");
+            return;
+        }
+    };
+    shard.handle(now, event, outbox);
+}

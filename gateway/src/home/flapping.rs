@@ -1,0 +1,32 @@
+//! Clients that connect again and again: told of once, refused until their ban is over.
+
+use super::Home;
+use crate::access::flap::Flap;
+use crate::core_message::Attach;
+use crate::metrics::TurnedAway;
+use crate::outbox::Note;
+use crate::turn::Turn;
+
+impl Home {
+    /// Counts a CONNECT; true when its client has connected so often lately that it is not let in. The home of a client identifier
+    /// hears of all its CONNECTs, so each is counted once.
+    pub(super) fn is_flapping(&mut self, turn: &mut Turn<'_>, attach: &Attach) -> bool {
+        let Some(guard) = &mut self.flapping else {
+            return false;
+        };
+        match guard.connect(&attach.client_id, attach.peer.ip(), turn.now.mono_ms) {
+            Flap::Welcome => return false,
+            Flap::BanBegins { until_ms } => {
+                let ban_ms = until_ms - turn.now.mono_ms;
+                turn.outbox.note(|| Note::Flapping {
+                    client: attach.client_id.clone(),
+                    peer: attach.peer.ip(),
+                    ban_ms,
+                });
+            }
+            Flap::Banned { .. } => {}
+        }
+        turn.stats.turn_away(TurnedAway::Flapping);
+        true
+    }
+}

@@ -1,0 +1,226 @@
+//! Durable sessions judged anew: when the policy changes, when a client comes back as somebody with other rights, and when a
+//! session of the store is used for the first time. What the rules do not allow any more is unsubscribed, and what it brought into the
+//! mailbox is not sent. Who is banned is disconnected, and keeps its session.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use edge_proto::packet::QoS;
+use edge_proto::reason::ReasonCode;
+use edge_proto::topic::TopicName;
+use reactor::slab::Key;
+
+use super::{Home, HomeSession, Phase, Request};
+use crate::access::{Identity, Who};
+use crate::core_message::{CoreMessage, Identify, Introduce};
+use crate::engine::{Command, WillRecord};
+use crate::message::SessionId;
+use crate::turn::Turn;
+
+impl Home {
+    /// The policy has changed: all sessions of this core are judged anew, some in each turn.
+    pub fn begin_review(&mut self) {
+        self.to_review = self.sessions.keys();
+    }
+
+    /// True while sessions are to be judged anew.
+    pub fn is_reviewing(&self) -> bool {
+        !self.to_review.is_empty()
+    }
+
+    /// Goes on with it; called at the end of a turn.
+    pub fn review(&mut self, turn: &mut Turn<'_>) {
+        const PER_TURN: usize = 256;
+        if turn.congestion.congested {
+            return;
+        }
+        for _ in 0..PER_TURN {
+            let Some(key) = self.to_review.pop() else {
+                self.to_review = Vec::new();
+                return;
+            };
+            self.review_session(turn, key);
+        }
+    }
+
+    fn review_session(&mut self, turn: &mut Turn<'_>, key: Key) {
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
+        let (user, peer) = (session.user(), session.peer.ip());
+        let ban = turn
+            .policy
+            .ban(peer, &session.client_id, user, turn.now.unix_ms);
+        if ban.is_some() {
+            return self.evict(turn, key, ReasonCode::AdministrativeAction);
+        }
+        if turn
+            .policy
+            .is_open_to(session.identity.as_deref(), session.peer_to_judge())
+        {
+            return;
+        }
+        if let Phase::Attached(edge) = session.phase {
+            let introduce = Introduce {
+                connection: edge.connection,
+                client_id: session.client_id.clone(),
+                identity: session.identity.clone(),
+                peer: session.peer.ip(),
+            };
+            turn.outbox
+                .tell(edge.core, CoreMessage::Introduce(Box::new(introduce)));
+        }
+        self.review_subscriptions(turn, key);
+    }
+
+    /// Asks the engine which subscriptions a durable session has, unless it may have any.
+    pub(super) fn review_subscriptions(&mut self, turn: &mut Turn<'_>, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let peer = session.peer_to_judge();
+        let Some(durable) = &mut session.durable else {
+            return;
+        };
+        durable.reviewed = true;
+        let is_open = turn.policy.is_open_to(session.identity.as_deref(), peer);
+        if is_open || durable.subscriptions == 0 {
+            return;
+        }
+        let session = session.session;
+        let token = self.request(Request::Review(key));
+        turn.outbox
+            .engine
+            .push_back(Command::ListSubscriptions { token, session });
+    }
+
+    /// The engine has told the subscriptions of a session: those that it may not have go.
+    pub(super) fn reviewed(
+        &mut self,
+        turn: &mut Turn<'_>,
+        key: Key,
+        id: SessionId,
+        filters: Vec<Box<str>>,
+    ) {
+        let session = self.sessions.get(key);
+        let Some(session) = session.filter(|session| session.session == id) else {
+            return;
+        };
+        let nobody = Identity::anonymous();
+        let who = session.who(&nobody);
+        let peer = session.peer_to_judge();
+        let may_stay = |filter: &str| {
+            let judged = turn
+                .policy
+                .may_subscribe((&who, peer), filter, QoS::ExactlyOnce);
+            judged.is_ok()
+        };
+        let cut: Vec<Box<str>> = filters
+            .into_iter()
+            .filter(|filter| !may_stay(filter))
+            .collect();
+        if cut.is_empty() {
+            return;
+        }
+        if let Some(durable) = self
+            .sessions
+            .get_mut(key)
+            .and_then(|session| session.durable.as_mut())
+        {
+            durable.suspect = true;
+        }
+        for filter in cut {
+            turn.stats.counters.subscriptions_cut += 1;
+            self.unsubscribe(turn, key, None, filter);
+        }
+    }
+
+    /// A connected client has proved again who it is.
+    pub fn identify(&mut self, turn: &mut Turn<'_>, identify: Identify) {
+        if let Some(session) = self.sessions.get_mut(identify.home) {
+            session.identity = Some(identify.identity);
+            self.review_subscriptions(turn, identify.home);
+        }
+    }
+}
+
+/// Whether one client may read topics.
+pub(super) struct Judge {
+    identity: Arc<Identity>,
+    client_id: Box<str>,
+    peer: IpAddr,
+}
+
+impl Judge {
+    pub(super) fn of(identity: Option<&Arc<Identity>>, client_id: &str, peer: SocketAddr) -> Self {
+        Self {
+            identity: identity.cloned().unwrap_or_default(),
+            client_id: client_id.into(),
+            peer: peer_to_judge(peer),
+        }
+    }
+
+    pub(super) fn may_read(&self, turn: &Turn<'_>, topic: &str) -> bool {
+        let who = Who {
+            identity: &self.identity,
+            client: &self.client_id,
+        };
+        turn.policy
+            .may_subscribe((&who, self.peer), topic, QoS::AtMostOnce)
+            .is_ok()
+    }
+}
+
+/// Where a client came from. Of a session from the store that is not known: its CONNECT was judged, so it counts as one from this
+/// machine, which is where most of what no rule decides is allowed to.
+fn peer_to_judge(peer: SocketAddr) -> IpAddr {
+    if peer.ip().is_unspecified() {
+        Ipv4Addr::LOCALHOST.into()
+    } else {
+        peer.ip()
+    }
+}
+
+impl HomeSession {
+    /// The user of the session; `None` for a client that proved nothing.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.identity.as_ref()?.user.as_deref()
+    }
+
+    fn who<'a>(&'a self, nobody: &'a Identity) -> Who<'a> {
+        Who {
+            identity: self.identity.as_deref().unwrap_or(nobody),
+            client: &self.client_id,
+        }
+    }
+
+    fn peer_to_judge(&self) -> IpAddr {
+        peer_to_judge(self.peer)
+    }
+
+    /// Publishes the will, if there is one and the rules still allow it.
+    pub(super) fn publish_will(&mut self, turn: &mut Turn<'_>) {
+        let Some(will) = self.will.take() else {
+            return;
+        };
+        if self.may_publish(turn, &will) {
+            super::publish_will(turn, *will);
+        } else {
+            turn.stats.counters.wills_denied += 1;
+        }
+    }
+
+    fn may_publish(&self, turn: &Turn<'_>, will: &WillRecord) -> bool {
+        let (policy, peer) = (turn.policy, self.peer_to_judge());
+        if policy.is_open_to(self.identity.as_deref(), peer) {
+            return true;
+        }
+        let nobody = Identity::anonymous();
+        let message = &will.message;
+        TopicName::parse(message.topic()).is_ok_and(|topic| {
+            let who = self.who(&nobody);
+            let judged = policy.may_publish((&who, peer), topic, message.qos, message.retain);
+            judged.is_ok()
+        })
+    }
+}

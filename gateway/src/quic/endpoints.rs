@@ -1,0 +1,578 @@
+//! The QUIC connections of one core: datagrams to connections, bounds, time, and what the shard is told.
+//!
+//! **A storm does not stall live connections**: a turn begins `handshakes_per_turn` handshakes. The others wait in a bounded queue; above
+//! `retry_above` a client has to prove its address first, which costs this server no memory and two AEADs; above `handshakes_max` it
+//! is refused.
+//!
+//! Every call that changes a connection puts it into the list of those that may have something to send; [`Endpoints::transmit`] asks
+//! them, once, at the end of the turn.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use quinn_proto::{
+    ConnectionError, ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint,
+    Event, Incoming,
+};
+use reactor::datagram::{Ecn, Transmit};
+use reactor::driver::ConnectionId;
+use reactor::slab::{Key, Slab};
+use reactor::wheel::Wheel;
+
+use super::connection::{Connection, Stage};
+use super::error_code::ErrorCode;
+use super::ids::stream_id;
+use super::session::Desk;
+use super::setup::{Listening, endpoint_config, server_config};
+use super::stats::Stats;
+use crate::limits::QuicLimits;
+use crate::shard::Arrival;
+use crate::tls::{Acceptor, CoreClock, Reason, SettingsError};
+use crate::turn::Now;
+
+/// Datagrams from one peer that arrived together.
+#[derive(Debug)]
+pub struct Arrived<'a> {
+    /// At which listener.
+    pub listener: u16,
+    /// From whom.
+    pub remote: SocketAddr,
+    /// To which of the local addresses.
+    pub local: Option<IpAddr>,
+    /// ECN bits of all of them.
+    pub ecn: Option<Ecn>,
+    /// Length of each datagram but the last.
+    pub stride: usize,
+    /// The datagrams.
+    pub bytes: &'a [u8],
+}
+
+/// What comes of datagrams or of time.
+#[derive(Debug)]
+pub enum Output<'a> {
+    /// A client opened its first stream.
+    Accepted(ConnectionId, Arrival),
+    /// Bytes of it, in order.
+    Data(ConnectionId, &'a mut [u8]),
+    /// There is room to send again.
+    Drained(ConnectionId),
+    /// The client will send nothing more.
+    PeerClosed(ConnectionId),
+    /// The connection is gone. The last output for this id.
+    Closed(ConnectionId),
+    /// A datagram for another core: hand it over.
+    Stray(u16, &'a [u8]),
+    /// A handshake failed, for the log: from whom, why and in which words.
+    Failed(SocketAddr, Reason, String),
+}
+
+/// The endpoint of one listener.
+pub(super) struct Listener {
+    pub(super) endpoint: Endpoint,
+    /// The connection behind each handle.
+    pub(super) keys: Vec<Option<Key>>,
+}
+
+/// The QUIC connections of one core.
+pub struct Endpoints {
+    pub(super) limits: QuicLimits,
+    pub(super) listening: Listening,
+    /// The instant of `mono_ms` 0.
+    pub(super) origin: Instant,
+    pub(super) clock: Arc<CoreClock>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) acceptor: Arc<Acceptor>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) connections: Slab<Box<Connection>>,
+    pub(super) timers: Wheel<Key>,
+    /// With the listener, and when it came in.
+    pub(super) waiting: VecDeque<(u16, u64, Incoming)>,
+    /// Handshakes that may still be begun in this turn.
+    pub(super) handshakes_left: u32,
+    pub(super) due: Vec<Key>,
+    /// Answers that belong to no connection.
+    pub(super) answers: Vec<(u16, Transmit)>,
+    /// Connections whose end the shard has not been told.
+    pub(super) ended: Vec<ConnectionId>,
+    /// Connections that quinn-proto is done with, found at the end of a turn.
+    pub(super) gone: Vec<Key>,
+    /// Connections that are read again.
+    pub(super) resumed: Vec<Key>,
+    /// True once the node stops.
+    pub(super) is_stopping: bool,
+    pub(super) scratch: Vec<u8>,
+    pub(super) spare: Vec<Vec<u8>>,
+    pub(super) stats: Stats,
+}
+
+/// Datagrams of one transmit at most: what the kernel cuts at once, and no more than a congestion window wants at a time.
+const DATAGRAMS_PER_TRANSMIT: usize = 10;
+/// Vectors that are kept for the next transmits, and the capacity of the largest one.
+const SPARE_MAX: usize = 64;
+const SPARE_BYTES_MAX: usize = 16 * 1024;
+/// Timers handled in one turn; the rest fires in the next.
+const TIMERS_PER_TURN: usize = 1024;
+
+impl Endpoints {
+    /// As many endpoints as there are listeners, without connections. `origin` is the instant of `mono_ms` 0.
+    ///
+    /// # Errors
+    /// When the acceptor does not do for QUIC: make it with [`Acceptor::for_quic`].
+    pub fn new(
+        limits: QuicLimits,
+        listening: Listening,
+        acceptor: &Arc<Acceptor>,
+        listeners: u16,
+        origin: Instant,
+        now: Now,
+    ) -> Result<Self, SettingsError> {
+        let clock = Arc::new(CoreClock::default());
+        clock.set(now.unix_ms);
+        let desk = Arc::default();
+        let config = server_config(acceptor, &clock, &desk, &listening.keys, &limits);
+        let config = Arc::new(config.map_err(|error| SettingsError::Unsupported {
+            detail: error.to_string(),
+        })?);
+        let listener = |_| {
+            let config = Some(Arc::clone(&config));
+            let endpoint_config = Arc::new(endpoint_config(&listening));
+            Listener {
+                endpoint: Endpoint::new(endpoint_config, config, false, None),
+                keys: Vec::new(),
+            }
+        };
+        Ok(Self {
+            listeners: (0..listeners).map(listener).collect(),
+            handshakes_left: limits.handshakes_per_turn,
+            limits,
+            listening,
+            origin,
+            clock,
+            desk,
+            acceptor: Arc::clone(acceptor),
+            connections: Slab::default(),
+            timers: Wheel::new(now.mono_ms),
+            waiting: VecDeque::new(),
+            due: Vec::new(),
+            answers: Vec::new(),
+            ended: Vec::new(),
+            gone: Vec::new(),
+            resumed: Vec::new(),
+            is_stopping: false,
+            scratch: Vec::new(),
+            spare: Vec::new(),
+            stats: Stats::default(),
+        })
+    }
+
+    /// New connections get this acceptor; open ones stay as they are.
+    pub fn reload(&mut self, acceptor: &Arc<Acceptor>) {
+        let (clock, keys) = (&self.clock, &self.listening.keys);
+        // It was made like the first one, which did.
+        if let Ok(config) = server_config(acceptor, clock, &self.desk, keys, &self.limits) {
+            let config = Arc::new(config);
+            for listener in &mut self.listeners {
+                let config = Some(Arc::clone(&config));
+                listener.endpoint.set_server_config(config);
+            }
+            self.acceptor = Arc::clone(acceptor);
+        }
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            handshakes_waiting: self.waiting.len() as u64,
+            connections: self.connections.len() as u64,
+            ..self.stats.clone()
+        }
+    }
+
+    pub(super) fn instant(&self, now: Now) -> Instant {
+        self.origin + Duration::from_millis(now.mono_ms)
+    }
+
+    /// Datagrams from the driver, or from another core.
+    pub fn received(
+        &mut self,
+        arrived: &Arrived<'_>,
+        now: Now,
+        output: &mut impl FnMut(Output<'_>),
+    ) {
+        self.clock.set(now.unix_ms);
+        let instant = self.instant(now);
+        let ecn = arrived
+            .ecn
+            .and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
+        let place = usize::from(arrived.listener);
+        for datagram in arrived.bytes.chunks(arrived.stride.max(1)) {
+            if let Some(core) = self.listening.other_core(datagram) {
+                self.stats.strays += 1;
+                output(Output::Stray(core, datagram));
+                continue;
+            }
+            let Some(listener) = self.listeners.get_mut(place) else {
+                return;
+            };
+            let (remote, local) = (arrived.remote, arrived.local);
+            let mut answer = Vec::new();
+            let event = listener.endpoint.handle(
+                instant,
+                remote,
+                local,
+                ecn,
+                BytesMut::from(datagram),
+                &mut answer,
+            );
+            match event {
+                None => {}
+                Some(DatagramEvent::Response(transmit)) => {
+                    // Only a stateless reset has a short header.
+                    let is_reset = answer.first().is_some_and(|first| first & 0x80 == 0);
+                    self.stats.resets_sent += u64::from(is_reset);
+                    self.answer(arrived.listener, &transmit, answer);
+                }
+                Some(DatagramEvent::NewConnection(incoming)) => {
+                    self.incoming(arrived.listener, incoming, now, output);
+                }
+                Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                    if let Some(key) = listener.keys.get(handle.0).copied().flatten() {
+                        self.happened(key, event, now, output);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        listener: u16,
+        transmit: &quinn_proto::Transmit,
+        bytes: Vec<u8>,
+    ) {
+        self.answers.push((listener, transmit_of(transmit, bytes)));
+    }
+
+    /// A datagram of a connection.
+    fn happened(
+        &mut self,
+        key: Key,
+        event: ConnectionEvent,
+        now: Now,
+        output: &mut impl FnMut(Output<'_>),
+    ) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        self.desk.clear();
+        let before = connection.protocol.remote_address();
+        connection.protocol.handle_event(event);
+        self.stats.migrations += u64::from(connection.protocol.remote_address() != before);
+        self.drive(key, now, output);
+    }
+
+    /// Lets a connection say everything that it has to say, to the endpoint and to the shard.
+    pub(super) fn drive(&mut self, key: Key, now: Now, output: &mut impl FnMut(Output<'_>)) {
+        loop {
+            if self.exchange(key) {
+                return self.drained(key, now, output);
+            }
+            let Some(connection) = self.connections.get_mut(key) else {
+                return;
+            };
+            let Some(event) = connection.protocol.poll() else {
+                break;
+            };
+            match event {
+                Event::Connected => self.connected(key, now, output),
+                Event::ConnectionLost { reason } => self.lost(key, &reason, output),
+                Event::Stream(event) => self.stream(key, event, now, output),
+                Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {
+                }
+            }
+        }
+        self.is_due(key);
+    }
+
+    /// Carries messages between a connection and its endpoint. True when the connection is over and done with.
+    fn exchange(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return false;
+        };
+        let endpoint = &mut self.listeners[usize::from(connection.listener)].endpoint;
+        while let Some(event) = connection.protocol.poll_endpoint_events() {
+            let is_last = event.is_drained();
+            if let Some(event) = endpoint.handle_event(connection.handle, event) {
+                connection.protocol.handle_event(event);
+            }
+            if is_last {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// quinn-proto needs nothing of this connection any more.
+    fn drained(&mut self, key: Key, now: Now, output: &mut impl FnMut(Output<'_>)) {
+        // What it still has to tell: why it was lost.
+        while let Some(event) = self
+            .connections
+            .get_mut(key)
+            .and_then(|connection| connection.protocol.poll())
+        {
+            match event {
+                Event::ConnectionLost { reason } => self.lost(key, &reason, output),
+                Event::Stream(event) => self.stream(key, event, now, output),
+                _ => {}
+            }
+        }
+        let Some(connection) = self.connections.remove(key) else {
+            return;
+        };
+        if connection.is_known() {
+            output(Output::Closed(stream_id(key.slot, key.generation)));
+        }
+        if connection.stage == Stage::Handshaking {
+            self.stats.handshakes_in_progress -= 1;
+        }
+        self.stats.unsent_bytes -= connection.unsent() as u64;
+        if let Some((timer, _)) = connection.timer {
+            self.timers.cancel(timer);
+        }
+        let keys = &mut self.listeners[usize::from(connection.listener)].keys;
+        let ConnectionHandle(handle) = connection.handle;
+        if let Some(place) = keys.get_mut(handle) {
+            *place = None;
+        }
+    }
+
+    pub(super) fn is_due(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !connection.is_due
+        {
+            connection.is_due = true;
+            self.due.push(key);
+        }
+    }
+
+    /// The connection ended, and not by this side.
+    fn lost(&mut self, key: Key, why: &ConnectionError, output: &mut impl FnMut(Output<'_>)) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        match (connection.stage, why) {
+            (Stage::Handshaking, why) => {
+                let reason = match why {
+                    ConnectionError::TimedOut => Reason::TimedOut,
+                    ConnectionError::ConnectionClosed(_)
+                    | ConnectionError::ApplicationClosed(_)
+                    | ConnectionError::Reset => Reason::PeerAlert,
+                    _ => self.desk.failed().unwrap_or(Reason::Violation),
+                };
+                self.stats.handshakes_in_progress -= 1;
+                self.stats.handshakes_failed[reason as usize] += 1;
+                let remote = connection.protocol.remote_address();
+                output(Output::Failed(remote, reason, why.to_string()));
+            }
+            (_, ConnectionError::TimedOut) => self.stats.timed_out += 1,
+            (_, ConnectionError::TransportError(_)) => self.stats.violations += 1,
+            _ => {}
+        }
+        let was_known = connection.is_known();
+        self.stats.unsent_bytes -= connection.unsent() as u64;
+        connection.lost();
+        if was_known {
+            output(Output::Closed(stream_id(key.slot, key.generation)));
+        }
+    }
+
+    /// The node stops: nobody comes in any more, and who is not known to the shard goes.
+    pub fn shut_down(&mut self, now: Now) {
+        let instant = self.instant(now);
+        self.is_stopping = true;
+        for (listener, _, incoming) in self.waiting.drain(..) {
+            let endpoint = &mut self.listeners[usize::from(listener)].endpoint;
+            endpoint.ignore(incoming);
+        }
+        let unknown: Vec<Key> = self
+            .connections
+            .iter()
+            .filter(|(_, it)| matches!(it.stage, Stage::Handshaking | Stage::Established))
+            .map(|(key, _)| key)
+            .collect();
+        for key in unknown {
+            if let Some(connection) = self.connections.get_mut(key) {
+                let was_handshaking = connection.stage == Stage::Handshaking;
+                self.stats.handshakes_in_progress -= u64::from(was_handshaking);
+                connection.close(instant, ErrorCode::ShuttingDown);
+                self.is_due(key);
+            }
+        }
+    }
+
+    /// Connections that are not closed: the node must not stop before they have been told.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        let stages = self.connections.iter().map(|(_, it)| it.stage);
+        stages.filter(|stage| *stage != Stage::Closed).count()
+    }
+
+    /// Begins handshakes that waited, handles what is late, and tells which connections ended; once a turn.
+    pub fn turn(&mut self, now: Now, output: &mut impl FnMut(Output<'_>)) {
+        self.clock.set(now.unix_ms);
+        self.handshakes_left = self.limits.handshakes_per_turn;
+        while self.handshakes_left > 0
+            && let Some((listener, since_ms, incoming)) = self.waiting.pop_front()
+        {
+            if since_ms + self.limits.handshake_timeout_ms > now.mono_ms {
+                self.accept(listener, incoming, now, output);
+            } else {
+                // It has given up by now.
+                let endpoint = &mut self.listeners[usize::from(listener)].endpoint;
+                endpoint.ignore(incoming);
+            }
+        }
+        for key in std::mem::take(&mut self.gone) {
+            self.drained(key, now, output);
+        }
+        for key in std::mem::take(&mut self.resumed) {
+            self.read(key, output);
+            self.is_due(key);
+        }
+        let mut late = Vec::new();
+        self.timers
+            .expire(now.mono_ms, TIMERS_PER_TURN, |key| late.push(key));
+        for key in late {
+            self.late(key, now, output);
+        }
+        for id in self.ended.drain(..) {
+            output(Output::Closed(id));
+        }
+    }
+
+    /// When `turn` has something to do, in milliseconds of the monotonic clock.
+    #[must_use]
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        let keys = [&self.due, &self.gone, &self.resumed];
+        let is_pending = keys.iter().any(|keys| !keys.is_empty()) || !self.ended.is_empty();
+        if is_pending || !self.waiting.is_empty() {
+            return Some(0);
+        }
+        self.timers.next_deadline()
+    }
+
+    /// A timer of a connection fired.
+    fn late(&mut self, key: Key, now: Now, output: &mut impl FnMut(Output<'_>)) {
+        let (instant, code) = (self.instant(now), self.ending());
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.timer = None;
+        if connection.deadline_ms <= now.mono_ms {
+            match connection.stage {
+                Stage::Handshaking => {
+                    let reason = Reason::TimedOut;
+                    self.stats.handshakes_in_progress -= 1;
+                    self.stats.handshakes_failed[reason as usize] += 1;
+                    let remote = connection.protocol.remote_address();
+                    let words = "the handshake was not complete in time".to_owned();
+                    output(Output::Failed(remote, reason, words));
+                    connection.close(instant, ErrorCode::NoStream);
+                }
+                Stage::Established => connection.close(instant, ErrorCode::NoStream),
+                Stage::Finishing => {
+                    self.stats.unsent_bytes -= connection.unsent() as u64;
+                    connection.close(instant, code);
+                    self.ended.push(stream_id(key.slot, key.generation));
+                }
+                Stage::Open | Stage::Closed => connection.deadline_ms = u64::MAX,
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(key) {
+            self.desk.clear();
+            connection.protocol.handle_timeout(instant);
+            self.drive(key, now, output);
+        }
+    }
+
+    /// True while there are more connections with something to send than vectors to put it in.
+    #[must_use]
+    pub fn wants_buffers(&self) -> bool {
+        self.spare.len() < self.due.len().min(SPARE_MAX)
+    }
+
+    /// Takes an emptied vector, to be filled again.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < SPARE_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Hands out what is to be sent, and sets timers; at the end of a turn.
+    pub fn transmit(&mut self, now: Now, mut send: impl FnMut(u16, Transmit)) {
+        for (listener, transmit) in self.answers.drain(..) {
+            send(listener, transmit);
+        }
+        let instant = self.instant(now);
+        let mut due = std::mem::take(&mut self.due);
+        for key in due.drain(..) {
+            let Some(connection) = self.connections.get_mut(key) else {
+                continue;
+            };
+            connection.is_due = false;
+            loop {
+                let mut bytes = self.spare.pop().unwrap_or_default();
+                let protocol = &mut connection.protocol;
+                let polled = protocol.poll_transmit(instant, DATAGRAMS_PER_TRANSMIT, &mut bytes);
+                let Some(transmit) = polled else {
+                    self.spare.push(bytes);
+                    break;
+                };
+                send(connection.listener, transmit_of(&transmit, bytes));
+            }
+            self.set_timer(key);
+            if self.exchange(key) {
+                self.gone.push(key);
+            }
+        }
+        self.due = due;
+    }
+
+    /// Sets the timer of a connection. One that fires too early is set again; so most need not be moved.
+    fn set_timer(&mut self, key: Key) {
+        let origin = self.origin;
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let timeout = connection.protocol.poll_timeout().map(|timeout| {
+            let after = timeout.saturating_duration_since(origin);
+            u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+        });
+        let due_ms = timeout.unwrap_or(u64::MAX).min(connection.deadline_ms);
+        match connection.timer {
+            Some((_, set_ms)) if set_ms <= due_ms => return,
+            Some((timer, _)) => {
+                self.timers.cancel(timer);
+            }
+            None => {}
+        }
+        connection.timer = (due_ms < u64::MAX).then(|| (self.timers.arm(due_ms, key), due_ms));
+    }
+}
+
+fn transmit_of(transmit: &quinn_proto::Transmit, bytes: Vec<u8>) -> Transmit {
+    Transmit {
+        to: transmit.destination,
+        from: transmit.src_ip,
+        ecn: transmit.ecn.and_then(|ecn| Ecn::from_bits(ecn as u8)),
+        segment: transmit
+            .segment_size
+            .and_then(|segment| u16::try_from(segment).ok()),
+        bytes,
+    }
+}

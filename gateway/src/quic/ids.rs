@@ -1,0 +1,182 @@
+//! Connection ids: those of QUIC that this node issues, and those that streams have in the shard.
+//!
+//! ```text
+//! byte 0        core: any number that is the core's modulo the number of cores; `reactor::steering` reads it
+//! bytes 1–7     random
+//! bytes 8–9     number of the node  ⊕  HMAC(key, bytes 0–7), bytes 0–1
+//! bytes 10–12                          HMAC(key, bytes 0–7), bytes 2–4
+//! ```
+//!
+//! Nobody without the key can link two ids of a connection (beyond their core), make one that is taken for ours, or learn the node;
+//! a load balancer with the key can. **A stateless reset is sent only for ids of this very node**: another node that has no state
+//! for a connection must not say that it is gone (RFC 9000 §21.11).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::{hmac, rand};
+use quinn_proto::{ConnectionIdGenerator, InvalidCid};
+use reactor::driver::ConnectionId;
+
+/// Where steering finds the core.
+pub(crate) const CORE_BYTE: u8 = 0;
+const NONCE_END: usize = 8;
+/// Bytes of a connection id that this node issues.
+pub const ID_BYTES: usize = 13;
+
+/// Set in the slots of streams: a driver's own slots are fewer than this.
+const STREAMS: u32 = 1 << 31;
+
+/// True for a stream of a QUIC connection, false for a connection of the driver.
+#[must_use]
+pub const fn is_stream(connection: ConnectionId) -> bool {
+    connection.slot & STREAMS != 0
+}
+
+/// The id in the shard of what has this key here.
+pub(super) const fn stream_id(slot: u32, generation: u32) -> ConnectionId {
+    ConnectionId {
+        slot: slot | STREAMS,
+        generation,
+    }
+}
+
+/// Which of two tables a slot belongs to, and its place there: both are dense from 0.
+pub(crate) const fn split_slot(slot: u32) -> (usize, u32) {
+    ((slot >> 31) as usize, slot & !STREAMS)
+}
+
+/// What ids are made and known with.
+#[derive(Clone)]
+pub struct IdKey(Arc<hmac::Key>);
+
+impl IdKey {
+    pub(super) fn new(key: &[u8; 32]) -> Self {
+        Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key)))
+    }
+
+    fn mask(&self, nonce: &[u8]) -> [u8; ID_BYTES - NONCE_END] {
+        let tag = hmac::sign(&self.0, nonce);
+        let mut mask = [0; ID_BYTES - NONCE_END];
+        mask.copy_from_slice(&tag.as_ref()[..ID_BYTES - NONCE_END]);
+        mask
+    }
+
+    /// The number of the node that issued an id; `None` when nobody with this key did.
+    #[must_use]
+    pub fn node_of(&self, id: &[u8]) -> Option<u16> {
+        let id: &[u8; ID_BYTES] = id.try_into().ok()?;
+        let mask = self.mask(&id[..NONCE_END]);
+        let node = u16::from_be_bytes([id[8] ^ mask[0], id[9] ^ mask[1]]);
+        (id[10..] == mask[2..]).then_some(node)
+    }
+
+    fn make(&self, random: [u8; NONCE_END], node: u16, core: u16, cores: u16) -> [u8; ID_BYTES] {
+        let mut id = [0; ID_BYTES];
+        id[..NONCE_END].copy_from_slice(&random);
+        // The highest number that is the core's modulo the cores and not above the random one; or the core's own.
+        let byte = u16::from(random[usize::from(CORE_BYTE)]);
+        let rounded = byte - byte % cores + core;
+        let stamped = if rounded > 0xff {
+            rounded - cores
+        } else {
+            rounded
+        };
+        id[usize::from(CORE_BYTE)] = stamped as u8;
+        let mask = self.mask(&id[..NONCE_END]);
+        let [high, low] = node.to_be_bytes();
+        id[8] = high ^ mask[0];
+        id[9] = low ^ mask[1];
+        id[10..].copy_from_slice(&mask[2..]);
+        id
+    }
+}
+
+impl std::fmt::Debug for IdKey {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("IdKey(…)")
+    }
+}
+
+/// Makes the ids of one core.
+pub(super) struct Ids {
+    pub(super) key: IdKey,
+    pub(super) node: u16,
+    pub(super) core: u16,
+    pub(super) cores: u16,
+}
+
+impl ConnectionIdGenerator for Ids {
+    fn generate_cid(&mut self) -> quinn_proto::ConnectionId {
+        let mut random = [0; NONCE_END];
+        // Never fails once it has worked, and it did for the keys. If it does: ids repeat, and the endpoint tries again.
+        let _ = rand::fill(&mut random);
+        let id = self.key.make(random, self.node, self.core, self.cores);
+        quinn_proto::ConnectionId::new(&id)
+    }
+
+    fn validate(&self, id: &quinn_proto::ConnectionId) -> Result<(), InvalidCid> {
+        if self.key.node_of(id) == Some(self.node) {
+            Ok(())
+        } else {
+            Err(InvalidCid)
+        }
+    }
+
+    fn cid_len(&self) -> usize {
+        ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reactor::steering::Steering;
+
+    use super::*;
+
+    fn random(seed: &mut u64) -> [u8; NONCE_END] {
+        *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        (*seed ^ (*seed >> 29)).to_be_bytes()
+    }
+
+    #[test]
+    fn an_id_names_its_core_and_its_node() {
+        let key = IdKey::new(&[1; 32]);
+        let mut seed = 7;
+        for cores in [1, 2, 3, 7, 64, 200, 256] {
+            let rule = Steering::new(CORE_BYTE, 0xff, cores).expect("it is a rule");
+            for _ in 0..500 {
+                let core = u16::from(random(&mut seed)[3]) % cores;
+                let node = u16::from_be_bytes([random(&mut seed)[4], random(&mut seed)[5]]);
+                let id = key.make(random(&mut seed), node, core, cores);
+                assert_eq!(rule.socket_of_id(&id), Some(core), "of {cores}");
+                assert_eq!(key.node_of(&id), Some(node));
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_that_was_changed_or_made_with_another_key_is_nobodys() {
+        let key = IdKey::new(&[1; 32]);
+        let id = key.make([9; NONCE_END], 3, 1, 4);
+        assert_eq!(IdKey::new(&[2; 32]).node_of(&id), None);
+        for index in 0..ID_BYTES {
+            let mut changed = id;
+            changed[index] ^= 1;
+            assert_ne!(key.node_of(&changed), Some(3), "byte {index}");
+        }
+        assert_eq!(key.node_of(&id[..12]), None);
+    }
+
+    #[test]
+    fn streams_and_connections_never_share_an_id() {
+        let stream = stream_id(5, 1);
+        assert!(is_stream(stream));
+        assert_eq!(split_slot(stream.slot), (1, 5));
+        assert_eq!(split_slot(5), (0, 5));
+    }
+}

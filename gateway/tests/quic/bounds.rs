@@ -1,0 +1,142 @@
+//! What happens at the bounds: waiting, Retry, refusal; and that nothing is left of those who go.
+
+use gateway::limits::QuicLimits;
+use gateway::quic::ErrorCode;
+use gateway::tls::Reason;
+use quinn_proto::{ConnectionError, VarInt};
+
+use crate::world::World;
+
+#[test]
+fn a_client_that_opens_no_stream_is_told_so_and_goes() {
+    let mut world = World::new(QuicLimits::default());
+    let config = world.authority.client_config(b"mqtt", None);
+    let client = world.connect(config);
+    world.run(1_000, |world| world.clients[client].is_connected);
+    world.run(15_000, |world| world.clients[client].lost.is_some());
+    let lost = world.clients[client].lost.clone();
+    let Some(ConnectionError::ApplicationClosed(close)) = lost else {
+        panic!("{lost:?}");
+    };
+    let code = VarInt::from_u32(ErrorCode::NoStream as u32);
+    assert_eq!(close.error_code, code);
+    assert!(world.accepted.is_empty());
+    world.pass(10_000);
+    assert_eq!(world.server.stats().connections, 0);
+}
+
+#[test]
+fn a_handshake_that_is_not_complete_in_time_leaves_nothing() {
+    let mut world = World::new(QuicLimits::default());
+    let initial = world.initial();
+    world.deliver(([203, 0, 113, 1], 1).into(), &initial);
+    assert_eq!(world.server.stats().handshakes_in_progress, 1);
+    world.pass(9_900);
+    assert_eq!(world.server.stats().handshakes_in_progress, 1);
+    world.pass(60_000);
+    let stats = world.server.stats();
+    assert_eq!((stats.handshakes_in_progress, stats.connections), (0, 0));
+    assert_eq!(stats.failed(Reason::TimedOut), 1);
+}
+
+#[test]
+fn a_turn_begins_only_so_many_handshakes_and_the_others_wait() {
+    let limits = QuicLimits {
+        handshakes_per_turn: 3,
+        ..QuicLimits::default()
+    };
+    let mut world = World::new(limits);
+    for client in 0..10 {
+        let initial = world.initial();
+        world.deliver(([203, 0, 113, client], 1).into(), &initial);
+    }
+    let stats = world.server.stats();
+    assert_eq!(
+        (stats.handshakes_in_progress, stats.handshakes_waiting),
+        (3, 7)
+    );
+    assert_eq!(
+        world.server.next_deadline_ms(),
+        Some(0),
+        "the next turn is at once"
+    );
+    for left in [4, 1, 0] {
+        let now = world.now();
+        world.server.turn(now, &mut |_| {});
+        assert_eq!(world.server.stats().handshakes_waiting, left);
+    }
+}
+
+#[test]
+fn under_pressure_a_client_has_to_show_that_it_is_where_it_says() {
+    let limits = QuicLimits {
+        retry_above: 5,
+        ..QuicLimits::default()
+    };
+    let mut world = World::new(limits);
+    for client in 0..100 {
+        let initial = world.initial();
+        world.deliver(([203, 0, 113, client], 1).into(), &initial);
+    }
+    let stats = world.server.stats();
+    assert_eq!((stats.handshakes_in_progress, stats.retried), (5, 95));
+    assert_eq!(stats.connections, 5, "the others cost nothing");
+    // An honest client gets through.
+    world.client();
+    assert_eq!(world.server.stats().retried, 96);
+    assert_eq!(world.server.stats().handshakes_full, 1);
+}
+
+#[test]
+fn beyond_the_bound_of_handshakes_clients_are_refused() {
+    let limits = QuicLimits {
+        retry_above: 0,
+        handshakes_max: 0,
+        ..QuicLimits::default()
+    };
+    let mut world = World::new(limits);
+    let config = world.authority.client_config(b"mqtt", None);
+    let client = world.connect(config);
+    world.run(5_000, |world| world.clients[client].lost.is_some());
+    let lost = world.clients[client].lost.clone();
+    assert!(
+        matches!(lost, Some(ConnectionError::ConnectionClosed(_))),
+        "{lost:?}"
+    );
+    assert_eq!(world.server.stats().refused, 1);
+}
+
+#[test]
+fn beyond_the_bound_of_connections_clients_are_refused_until_one_goes() {
+    let limits = QuicLimits {
+        connections_max: 2,
+        ..QuicLimits::default()
+    };
+    let mut world = World::new(limits);
+    let (first, _) = world.client();
+    world.client();
+    let config = world.authority.client_config(b"mqtt", None);
+    let third = world.connect(config);
+    world.run(5_000, |world| world.clients[third].lost.is_some());
+    let now = world.instant();
+    let gone = &mut world.clients[first].connection;
+    gone.close(now, VarInt::from_u32(0), "".into());
+    world.pass(10_000);
+    assert_eq!(world.server.stats().connections, 1);
+    world.client();
+}
+
+#[test]
+fn a_stopping_server_closes_all_and_takes_nobody_in() {
+    let mut world = World::new(QuicLimits::default());
+    let config = world.authority.client_config(b"mqtt", None);
+    let without_stream = world.connect(config.clone());
+    world.run(5_000, |world| world.clients[without_stream].is_connected);
+    let now = world.now();
+    world.server.shut_down(now);
+    assert_eq!(world.server.open(), 0);
+    world.run(5_000, |world| world.clients[without_stream].lost.is_some());
+    let late = world.connect(config);
+    world.pass(5_000);
+    assert!(!world.clients[late].is_connected);
+}

@@ -1,0 +1,8 @@
+//! The QUIC layer of a core against quinn-proto's client, in virtual time: no socket, no sleep, one seed.
+
+mod bounds;
+mod certificates;
+mod client;
+mod conversations;
+mod forged;
+mod world;

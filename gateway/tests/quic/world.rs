@@ -1,0 +1,505 @@
+//! A server core without sockets, clients of quinn-proto, and a network that loses, delays and reorders.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gateway::limits::QuicLimits;
+use gateway::quic::{Arrived, Endpoints, Listening, NodeKeys, Output};
+use gateway::shard::Arrival;
+use gateway::tls::{
+    Acceptor, Certificate, ClientCertificates, ClientTrust, ClusterSecret, PemFile, Reason,
+    Settings, Versions,
+};
+use gateway::turn::Now;
+use quinn_proto::crypto::rustls::QuicClientConfig;
+use quinn_proto::{Dir, EcnCodepoint, Endpoint, EndpointConfig, TransportConfig};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use reactor::datagram::Transmit;
+use reactor::driver::ConnectionId;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, version};
+
+use crate::client::Client;
+
+/// In 2027.
+const UNIX_MS: u64 = 1_800_000_000_000;
+/// One way, in milliseconds.
+const DELAY_MS: u64 = 10;
+
+pub(crate) fn server_address() -> SocketAddr {
+    ([192, 0, 2, 1], 14_567).into()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "instants have no other beginning"
+)]
+fn origin() -> Instant {
+    Instant::now()
+}
+
+/// An authority and what it signs.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(vec![]).expect("no names are fine");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key can be made");
+        Self(CertifiedIssuer::self_signed(params, key).expect("it signs itself"))
+    }
+
+    fn signed(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("it is a name");
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key can be made");
+        (params.signed_by(&key, &self.0).expect("it signs"), key)
+    }
+
+    pub(crate) fn trust(&self) -> ClientTrust {
+        ClientTrust {
+            authorities: vec![file("clients.pem", self.0.pem())],
+            revocation_lists: vec![],
+        }
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        let (certificate, key) = self.signed("localhost");
+        Settings {
+            certificates: vec![Certificate {
+                chain: file("server.pem", certificate.pem()),
+                key: file("server.key", key.serialize_pem()),
+            }],
+            client_certificates: ClientCertificates::None,
+            application_protocols: vec![b"mqtt".to_vec()],
+            versions: Versions::From12,
+            ticket_secrets: vec![ClusterSecret([7; 32])],
+            ticket_epoch_s: 3600,
+        }
+    }
+
+    /// What a client is configured with; it has a certificate if it has a name.
+    pub(crate) fn client_config(
+        &self,
+        protocol: &[u8],
+        name: Option<&str>,
+    ) -> quinn_proto::ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).expect("it is an authority");
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[&version::TLS13])
+            .expect("the provider has it")
+            .with_root_certificates(roots);
+        let mut config = match name {
+            None => config.with_no_client_auth(),
+            Some(name) => {
+                let (certificate, key) = self.signed(name);
+                let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+                let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
+                config.with_client_auth_cert(chain, key).expect("they fit")
+            }
+        };
+        config.alpn_protocols = vec![protocol.to_vec()];
+        config.enable_early_data = true;
+        let config = QuicClientConfig::try_from(config).expect("it does for QUIC");
+        let mut config = quinn_proto::ClientConfig::new(Arc::new(config));
+        let mut transport = TransportConfig::default();
+        transport.max_idle_timeout(None);
+        config.transport_config(Arc::new(transport));
+        config
+    }
+}
+
+fn file(name: &str, text: String) -> PemFile {
+    PemFile {
+        name: name.to_owned(),
+        text: text.into_bytes(),
+    }
+}
+
+/// What the server told of one connection.
+#[derive(Default)]
+pub(crate) struct Told {
+    pub(crate) arrival: Option<Arrival>,
+    pub(crate) data: Vec<u8>,
+    pub(crate) drained: u32,
+    pub(crate) has_peer_closed: bool,
+    pub(crate) is_closed: bool,
+}
+
+struct Packet {
+    at_ms: u64,
+    from: SocketAddr,
+    to: SocketAddr,
+    ecn: Option<EcnCodepoint>,
+    bytes: Vec<u8>,
+}
+
+/// Everything.
+pub(crate) struct World {
+    pub(crate) authority: Authority,
+    pub(crate) server: Endpoints,
+    pub(crate) clients: Vec<Client>,
+    /// In the order in which the server accepted them.
+    pub(crate) accepted: Vec<ConnectionId>,
+    pub(crate) told: HashMap<ConnectionId, Told>,
+    pub(crate) strays: Vec<(u16, Vec<u8>)>,
+    pub(crate) failed: Vec<Reason>,
+    /// What the server sent to each address, in bytes.
+    pub(crate) sent_to: HashMap<SocketAddr, usize>,
+    /// What a client sends next comes from here, too.
+    pub(crate) network_loss_percent: u64,
+    pub(crate) jitter_ms: u64,
+    /// True for a datagram to the server that is to be lost.
+    pub(crate) drops: fn(&[u8]) -> bool,
+    pub(crate) now_ms: u64,
+    /// Echo what arrives.
+    pub(crate) echoes: bool,
+    packets: Vec<Packet>,
+    origin: Instant,
+    seed: u64,
+    acceptor: Arc<Acceptor>,
+    pub(crate) limits: QuicLimits,
+}
+
+impl World {
+    pub(crate) fn new(limits: QuicLimits) -> Self {
+        let authority = Authority::new();
+        let settings = authority.settings();
+        Self::with(limits, authority, &settings)
+    }
+
+    pub(crate) fn with(limits: QuicLimits, authority: Authority, settings: &Settings) -> Self {
+        let acceptor = Arc::new(Acceptor::for_quic(settings).expect("the settings are good"));
+        let origin = origin();
+        let listening = listening(0, 1);
+        let now = Now {
+            mono_ms: 0,
+            unix_ms: UNIX_MS,
+        };
+        let server = Endpoints::new(limits.clone(), listening, &acceptor, 1, origin, now);
+        Self {
+            server: server.expect("it does for QUIC"),
+            authority,
+            clients: Vec::new(),
+            accepted: Vec::new(),
+            told: HashMap::new(),
+            strays: Vec::new(),
+            failed: Vec::new(),
+            sent_to: HashMap::new(),
+            network_loss_percent: 0,
+            jitter_ms: 0,
+            drops: |_| false,
+            now_ms: 0,
+            echoes: false,
+            packets: Vec::new(),
+            origin,
+            seed: 42,
+            acceptor,
+            limits,
+        }
+    }
+
+    /// The process starts again: with these keys, on this core of so many.
+    pub(crate) fn restart(&mut self, listening: Listening) {
+        let (limits, now) = (self.limits.clone(), self.now());
+        let server = Endpoints::new(limits, listening, &self.acceptor, 1, self.origin, now);
+        self.server = server.expect("it does for QUIC");
+        self.told.clear();
+        self.accepted.clear();
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now {
+            mono_ms: self.now_ms,
+            unix_ms: UNIX_MS + self.now_ms,
+        }
+    }
+
+    pub(crate) fn instant(&self) -> Instant {
+        self.origin + Duration::from_millis(self.now_ms)
+    }
+
+    pub(crate) fn random(&mut self) -> u64 {
+        self.seed = self
+            .seed
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(1);
+        self.seed >> 33
+    }
+
+    /// A client begins to connect.
+    pub(crate) fn connect(&mut self, config: quinn_proto::ClientConfig) -> usize {
+        let index = self.clients.len();
+        let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None);
+        let connecting = endpoint.connect(self.instant(), config, server_address(), "localhost");
+        let (handle, connection) = connecting.expect("it can begin");
+        self.clients.push(Client {
+            address: ([198, 51, 100, 1], 1_000 + index as u16).into(),
+            endpoint,
+            handle,
+            connection,
+            is_connected: false,
+            has_stream: false,
+            lost: None,
+            received: Vec::new(),
+            unsent: Vec::new(),
+            stopped: Vec::new(),
+        });
+        index
+    }
+
+    /// A client that is connected, with its stream open.
+    pub(crate) fn client(&mut self) -> (usize, ConnectionId) {
+        let config = self.authority.client_config(b"mqtt", None);
+        self.client_with(config)
+    }
+
+    pub(crate) fn client_with(
+        &mut self,
+        config: quinn_proto::ClientConfig,
+    ) -> (usize, ConnectionId) {
+        let client = self.connect(config);
+        let before = self.accepted.len();
+        self.run(10_000, |world| world.clients[client].is_connected);
+        self.say(client, b"hello");
+        self.run(10_000, |world| world.accepted.len() > before);
+        let id = *self.accepted.last().expect("it was accepted");
+        let heard = |world: &Self| world.told[&id].data.ends_with(b"hello");
+        self.run(10_000, heard);
+        (client, id)
+    }
+
+    /// Sends on the first stream of a client, which is opened if it was not.
+    pub(crate) fn say(&mut self, client: usize, bytes: &[u8]) {
+        let client = &mut self.clients[client];
+        client.unsent.extend_from_slice(bytes);
+        if !client.has_stream {
+            client.has_stream = client.connection.streams().open(Dir::Bi).is_some();
+        }
+        client.write();
+    }
+
+    /// What the server heard on a connection.
+    pub(crate) fn heard(&self, id: ConnectionId) -> &[u8] {
+        self.told.get(&id).map_or(&[], |told| &told.data)
+    }
+
+    /// Lets time pass until something is true.
+    pub(crate) fn run(&mut self, for_ms: u64, until: impl Fn(&Self) -> bool) {
+        assert!(self.try_run(for_ms, &until), "not within {for_ms} ms");
+    }
+
+    /// Lets so much time pass.
+    pub(crate) fn pass(&mut self, for_ms: u64) {
+        let end = self.now_ms + for_ms;
+        self.try_run(for_ms, &|_| false);
+        self.now_ms = end;
+    }
+
+    fn try_run(&mut self, for_ms: u64, until: &dyn Fn(&Self) -> bool) -> bool {
+        let end = self.now_ms + for_ms;
+        loop {
+            self.turn();
+            if until(self) {
+                return true;
+            }
+            let next = self.next_ms();
+            if next > end {
+                return false;
+            }
+            self.now_ms = next.max(self.now_ms);
+        }
+    }
+
+    /// When something happens next.
+    fn next_ms(&mut self) -> u64 {
+        let origin = self.origin;
+        let packets = self.packets.iter().map(|packet| packet.at_ms).min();
+        let clients = self.clients.iter_mut().filter_map(|client| {
+            let timeout = client.connection.poll_timeout()?;
+            let after = timeout.saturating_duration_since(origin);
+            Some(after.as_nanos().div_ceil(1_000_000) as u64)
+        });
+        let clients = clients.min();
+        let all = [packets, clients, self.server.next_deadline_ms()];
+        all.into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+
+    /// One moment: what is due arrives, and everybody sends.
+    fn turn(&mut self) {
+        let due: Vec<Packet> = {
+            let now_ms = self.now_ms;
+            let (due, later) = self.packets.drain(..).partition(|it| it.at_ms <= now_ms);
+            self.packets = later;
+            due
+        };
+        for packet in due {
+            if packet.to == server_address() {
+                self.deliver(packet.from, &packet.bytes);
+            } else if let Some(client) = self.clients.iter().position(|it| it.address == packet.to)
+            {
+                let instant = self.instant();
+                self.clients[client].deliver(instant, packet.ecn, &packet.bytes);
+            }
+        }
+        self.with_server(|server, now, mut tell| server.turn(now, &mut tell));
+        for client in 0..self.clients.len() {
+            self.client_turn(client);
+        }
+        self.flush();
+    }
+
+    fn client_turn(&mut self, index: usize) {
+        let instant = self.instant();
+        let client = &mut self.clients[index];
+        if client
+            .connection
+            .poll_timeout()
+            .is_some_and(|at| at <= instant)
+        {
+            client.connection.handle_timeout(instant);
+        }
+        client.drive();
+        loop {
+            let mut bytes = Vec::new();
+            let client = &mut self.clients[index];
+            let Some(transmit) = client.connection.poll_transmit(instant, 1, &mut bytes) else {
+                break;
+            };
+            let (from, to) = (client.address, transmit.destination);
+            self.post(from, to, transmit.ecn, bytes);
+        }
+    }
+
+    fn post(
+        &mut self,
+        from: SocketAddr,
+        to: SocketAddr,
+        ecn: Option<EcnCodepoint>,
+        bytes: Vec<u8>,
+    ) {
+        let is_lost = self.random() % 100 < self.network_loss_percent;
+        let delay_ms = DELAY_MS + self.random() % (self.jitter_ms + 1);
+        if is_lost || (to == server_address() && (self.drops)(&bytes)) {
+            return;
+        }
+        self.packets.push(Packet {
+            at_ms: self.now_ms + delay_ms,
+            from,
+            to,
+            ecn,
+            bytes,
+        });
+    }
+
+    /// A datagram reaches the server.
+    pub(crate) fn deliver(&mut self, from: SocketAddr, bytes: &[u8]) {
+        let arrived = Arrived {
+            listener: 0,
+            remote: from,
+            local: Some(server_address().ip()),
+            ecn: None,
+            stride: bytes.len(),
+            bytes,
+        };
+        self.with_server(|server, now, mut tell| server.received(&arrived, now, &mut tell));
+    }
+
+    /// What is on its way to the server comes from another address.
+    pub(crate) fn forge_sources(&mut self, address: SocketAddr) {
+        let to_server = |packet: &&mut Packet| packet.to == server_address();
+        for packet in self.packets.iter_mut().filter(to_server) {
+            packet.from = address;
+        }
+    }
+
+    /// The first datagram of somebody who wants to connect, and never speaks again.
+    pub(crate) fn initial(&self) -> Vec<u8> {
+        let config = self.authority.client_config(b"mqtt", None);
+        let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None);
+        let connecting = endpoint.connect(self.instant(), config, server_address(), "localhost");
+        let (_, mut connection) = connecting.expect("it can begin");
+        let mut bytes = Vec::new();
+        let transmit = connection.poll_transmit(self.instant(), 1, &mut bytes);
+        assert!(transmit.is_some(), "it has something to say");
+        bytes
+    }
+
+    fn with_server(&mut self, act: impl FnOnce(&mut Endpoints, Now, &mut dyn FnMut(Output<'_>))) {
+        let now = self.now();
+        let mut answers = Vec::new();
+        let Self {
+            server,
+            told,
+            accepted,
+            strays,
+            failed,
+            echoes,
+            ..
+        } = self;
+        act(server, now, &mut |output| match output {
+            Output::Accepted(id, arrival) => {
+                accepted.push(id);
+                let told = told.entry(id).or_default();
+                assert!(told.arrival.is_none(), "accepted twice");
+                told.arrival = Some(arrival);
+            }
+            Output::Data(id, bytes) => {
+                let told = told.get_mut(&id).expect("it was accepted");
+                assert!(
+                    !told.is_closed && !told.has_peer_closed,
+                    "data after the end"
+                );
+                told.data.extend_from_slice(bytes);
+                if *echoes {
+                    answers.push((id, bytes.to_vec()));
+                }
+            }
+            Output::Drained(id) => told.get_mut(&id).expect("accepted").drained += 1,
+            Output::PeerClosed(id) => {
+                told.get_mut(&id).expect("accepted").has_peer_closed = true;
+            }
+            Output::Closed(id) => {
+                let told = told.get_mut(&id).expect("it was accepted");
+                assert!(!told.is_closed, "closed twice");
+                told.is_closed = true;
+            }
+            Output::Stray(core, bytes) => strays.push((core, bytes.to_vec())),
+            Output::Failed(_, reason, _) => failed.push(reason),
+        });
+        for (id, bytes) in answers {
+            self.server.send(id, &bytes);
+        }
+    }
+
+    /// The server sends what it has to send.
+    pub(crate) fn flush(&mut self) {
+        let mut sent = Vec::new();
+        let now = self.now();
+        self.server.transmit(now, |_, transmit| sent.push(transmit));
+        for transmit in sent {
+            let Transmit {
+                to, segment, bytes, ..
+            } = transmit;
+            *self.sent_to.entry(to).or_default() += bytes.len();
+            let length = segment.map_or(bytes.len(), usize::from);
+            for datagram in bytes.chunks(length.max(1)) {
+                self.post(server_address(), to, None, datagram.to_vec());
+            }
+        }
+    }
+}
+
+/// A core of node 0 with the keys that follow from the usual secret.
+pub(crate) fn listening(core: u16, cores: u16) -> Listening {
+    Listening {
+        keys: NodeKeys::new(&ClusterSecret([7; 32])),
+        node: 0,
+        core,
+        cores,
+    }
+}
