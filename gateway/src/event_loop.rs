@@ -423,23 +423,8 @@ impl<D: Driver> EventLoop<D> {
                 }
                 shard.handle(now, Event::Closed(connection), outbox);
             }
-            driver::Event::Datagrams {
-                socket,
-                buffer,
-                remote,
-                local,
-                ecn,
-                stride,
-            } => {
-                if let Some(quic) = quic {
-                    let batch = Batch {
-                        socket,
-                        buffer,
-                        remote,
-                        local,
-                        ecn,
-                        stride,
-                    };
+            event @ driver::Event::Datagrams { .. } => {
+                if let (Some(quic), Some(batch)) = (quic, Batch::of(&event)) {
                     quic.received(driver, now, batch, shard, outbox);
                 }
             }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use reactor::datagram::{DatagramSocketId, Ecn};
-use reactor::driver::{BufferRef, Close, ConnectionId, Driver};
+use reactor::driver::{self, BufferRef, Close, ConnectionId, Driver};
 
 use crate::core_message::{CoreMessage, StrayDatagram};
 use crate::metrics::TurnedAway;
@@ -36,6 +36,30 @@ pub struct Batch {
     pub ecn: Option<Ecn>,
     /// Length of each.
     pub stride: usize,
+}
+
+impl Batch {
+    /// The datagrams of an event; `None` for another one.
+    pub(super) fn of(event: &driver::Event) -> Option<Self> {
+        match *event {
+            driver::Event::Datagrams {
+                socket,
+                buffer,
+                remote,
+                local,
+                ecn,
+                stride,
+            } => Some(Self {
+                socket,
+                buffer,
+                remote,
+                local,
+                ecn,
+                stride,
+            }),
+            _ => None,
+        }
+    }
 }
 
 impl Quic {

@@ -61,9 +61,15 @@ pub(super) struct CorePlan {
     pub(super) proxy: Option<ProxyLimits>,
     /// By listener: whether its connections begin with a PROXY header.
     pub(super) proxied: Vec<bool>,
-    pub(super) quic: QuicLimits,
     /// `None` without QUIC listeners.
-    pub(super) quic_keys: Option<NodeKeys>,
+    pub(super) quic: Option<QuicPlan>,
+}
+
+/// What QUIC needs on each core.
+#[derive(Clone)]
+pub(super) struct QuicPlan {
+    pub(super) limits: QuicLimits,
+    pub(super) keys: NodeKeys,
 }
 
 /// What a core gets once all drivers exist.
@@ -137,24 +143,14 @@ fn live<D: Driver>(
         shard.restore(now, item, *home, &mut outbox);
     }
     let bound = listen(&mut driver, &kit.listeners, plan.listen)?;
-    let listening = plan.quic_keys.map(|keys| Listening {
-        keys,
-        node: NODE,
-        core,
-        cores: shard.facts().placement.cores(),
-    });
-    let quic = match (listening, plan.acceptors.get(Quic::ACCEPTOR)) {
-        (Some(listening), Some(acceptor)) => {
-            let sockets = adopt(&mut driver, kit.datagrams)?;
-            let origin = plan.clock.started();
-            let listeners = sockets.len() as u16; // There are as many as a configuration has addresses.
-            let (limits, acceptor) = (plan.quic, acceptor);
-            let endpoints = Endpoints::new(limits, listening, acceptor, listeners, origin, now);
-            let endpoints = endpoints.map_err(CertificateError::from)?;
-            Some(Quic::new(endpoints, sockets))
-        }
-        _ => None,
-    };
+    let place = (shard.facts(), plan.clock);
+    let quic = listen_quic(
+        &mut driver,
+        plan.quic,
+        &plan.acceptors,
+        kit.datagrams,
+        place,
+    )?;
     if reports.send(CoreReport::Listening(bound)).is_err() {
         return Ok(());
     }
@@ -200,6 +196,31 @@ fn live<D: Driver>(
     event_loop
         .run()
         .map_err(|source| StartError::Driver { core, source })
+}
+
+/// The QUIC connections of a core, none yet; `None` without a listener.
+fn listen_quic(
+    driver: &mut impl Driver,
+    plan: Option<QuicPlan>,
+    acceptors: &[Arc<Acceptor>],
+    sockets: Vec<DatagramSocket>,
+    (facts, clock): (&Facts, Clock),
+) -> Result<Option<Quic>, StartError> {
+    let (Some(plan), Some(acceptor)) = (plan, acceptors.get(Quic::ACCEPTOR)) else {
+        return Ok(None);
+    };
+    let sockets = adopt(driver, sockets)?;
+    let listening = Listening {
+        keys: plan.keys,
+        node: NODE,
+        core: facts.core,
+        cores: facts.placement.cores(),
+    };
+    let (origin, now) = (clock.started(), clock.now());
+    let listeners = sockets.len() as u16; // There are as many as a configuration has addresses.
+    let endpoints = Endpoints::new(plan.limits, listening, acceptor, listeners, origin, now);
+    let endpoints = endpoints.map_err(CertificateError::from)?;
+    Ok(Some(Quic::new(endpoints, sockets)))
 }
 
 /// Takes the sockets that the main thread has bound.

@@ -7,7 +7,9 @@ use reactor::datagram::{DatagramOptions, DatagramSocket};
 use reactor::steering::bind_group;
 
 use super::StartError;
+use super::core_thread::QuicPlan;
 use crate::config::{Config, Protocol};
+use crate::control::certificates::{CertificateError, Certificates};
 use crate::control::status::Listener;
 
 /// Queues of the kernel for all clients of a core, as far as `net.core.rmem_max` and `wmem_max` let them.
@@ -62,6 +64,30 @@ pub(super) struct Datagrams {
     pub(super) listeners: Vec<Listener>,
     /// By core: its socket of each listener.
     pub(super) sockets: Vec<Vec<DatagramSocket>>,
+}
+
+impl Datagrams {
+    /// What the cores need to speak QUIC; `None` without a listener.
+    pub(super) fn plan(
+        &self,
+        config: &Config,
+        certificates: &Certificates,
+    ) -> Result<Option<QuicPlan>, CertificateError> {
+        if self.listeners.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(QuicPlan {
+            limits: config.to_quic_limits(),
+            keys: certificates.quic_keys()?,
+        }))
+    }
+}
+
+/// Which listeners are behind proxies, by the addresses as they are written: port 0 becomes a port when the first core listens.
+pub(super) fn behind_proxies(config: &Config, plan: &[(Listener, Protocol)]) -> Vec<bool> {
+    let proxies = &config.listeners.proxy_protocol;
+    let is_behind = |(listener, _): &(Listener, Protocol)| proxies.contains(&listener.address);
+    plan.iter().map(is_behind).collect()
 }
 
 /// Binds the sockets of all cores: the kernel numbers them in this order, and hands each core what its connection ids name.

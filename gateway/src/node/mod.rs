@@ -32,7 +32,7 @@ use crate::event_loop::{Clock, EngineBacklog, Stopping};
 use crate::turn::Facts;
 
 use core_thread::{CoreKit, CorePlan};
-use listeners::{Datagrams, bind_admin, bind_datagrams, plan_listeners};
+use listeners::{Datagrams, behind_proxies, bind_admin, bind_datagrams, plan_listeners};
 use store::Store;
 
 /// Why a node did not start or did not go on.
@@ -125,19 +125,11 @@ pub fn run(config: Config) -> Result<(), StartError> {
     }
     let admin = bind_admin(&config)?;
     let plan = plan_listeners(&config)?;
-    // By the addresses as they are written: port 0 becomes a port when the first core listens.
-    let proxied: Vec<bool> = plan
-        .iter()
-        .map(|(listener, _)| config.listeners.proxy_protocol.contains(&listener.address))
-        .collect();
+    let proxied = behind_proxies(&config, &plan);
     let datagrams = bind_datagrams(&config, cores)?;
     let certificates = Certificates::of(&config)?;
     let acceptors = certificates.read()?;
-    let quic_keys = if datagrams.listeners.is_empty() {
-        None
-    } else {
-        Some(certificates.quic_keys()?)
-    };
+    let quic = datagrams.plan(&config, &certificates)?;
     let placement = Placement::single_node(cores);
     let store = Store::open(&config, &placement, clock.now().unix_ms)?;
     let access = Access::open(&config, clock)?; // In the folder that the store has made.
@@ -174,8 +166,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             gate: config.to_gate_limits(),
             proxy: config.to_proxy_limits(),
             proxied: proxied.clone(),
-            quic: config.to_quic_limits(),
-            quic_keys: quic_keys.clone(),
+            quic: quic.clone(),
         };
         threads.push(core_thread::spawn(plan, reports.clone(), kit_receiver)?);
         kits.push(kit_sender);

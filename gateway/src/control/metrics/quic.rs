@@ -20,9 +20,7 @@ pub(super) fn families(samples: &[CoreSample]) -> Vec<MetricFamily> {
         let total = stats.iter().map(|stats| stats.failed(*reason)).sum();
         (label("reason", reason.label()), total)
     });
-    let counter = |name: &str, help: &str, value: fn(&Stats) -> u64| {
-        counters(name, help, [(vec![], sum(value))])
-    };
+    let counter = |name, help, value| counter(&stats, name, help, value);
     let mut families = vec![
         counters(
             "quic_handshakes_total",
@@ -70,6 +68,15 @@ pub(super) fn families(samples: &[CoreSample]) -> Vec<MetricFamily> {
             "QUIC connections that ended because the client broke a rule of QUIC.",
             |quic| quic.violations,
         ),
+    ];
+    families.extend(of_packets(&stats));
+    families.extend(gauges(&stats));
+    families
+}
+
+fn of_packets(stats: &[&Stats]) -> Vec<MetricFamily> {
+    let counter = |name, help, value| counter(stats, name, help, value);
+    vec![
         counter(
             "quic_stateless_resets_total",
             "Stateless resets sent, for packets of connections that this node does not know any more.",
@@ -80,9 +87,11 @@ pub(super) fn families(samples: &[CoreSample]) -> Vec<MetricFamily> {
             "QUIC datagrams that came to the wrong core and were handed over.",
             |quic| quic.strays,
         ),
-    ];
-    families.extend(gauges(&stats));
-    families
+    ]
+}
+
+fn counter(stats: &[&Stats], name: &str, help: &str, value: fn(&Stats) -> u64) -> MetricFamily {
+    counters(name, help, [(vec![], sum(stats, value))])
 }
 
 fn gauges(stats: &[&Stats]) -> Vec<MetricFamily> {
