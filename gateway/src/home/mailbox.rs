@@ -16,6 +16,7 @@ use crate::core_message::{
 use crate::engine::{Command, Completion, Evicted, MailboxEntry, MailboxSummary};
 use crate::message::SessionId;
 use crate::metrics::DropReason;
+use crate::shard::{TokenRole, token};
 use crate::turn::{Stats, Turn};
 
 /// The mailbox of one session, in numbers.
@@ -200,14 +201,15 @@ impl Home {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
+        let (identity, peer) = (session.identity.as_deref(), session.peer.ip());
         let Some(durable) = &mut session.durable else {
             return;
         };
         turn.stats.accept();
+        let is_judged = durable.suspect && !turn.policy.is_open_to(identity, peer);
         let mailbox = &mut durable.mailbox;
-        // What is suspect is read back and judged like what waits.
-        durable.suspect &= mailbox.len() > 0;
-        let straight_on = mailbox.waiting == 0 && mailbox.reading.is_none() && !durable.suspect;
+        // What is suspect is read back, and judged like what waits.
+        let straight_on = mailbox.waiting == 0 && mailbox.reading.is_none() && !is_judged;
         mailbox.waiting += 1;
         mailbox.bytes += message.queued_bytes() as u64;
         mailbox.evict(evicted, turn.stats);
@@ -300,7 +302,13 @@ impl Home {
                 && content
                     .as_ref()
                     .is_some_and(|(_, delivery)| delivery.qos == QoS::ExactlyOnce);
-            if (expired || denied) && sequence > mailbox.begun_to && !may_be_held {
+            // A client that holds its packet identifier is told to forget it, without the message.
+            let is_exactly_once = content
+                .as_ref()
+                .is_some_and(|(_, delivery)| delivery.qos == QoS::ExactlyOnce);
+            let is_held = is_exactly_once && (sequence <= mailbox.begun_to || may_be_held);
+            let has_expired = expired && sequence > mailbox.begun_to && !may_be_held;
+            if has_expired || denied && !is_held {
                 mailbox.take_returned(sequence);
                 mailbox.waiting -= 1;
                 mailbox
@@ -317,6 +325,18 @@ impl Home {
                 });
                 continue;
             }
+            let content = if denied {
+                mailbox
+                    .forget_bytes(content.map_or(0, |(message, _)| message.queued_bytes() as u64));
+                turn.outbox.engine.push_back(Command::PubRec {
+                    token: token(TokenRole::Nobody, 0),
+                    session: session.session,
+                    sequence,
+                });
+                None
+            } else {
+                content
+            };
             let bytes = content
                 .as_ref()
                 .map_or(0, |(message, _)| message.queued_bytes() as u64);
@@ -360,6 +380,7 @@ impl Home {
             Outcome::Expired => turn.stats.expire(),
             Outcome::TooLarge => turn.stats.drop_accepted(DropReason::TooLarge, 1),
             Outcome::Refused => turn.stats.drop_accepted(DropReason::Refused, 1),
+            Outcome::Denied => turn.stats.drop_accepted(DropReason::Denied, 1),
         }
         turn.outbox.engine.push_back(Command::Ack {
             session: session.session,
