@@ -50,6 +50,9 @@ impl Home {
         if request.only_replaces {
             return self.look(turn, request);
         }
+        if self.refuses(turn, &request) {
+            return;
+        }
         let HomeSubscribe {
             home,
             reply,
@@ -65,14 +68,6 @@ impl Home {
             return;
         };
         let (id, connected) = (session.session, matches!(session.phase, Phase::Attached(_)));
-        let judge = Judge::of(session.identity.as_ref(), &session.client_id, session.peer);
-        if !judge.may_read(turn, without_share(&filter)) {
-            // Its edge judged it under the rules of a moment ago: it is as if it had been made and cut.
-            turn.stats.counters.subscriptions_cut += 1;
-            let existed = false;
-            let done = CoreMessage::SubscriptionDone { reply, existed };
-            return turn.outbox.tell(reply.core, done);
-        }
         let load = durable.note_shared(&filter);
         self.end_scans((home, id), &filter);
         let record = SubscriptionRecord {
@@ -122,6 +117,22 @@ impl Home {
             filter,
             record,
         });
+    }
+
+    /// True when the rules deny a subscription that its edge has judged under those of a moment ago: it is as if it had been made
+    /// and cut.
+    fn refuses(&self, turn: &mut Turn<'_>, request: &HomeSubscribe) -> bool {
+        let may_read = self.sessions.get(request.home).is_none_or(|session| {
+            let judge = Judge::of(session.identity.as_ref(), &session.client_id, session.peer);
+            judge.may_read(turn, without_share(&request.filter))
+        });
+        if !may_read {
+            turn.stats.counters.subscriptions_cut += 1;
+            let (reply, existed) = (request.reply, false);
+            let done = CoreMessage::SubscriptionDone { reply, existed };
+            turn.outbox.tell(reply.core, done);
+        }
+        !may_read
     }
 
     /// Asks an owner whether a subscription exists, before it is replaced.
