@@ -104,9 +104,24 @@ fn what_is_probably_not_meant_is_said() {
 }
 
 #[test]
+fn a_file_without_a_rule_is_one_that_somebody_is_writing() {
+    let folder = Folder::new();
+    let rules = folder.write("rules.toml", "# nothing yet\n");
+    let text = format!("[access]\nrules = {rules:?}");
+    let error = Access::open(&config(&folder.0, &text), Clock::start())
+        .err()
+        .map(|error| error.to_string())
+        .unwrap_or_default();
+    assert!(error.contains("there is no rule in it"), "{error}");
+}
+
+#[test]
 fn what_no_rule_decides_follows_from_the_other_keys() {
     let folder = Folder::new();
-    let rules = folder.write("rules.toml", "");
+    let rules = folder.write(
+        "rules.toml",
+        "[[rule]]\nallow = [\"publish\"]\ntopics = [\"a\"]\n",
+    );
     let policy = |text: &str| {
         let access = Access::open(&config(&folder.0, text), Clock::start());
         let policy = access.unwrap_or_else(|error| panic!("{error}")).policy();

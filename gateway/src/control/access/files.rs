@@ -50,6 +50,15 @@ pub enum AccessError {
         /// What is wrong with them.
         error: RulesError,
     },
+    /// A file without a rule: somebody is writing it, more likely than not.
+    #[error(
+        "{file} (access.rules): there is no rule in it, which would deny everything to everybody; write at least one, e.g. one with \
+         deny = [\"publish\", \"subscribe\"] and topics = [\"#\"]"
+    )]
+    NoRules {
+        /// Which file.
+        file: String,
+    },
     /// A bad key.
     #[error("{file} ({key}): {error}")]
     Key {
@@ -121,11 +130,14 @@ pub(super) fn read(config: &Config, secret: &[u8; 32]) -> Result<Content, Access
     let mut content = Content::default();
     if let Some(path) = access.rules.0.as_deref() {
         let text = text(path, "access.rules", FILE_BYTES_MAX)?;
-        let rules = Rules::from_toml(&text);
-        content.rules = Some(Arc::new(rules.map_err(|error| AccessError::Rules {
+        let rules = Rules::from_toml(&text).map_err(|error| AccessError::Rules {
             file: name(path),
             error,
-        })?));
+        })?;
+        if rules.is_empty() {
+            return Err(AccessError::NoRules { file: name(path) });
+        }
+        content.rules = Some(Arc::new(rules));
     }
     if let (true, Some(path)) = (
         methods.have(AccessMethod::Password),

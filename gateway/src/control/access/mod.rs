@@ -47,6 +47,8 @@ use keys::KeySource;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long they must stay as they are before they are read.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Why a policy is not in use everywhere.
 #[derive(Debug, thiserror::Error)]
@@ -254,6 +256,7 @@ impl Access {
         loop {
             tokio::time::sleep(LOOK).await;
             let outcome = if files::look(&self.config) != self.state().seen {
+                self.settled().await;
                 self.reload(cores).await
             } else if self.state().undelivered {
                 let held = self.delivery.lock().await;
@@ -264,6 +267,19 @@ impl Access {
             if let Err(error) = outcome {
                 tracing::error!("{error}");
             }
+        }
+    }
+
+    /// Waits until nobody writes the files any more: half a file may be valid, and what it does not allow would be cut.
+    async fn settled(&self) {
+        let mut before = files::look(&self.config);
+        loop {
+            tokio::time::sleep(SETTLE).await;
+            let now = files::look(&self.config);
+            if now == before {
+                return;
+            }
+            before = now;
         }
     }
 
