@@ -555,6 +555,8 @@ pub enum Outcome {
     TooLarge,
     /// The client refused it.
     Refused,
+    /// The rules do not let the client read it any more.
+    Denied,
 }
 
 #[cfg(test)]

@@ -338,7 +338,7 @@ impl<D: Driver> EventLoop<D> {
 
     /// Asks what the shard wants to know. What nobody can take is answered at once.
     fn ask(&mut self, now: Now) {
-        while let Some(question) = self.outbox.questions.pop() {
+        for question in std::mem::take(&mut self.outbox.questions) {
             if let Err(verdict) = self.asker.ask(question) {
                 let verdict = Event::Verdict(verdict);
                 self.shard.handle(now, verdict, &mut self.outbox);

@@ -57,7 +57,7 @@ counters! {
     publishes_internal,
     /// Messages that matched no subscription.
     publishes_unmatched,
-    /// Clients not let in because of who they are or are not.
+    /// Clients not let in because of who they are or are not, and those that failed to prove it again.
     authentications_refused,
     /// Connections ended because what their client had proved ended.
     logins_expired,
@@ -71,7 +71,7 @@ counters! {
     subscriptions_cut,
     /// Wills not published because the rules do not allow them any more.
     wills_denied,
-    /// Publishes refused: a topic that no client may publish to, or too many levels.
+    /// Publishes refused: a topic that no client may publish to, too many levels, or denied by the rules.
     publishes_refused,
     /// Publishes of QoS 0 dropped because another core took no more.
     publishes_dropped,

@@ -174,9 +174,12 @@ impl Shard {
                 event
             }
             Event::Policy(policy) => {
+                let new_rules = !policy.has_rules_of(&self.common.policy);
                 self.common.policy = policy;
-                self.edge.begin_review();
-                self.home.begin_review();
+                if new_rules {
+                    self.edge.begin_review();
+                }
+                self.home.begin_review(new_rules);
                 return;
             }
             _ => event,

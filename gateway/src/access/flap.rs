@@ -76,8 +76,8 @@ impl FlapGuard {
         }
     }
 
-    /// A client connects.
-    pub fn connect(&mut self, client: &str, address: IpAddr, now_ms: u64) -> Flap {
+    /// A client connects, by its user and its client identifier.
+    pub fn connect(&mut self, client: (Option<&str>, &str), address: IpAddr, now_ms: u64) -> Flap {
         let FlapPolicy {
             connects_max,
             window_ms,
@@ -144,17 +144,17 @@ mod tests {
     fn who_connects_too_often_is_kept_out_for_a_while() {
         let mut guard = guard(64);
         for now_ms in [0, 300, 900] {
-            assert_eq!(guard.connect("a", HERE, now_ms), Flap::Welcome);
+            assert_eq!(guard.connect((None, "a"), HERE, now_ms), Flap::Welcome);
         }
         assert_eq!(
-            guard.connect("a", HERE, 999),
+            guard.connect((None, "a"), HERE, 999),
             Flap::BanBegins { until_ms: 5_999 }
         );
         assert_eq!(
-            guard.connect("a", HERE, 5_998),
+            guard.connect((None, "a"), HERE, 5_998),
             Flap::Banned { until_ms: 5_999 }
         );
-        assert_eq!(guard.connect("a", HERE, 5_999), Flap::Welcome);
+        assert_eq!(guard.connect((None, "a"), HERE, 5_999), Flap::Welcome);
         let expected = FlapCounters {
             bans: 1,
             refused: 1,
@@ -166,28 +166,30 @@ mod tests {
     #[test]
     fn who_connects_at_a_measured_pace_stays_welcome() {
         let mut guard = guard(64);
-        assert!((0..100).all(|number| guard.connect("a", HERE, number * 334) == Flap::Welcome));
+        assert!(
+            (0..100).all(|number| guard.connect((None, "a"), HERE, number * 334) == Flap::Welcome)
+        );
     }
 
     #[test]
     fn nobody_is_kept_out_for_what_another_does_with_its_name() {
         let mut guard = guard(64);
-        assert!((0..10).any(|_| guard.connect("a", THERE, 0) != Flap::Welcome));
-        assert_eq!(guard.connect("a", HERE, 0), Flap::Welcome);
-        assert_eq!(guard.connect("b", THERE, 0), Flap::Welcome);
+        assert!((0..10).any(|_| guard.connect((None, "a"), THERE, 0) != Flap::Welcome));
+        assert_eq!(guard.connect((None, "a"), HERE, 0), Flap::Welcome);
+        assert_eq!(guard.connect((None, "b"), THERE, 0), Flap::Welcome);
     }
 
     #[test]
     fn a_full_table_keeps_bans_and_counts_whom_it_forgot() {
         let mut guard = guard(4);
         for _ in 0..4 {
-            guard.connect("bad", HERE, 0);
+            guard.connect((None, "bad"), HERE, 0);
         }
         for number in 0..10 {
-            guard.connect(&format!("c{number}"), HERE, 1);
+            guard.connect((None, &format!("c{number}")), HERE, 1);
         }
         assert_eq!(
-            guard.connect("bad", HERE, 2),
+            guard.connect((None, "bad"), HERE, 2),
             Flap::Banned { until_ms: 5_000 }
         );
         assert_eq!(guard.counters().forgotten, 7);

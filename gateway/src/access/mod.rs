@@ -55,6 +55,19 @@ impl Identity {
         }
     }
 
+    /// True when two clients may do the same, as far as it depends on who they are.
+    pub fn is_same(one: &Option<Arc<Self>>, other: &Option<Arc<Self>>) -> bool {
+        let rights = |identity: &Option<Arc<Self>>| {
+            let identity = identity.clone().unwrap_or_default();
+            (
+                identity.user.clone(),
+                identity.groups.clone(),
+                identity.rules.clone(),
+            )
+        };
+        rights(one) == rights(other)
+    }
+
     /// True when the proof has ended.
     pub fn is_expired(&self, now_unix_ms: u64) -> bool {
         self.expires_at_unix_ms

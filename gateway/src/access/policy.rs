@@ -272,6 +272,16 @@ impl Policy {
         })
     }
 
+    /// True when it allows the same as another one, so that nobody has to be judged anew.
+    pub fn has_rules_of(&self, other: &Self) -> bool {
+        let same_rules = match (&self.rules, &other.rules) {
+            (Some(rules), Some(others)) => Arc::ptr_eq(rules, others) || rules == others,
+            (None, None) => true,
+            _ => false,
+        };
+        same_rules && self.unruled == other.unruled
+    }
+
     /// True when a client may do everything, so that nothing of it is judged.
     pub fn is_open_to(&self, identity: Option<&Identity>, peer: IpAddr) -> bool {
         let brings_rules = identity.is_some_and(|identity| identity.rules.is_some());

@@ -1,5 +1,7 @@
 //! Messages towards a client: its bounded queue, its window, and the PUBLISH packets.
 
+use std::collections::VecDeque;
+
 use edge_proto::encode::{self, PublishHeader, PublishParts, PublishTemplate};
 use edge_proto::frame::PACKET_LENGTH_MAX;
 use edge_proto::packet::{Ack, PacketType, QoS, UserProperties, Version};
@@ -255,6 +257,32 @@ impl Edge {
     }
 
     /// Sends what the client takes of what waits for it.
+    /// Drops what waits for a client and may not be read by it any more. What was begun goes on.
+    pub(super) fn drop_denied(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        may_read: impl Fn(&str) -> bool,
+    ) {
+        let Some((_, session)) = self.live(id) else {
+            return;
+        };
+        let Some(traffic) = session.traffic_if_any() else {
+            return;
+        };
+        let queue = std::mem::take(&mut traffic.queue);
+        let is_denied =
+            |queued: &Queued| !queued.begun && !queued.dup && !may_read(queued.message.topic());
+        let (denied, kept) = queue.into_iter().partition::<VecDeque<_>, _>(is_denied);
+        traffic.queue = kept;
+        for queued in denied {
+            let bytes = queued.message.queued_bytes() as u64;
+            session.traffic().queue_bytes -= bytes;
+            turn.stats.queued_bytes -= bytes;
+            end(session, turn, &queued, Outcome::Denied);
+        }
+    }
+
     pub(super) fn pump(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
         let Some((link, session)) = self.live(id) else {
             return;
@@ -353,10 +381,12 @@ fn end(session: &Session, turn: &mut Turn<'_>, queued: &Queued, outcome: Outcome
             queued.message.queued_bytes() as u32,
             outcome,
         );
-    } else if outcome == Outcome::Expired {
-        turn.stats.expire();
-    } else {
-        turn.stats.drop_accepted(DropReason::TooLarge, 1);
+        return;
+    }
+    match outcome {
+        Outcome::Expired => turn.stats.expire(),
+        Outcome::Denied => turn.stats.drop_accepted(DropReason::Denied, 1),
+        _ => turn.stats.drop_accepted(DropReason::TooLarge, 1),
     }
 }
 

@@ -90,6 +90,9 @@ impl Edge {
         let Some(connection) = self.connection(id) else {
             return;
         };
+        if !matches!(connection.state, State::Live(_)) {
+            return connection.close_state(turn);
+        }
         let State::Live(session) = std::mem::replace(&mut connection.state, State::Closing) else {
             return;
         };

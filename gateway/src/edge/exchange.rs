@@ -6,6 +6,8 @@
 //! AUTH 0x19 ─▶ (AUTH 0x18 ─▶ AUTH 0x18 ─▶) AUTH 0x00             the same again, on a live session
 //! ```
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
@@ -21,7 +23,7 @@ use super::depart::Leave;
 use super::login::credentials;
 use super::{Edge, Flow, State};
 use crate::access::Identity;
-use crate::access::policy::Refusal;
+use crate::access::policy::{Credentials, Question, Refusal};
 use crate::access::scram::{self, Exchange};
 use crate::shard::Arrival;
 use crate::turn::Turn;
@@ -48,13 +50,25 @@ impl Method {
     }
 }
 
+/// What a CONNECT in the middle of its exchange may have besides a will.
+const KEPT_BESIDE_WILL_BYTES_MAX: usize = 8 * 1024;
+
 /// A CONNECT in the middle of its exchange.
-#[derive(Debug)]
 pub(super) struct Exchanging {
     arrival: Arrival,
     /// What is behind the fixed header of the CONNECT.
     connect: Box<[u8]>,
     exchange: Exchange,
+}
+
+impl fmt::Debug for Exchanging {
+    /// Without the CONNECT, which may have a password.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = formatter.debug_struct("Exchanging");
+        shown
+            .field("arrival", &self.arrival)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Exchanging {
@@ -88,9 +102,13 @@ impl Edge {
         frame: Frame<'_>,
     ) -> Result<Flow, ReasonCode> {
         let name = connect.authentication_method.unwrap_or_default();
-        let method = Method::of_name(name).ok_or(ReasonCode::BadAuthenticationMethod)?;
+        let method = Method::of_name(name).ok_or(ReasonCode::BadAuthenticationMethod);
         let data = connect.authentication_data.unwrap_or_default();
-        let begun = self.begin(turn, method, data)?;
+        let begun = method.and_then(|method| Ok((method, self.begin(turn, method, data)?)));
+        let Ok((method, begun)) = begun else {
+            turn.stats.counters.authentications_refused += 1;
+            return Err(ReasonCode::BadAuthenticationMethod);
+        };
         if let Err(refusal) = &begun
             && let Some(from) = turn.policy.elsewhere(refusal)
         {
@@ -110,8 +128,15 @@ impl Edge {
                 Ok(Flow::Continue)
             }
             Step::Continue(exchange, message) => {
-                let bytes = frame.body.len() as u64;
-                if turn.stats.partial_bytes + bytes > turn.facts.limits.partial_bytes_max as u64 {
+                // It is kept where nobody can take it away, so it is a CONNECT with a large will at most, and never the last quarter.
+                let limits = &turn.facts.limits;
+                let bytes = frame.body.len();
+                if bytes > limits.will_bytes_max + KEPT_BESIDE_WILL_BYTES_MAX {
+                    return Err(ReasonCode::QuotaExceeded);
+                }
+                let bytes = bytes as u64;
+                let total = limits.partial_bytes_max as u64;
+                if turn.stats.partial_bytes + bytes > total - total / 4 {
                     return Err(ReasonCode::ServerBusy);
                 }
                 let Some(connection) = self.connection(id) else {
@@ -276,13 +301,37 @@ impl Edge {
                 turn.stats.counters.logins_renewed += 1;
                 self.renew(turn, id, identity);
             }
-            Ok(Ok(Step::Done(..)) | Err(_)) | Err(_) => {
+            failed => {
+                if let Ok(Err(refusal)) = &failed
+                    && let Some(from) = turn.policy.elsewhere(refusal)
+                {
+                    // Nobody waits for the verdict; but the key is there when the client comes back.
+                    self.ask_for_key(turn, id, data, from);
+                }
                 turn.stats.counters.authentications_refused += 1;
                 self.leave(turn, id, Leave::because(ReasonCode::NotAuthorized));
                 return Ok(Flow::Closed);
             }
         }
         Ok(Flow::Continue)
+    }
+
+    /// Has the key of a token fetched.
+    fn ask_for_key(&self, turn: &mut Turn<'_>, id: ConnectionId, token: &[u8], from: usize) {
+        let credentials = Credentials {
+            client: "".into(),
+            user_name: None,
+            password: Some(token.into()),
+            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
+            certificate: None,
+        };
+        turn.outbox.questions.push(Question {
+            core: turn.facts.core,
+            connection: id,
+            policy: Arc::clone(turn.policy),
+            from,
+            credentials: Box::new(credentials),
+        });
     }
 
     /// Sends AUTH to a connected client.

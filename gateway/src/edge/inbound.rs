@@ -349,5 +349,6 @@ pub(super) fn end_delivery(
         Outcome::Expired => turn.stats.expire(),
         Outcome::TooLarge => turn.stats.drop_accepted(DropReason::TooLarge, 1),
         Outcome::Refused => turn.stats.drop_accepted(DropReason::Refused, 1),
+        Outcome::Denied => turn.stats.drop_accepted(DropReason::Denied, 1),
     }
 }

@@ -269,7 +269,8 @@ impl Edge {
         }
     }
 
-    /// Ends the subscriptions of a live-only session that it may not have any more. Those of a durable one are its home's.
+    /// Ends the subscriptions of a live-only session that it may not have any more, and drops what waits for it. The subscriptions of a
+    /// durable one are its home's.
     fn review_session(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
         let Some((_, session)) = self.live(id) else {
             return;
@@ -277,21 +278,30 @@ impl Edge {
         let Some(login) = session.login.as_deref() else {
             return;
         };
-        let (who, policy) = (login.who(), turn.policy);
-        let may_stay = |filter: &str| {
-            policy
-                .may_subscribe((&who, login.peer), filter, QoS::ExactlyOnce)
-                .is_ok()
+        let (identity, client, peer) = (
+            Arc::clone(&login.identity),
+            login.client.clone(),
+            login.peer,
+        );
+        let policy = Arc::clone(turn.policy);
+        let may_read = |filter: &str| {
+            let who = Who {
+                identity: &identity,
+                client: &client,
+            };
+            let judged = policy.may_subscribe((&who, peer), filter, QoS::AtMostOnce);
+            judged.is_ok()
         };
         let cut: Vec<Box<str>> = session
             .filters
             .iter()
-            .filter(|filter| !may_stay(filter))
+            .filter(|filter| !may_read(filter))
             .cloned()
             .collect();
         for filter in cut {
             self.cut_subscription(turn, id, &filter);
         }
+        self.drop_denied(turn, id, may_read);
     }
 
     /// The home knows a client of which this edge did not have to know anything until the policy changed.

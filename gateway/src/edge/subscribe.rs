@@ -380,6 +380,10 @@ impl Edge {
             for ((filter, record), existed) in
                 wanted.filter_map(|(wanted, existed)| Some((wanted?, existed)))
             {
+                let session = self.live(id).map(|(_, session)| session);
+                if session.is_none_or(|session| !session.filters.contains(&filter)) {
+                    continue; // It was cut while it was made.
+                }
                 self.start_scan(turn, id, filter, record, existed);
             }
         }

@@ -8,13 +8,14 @@ use crate::outbox::Note;
 use crate::turn::Turn;
 
 impl Home {
-    /// Counts a CONNECT; true when its client has connected so often lately that it is not let in. The home of a client identifier
-    /// hears of all its CONNECTs, so each is counted once.
+    /// Counts a CONNECT; true when its client has connected so often lately that it is not let in. The home of a user
+    /// hears of all its clients' CONNECTs, so each is counted once; nobody counts against a client of another user.
     pub(super) fn is_flapping(&mut self, turn: &mut Turn<'_>, attach: &Attach) -> bool {
         let Some(guard) = &mut self.flapping else {
             return false;
         };
-        match guard.connect(&attach.client_id, attach.peer.ip(), turn.now.mono_ms) {
+        let client = (attach.user(), &*attach.client_id);
+        match guard.connect(client, attach.peer.ip(), turn.now.mono_ms) {
             Flap::Welcome => return false,
             Flap::BanBegins { until_ms } => {
                 let ban_ms = until_ms - turn.now.mono_ms;

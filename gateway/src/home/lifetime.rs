@@ -38,6 +38,7 @@ impl Home {
             disconnected_at_unix_ms: Some(disconnected_at_unix_ms),
             will_at_unix_ms: will_at,
             received,
+            suspect: mailbox.messages > 0,
             mailbox: Mailbox::restored(mailbox, turn.stats),
             ..Durable::default()
         };

@@ -16,6 +16,7 @@ use crate::core_message::{
 use crate::engine::{Command, Completion, Evicted, MailboxEntry, MailboxSummary};
 use crate::message::SessionId;
 use crate::metrics::DropReason;
+use crate::shard::{TokenRole, token};
 use crate::turn::{Stats, Turn};
 
 /// The mailbox of one session, in numbers.
@@ -51,6 +52,17 @@ struct Unacknowledged {
     sequence: u64,
     /// Its bytes, if the engine has dropped it since, to make room: it cannot be sent again.
     evicted: Option<u32>,
+}
+
+/// What becomes of a message that was read from a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Sent,
+    Expired,
+    /// The client may not read it any more.
+    Denied,
+    /// Nor this one, whose packet identifier it may hold: it is told to forget that, and never gets the message.
+    Withheld,
 }
 
 impl Mailbox {
@@ -164,6 +176,32 @@ impl Mailbox {
         };
     }
 
+    /// What becomes of a message that was read, and whether the client may hold its packet identifier from before a restart.
+    fn fate(&self, entry: &MailboxEntry, denied: bool, now_unix_ms: u64) -> (Fate, bool) {
+        let Some((message, delivery)) = &entry.content else {
+            return (Fate::Sent, false);
+        };
+        let is_exactly_once = delivery.qos == QoS::ExactlyOnce;
+        let was_begun = entry.sequence <= self.begun_to;
+        // Before a restart it may have reached the client, which then holds its packet identifier until the PUBREL.
+        let may_be_held = is_exactly_once && entry.sequence <= self.sent_to;
+        let fate = match () {
+            () if denied && is_exactly_once && (was_begun || may_be_held) => Fate::Withheld,
+            () if denied => Fate::Denied,
+            () if message.is_expired(now_unix_ms) && !was_begun && !may_be_held => Fate::Expired,
+            () => Fate::Sent,
+        };
+        (fate, may_be_held)
+    }
+
+    /// Notes that a message will not be sent.
+    fn skip(&mut self, sequence: u64, bytes: u64) {
+        self.take_returned(sequence);
+        self.waiting -= 1;
+        self.forget_bytes(bytes);
+        self.read_from = sequence + 1;
+    }
+
     /// Notes that a message goes to the edge; returns whether it may have been sent before, and whether it was.
     fn push(&mut self, sequence: u64, bytes: u64) -> (bool, bool) {
         let before = (sequence <= self.sent_to, sequence <= self.begun_to);
@@ -200,14 +238,15 @@ impl Home {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
+        let (identity, peer) = (session.identity.as_deref(), session.peer.ip());
         let Some(durable) = &mut session.durable else {
             return;
         };
         turn.stats.accept();
+        let is_judged = durable.suspect && !turn.policy.is_open_to(identity, peer);
         let mailbox = &mut durable.mailbox;
-        // What is suspect is read back and judged like what waits.
-        durable.suspect &= mailbox.len() > 0;
-        let straight_on = mailbox.waiting == 0 && mailbox.reading.is_none() && !durable.suspect;
+        // What is suspect is read back, and judged like what waits.
+        let straight_on = mailbox.waiting == 0 && mailbox.reading.is_none() && !is_judged;
         mailbox.waiting += 1;
         mailbox.bytes += message.queued_bytes() as u64;
         mailbox.evict(evicted, turn.stats);
@@ -283,43 +322,43 @@ impl Home {
             return;
         }
         mailbox.reading = None;
-        for MailboxEntry { sequence, content } in entries {
+        for entry in entries {
             if mailbox.waiting == 0 {
                 break;
             }
-            let expired = content
-                .as_ref()
-                .is_some_and(|(message, _)| message.is_expired(turn.now.unix_ms));
-            let denied = content.as_ref().is_some_and(|(message, _)| {
-                judge
-                    .as_ref()
-                    .is_some_and(|judge| !judge.may_read(turn, message.topic()))
+            let denied = entry.content.as_ref().is_some_and(|(message, _)| {
+                let may_read = |judge: &Judge| judge.may_read(turn, message.topic());
+                !judge.as_ref().is_none_or(may_read)
             });
-            // Before a restart it may have reached the client, which then holds its packet identifier until the PUBREL.
-            let may_be_held = sequence <= mailbox.sent_to
-                && content
-                    .as_ref()
-                    .is_some_and(|(_, delivery)| delivery.qos == QoS::ExactlyOnce);
-            if (expired || denied) && sequence > mailbox.begun_to && !may_be_held {
-                mailbox.take_returned(sequence);
-                mailbox.waiting -= 1;
-                mailbox
-                    .forget_bytes(content.map_or(0, |(message, _)| message.queued_bytes() as u64));
-                mailbox.read_from = sequence + 1;
-                if denied {
-                    turn.stats.drop_accepted(DropReason::Denied, 1);
-                } else {
-                    turn.stats.expire();
-                }
-                turn.outbox.engine.push_back(Command::Ack {
-                    session: session.session,
-                    sequence,
-                });
-                continue;
-            }
+            let (fate, may_be_held) = mailbox.fate(&entry, denied, turn.now.unix_ms);
+            let MailboxEntry { sequence, content } = entry;
             let bytes = content
                 .as_ref()
                 .map_or(0, |(message, _)| message.queued_bytes() as u64);
+            let (content, bytes) = match fate {
+                Fate::Sent => (content, bytes),
+                Fate::Withheld => {
+                    mailbox.forget_bytes(bytes);
+                    turn.outbox.engine.push_back(Command::PubRec {
+                        token: token(TokenRole::Nobody, 0),
+                        session: session.session,
+                        sequence,
+                    });
+                    (None, 0)
+                }
+                Fate::Expired | Fate::Denied => {
+                    mailbox.skip(sequence, bytes);
+                    match fate {
+                        Fate::Denied => turn.stats.drop_accepted(DropReason::Denied, 1),
+                        _ => turn.stats.expire(),
+                    }
+                    turn.outbox.engine.push_back(Command::Ack {
+                        session: session.session,
+                        sequence,
+                    });
+                    continue;
+                }
+            };
             let (dup, begun) = mailbox.push(sequence, bytes);
             let before = (dup, begun || may_be_held);
             tell_push(turn, edge, sequence, content, before);
@@ -360,6 +399,7 @@ impl Home {
             Outcome::Expired => turn.stats.expire(),
             Outcome::TooLarge => turn.stats.drop_accepted(DropReason::TooLarge, 1),
             Outcome::Refused => turn.stats.drop_accepted(DropReason::Refused, 1),
+            Outcome::Denied => turn.stats.drop_accepted(DropReason::Denied, 1),
         }
         turn.outbox.engine.push_back(Command::Ack {
             session: session.session,

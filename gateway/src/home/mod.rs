@@ -63,7 +63,9 @@ pub struct Home {
     parked_scans: VecDeque<Key>,
     /// CONNECTs that wait until the engine takes commands again.
     waiting: Waiting,
-    /// Sessions that are to be judged under a new policy.
+    /// Sessions that are to be held against new bans.
+    to_ban: Vec<Key>,
+    /// Sessions that are to be judged under new rules.
     to_review: Vec<Key>,
     /// Durable sessions that have a connection.
     attached_durable: u64,
@@ -164,6 +166,7 @@ impl Home {
             scans: Slab::default(),
             parked_scans: VecDeque::new(),
             waiting: Waiting::default(),
+            to_ban: Vec::new(),
             to_review: Vec::new(),
             attached_durable: 0,
             strangers: 0,
@@ -272,13 +275,25 @@ impl Home {
         let Some(attach) = session.next.take() else {
             return;
         };
+        let now_unix_ms = turn.now.unix_ms;
+        let (peer, user) = (attach.peer.ip(), attach.user());
+        if turn
+            .policy
+            .ban(peer, &attach.client_id, user, now_unix_ms)
+            .is_some()
+        {
+            refuse(turn, &attach, ReasonCode::Banned); // It was banned while it waited.
+            return self.leave_offline(turn, key);
+        }
         let edge = Edge {
             core: attach.core,
             connection: attach.connection,
         };
         session.phase = Phase::Attached(edge);
+        let unruled = |peer: SocketAddr| turn.policy.unruled.contain(peer.ip());
+        let is_other = !Identity::is_same(&session.identity, &attach.identity)
+            || unruled(session.peer) != unruled(attach.peer);
         session.peer = attach.peer;
-        let is_other = session.identity != attach.identity;
         session.identity = attach.identity;
         session.will = attach.will.map(Box::new);
         let received = session
@@ -314,6 +329,21 @@ impl Home {
         }
     }
 
+    /// The client that a session was made ready for does not get it.
+    fn leave_offline(&mut self, turn: &mut Turn<'_>, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        session.phase = Phase::Offline;
+        session.will = None;
+        let Some(durable) = &mut session.durable else {
+            return self.advance(turn, key);
+        };
+        durable.disconnected_at_unix_ms = Some(turn.now.unix_ms);
+        self.put(turn, key, None);
+        self.arm(turn, key);
+    }
+
     /// A connection has ended.
     pub fn detach(&mut self, turn: &mut Turn<'_>, detach: Detach) {
         let edge = Edge {
@@ -338,6 +368,7 @@ impl Home {
             Some(durable) => {
                 self.attached_durable -= 1;
                 durable.mailbox.detach(detach.sent_to, turn.stats);
+                durable.suspect &= durable.mailbox.len() > 0;
                 durable.received = detach.received;
                 durable.expiry_s = detach.expiry_s.unwrap_or(durable.expiry_s);
                 durable.disconnected_at_unix_ms = Some(turn.now.unix_ms);

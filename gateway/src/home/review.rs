@@ -18,23 +18,35 @@ use crate::message::SessionId;
 use crate::turn::Turn;
 
 impl Home {
-    /// The policy has changed: all sessions of this core are judged anew, some in each turn.
-    pub fn begin_review(&mut self) {
-        self.to_review = self.sessions.keys();
+    /// The policy has changed: some sessions of this core in each turn are held against the new bans, and against the new rules if
+    /// there are any.
+    pub fn begin_review(&mut self, new_rules: bool) {
+        self.to_ban = self.sessions.keys();
+        if new_rules {
+            self.to_review = self.to_ban.clone();
+        }
     }
 
     /// True while sessions are to be judged anew.
     pub fn is_reviewing(&self) -> bool {
-        !self.to_review.is_empty()
+        !self.to_review.is_empty() || !self.to_ban.is_empty()
     }
 
     /// Goes on with it; called at the end of a turn.
     pub fn review(&mut self, turn: &mut Turn<'_>) {
-        const PER_TURN: usize = 256;
-        if turn.congestion.congested {
-            return;
+        const BANS_PER_TURN: usize = 1_024;
+        const SESSIONS_PER_TURN: usize = 256;
+        for _ in 0..BANS_PER_TURN {
+            let Some(key) = self.to_ban.pop() else {
+                self.to_ban = Vec::new();
+                break;
+            };
+            self.evict_if_banned(turn, key);
         }
-        for _ in 0..PER_TURN {
+        if turn.congestion.congested {
+            return; // The engine takes nothing: asking it for subscriptions would only wait there.
+        }
+        for _ in 0..SESSIONS_PER_TURN {
             let Some(key) = self.to_review.pop() else {
                 self.to_review = Vec::new();
                 return;
@@ -43,17 +55,22 @@ impl Home {
         }
     }
 
-    fn review_session(&mut self, turn: &mut Turn<'_>, key: Key) {
+    fn evict_if_banned(&mut self, turn: &mut Turn<'_>, key: Key) {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
         let (user, peer) = (session.user(), session.peer.ip());
-        let ban = turn
-            .policy
-            .ban(peer, &session.client_id, user, turn.now.unix_ms);
+        let now_unix_ms = turn.now.unix_ms;
+        let ban = turn.policy.ban(peer, &session.client_id, user, now_unix_ms);
         if ban.is_some() {
-            return self.evict(turn, key, ReasonCode::AdministrativeAction);
+            self.evict(turn, key, ReasonCode::AdministrativeAction);
         }
+    }
+
+    fn review_session(&mut self, turn: &mut Turn<'_>, key: Key) {
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
         if turn
             .policy
             .is_open_to(session.identity.as_deref(), session.peer_to_judge())
@@ -70,7 +87,11 @@ impl Home {
             turn.outbox
                 .tell(edge.core, CoreMessage::Introduce(Box::new(introduce)));
         }
-        self.review_subscriptions(turn, key);
+        // Of a session that came from the store, the rights are known when its client comes back; then it is judged.
+        let durable = session.durable.as_ref();
+        if durable.is_some_and(|durable| durable.reviewed) {
+            self.review_subscriptions(turn, key);
+        }
     }
 
     /// Asks the engine which subscriptions a durable session has, unless it may have any.
@@ -84,6 +105,7 @@ impl Home {
         };
         durable.reviewed = true;
         let is_open = turn.policy.is_open_to(session.identity.as_deref(), peer);
+        durable.suspect |= !is_open && durable.mailbox.len() > 0;
         if is_open || durable.subscriptions == 0 {
             return;
         }
@@ -119,18 +141,16 @@ impl Home {
             .into_iter()
             .filter(|filter| !may_stay(filter))
             .collect();
-        if cut.is_empty() {
-            return;
-        }
         if let Some(durable) = self
             .sessions
             .get_mut(key)
             .and_then(|session| session.durable.as_mut())
         {
-            durable.suspect = true;
+            durable.suspect |= !cut.is_empty();
         }
         for filter in cut {
             turn.stats.counters.subscriptions_cut += 1;
+            self.keep_retained(id, &filter);
             self.unsubscribe(turn, key, None, filter);
         }
     }
@@ -160,14 +180,18 @@ impl Judge {
         }
     }
 
-    pub(super) fn may_read(&self, turn: &Turn<'_>, topic: &str) -> bool {
+    /// True when the client may subscribe to a filter, or read a topic, which is a filter too.
+    pub(super) fn may_read(&self, turn: &Turn<'_>, filter: &str) -> bool {
         let who = Who {
             identity: &self.identity,
             client: &self.client_id,
         };
-        turn.policy
-            .may_subscribe((&who, self.peer), topic, QoS::AtMostOnce)
-            .is_ok()
+        let is_open = turn.policy.is_open_to(Some(&self.identity), self.peer);
+        let judged = || {
+            turn.policy
+                .may_subscribe((&who, self.peer), filter, QoS::AtMostOnce)
+        };
+        is_open || judged().is_ok()
     }
 }
 
@@ -212,8 +236,9 @@ impl HomeSession {
 
     fn may_publish(&self, turn: &Turn<'_>, will: &WillRecord) -> bool {
         let (policy, peer) = (turn.policy, self.peer_to_judge());
-        if policy.is_open_to(self.identity.as_deref(), peer) {
-            return true;
+        let is_known = self.durable.as_ref().is_none_or(|durable| durable.reviewed);
+        if !is_known || policy.is_open_to(self.identity.as_deref(), peer) {
+            return true; // It was judged with its CONNECT.
         }
         let nobody = Identity::anonymous();
         let message = &will.message;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use edge_proto::packet::RetainHandling;
 use reactor::slab::Key;
 
+use super::review::Judge;
 use super::{Edge, Home, HomeSession, Phase, Request};
 use crate::core_message::{
     CoreMessage, Deliver, FindSubscription, HomeSubscribe, Presence, Recipient, ReplyTo,
@@ -14,7 +15,7 @@ use crate::core_message::{
 use crate::engine::{Command, Delivery, SubscriptionRecord};
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
-use crate::turn::{Turn, is_shared};
+use crate::turn::{Turn, is_shared, without_share};
 
 /// A SUBSCRIBE or UNSUBSCRIBE of one filter that waits for the engine and the owners.
 #[derive(Debug)]
@@ -48,6 +49,9 @@ impl Home {
     pub fn subscribe(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe) {
         if request.only_replaces {
             return self.look(turn, request);
+        }
+        if self.refuses(turn, &request) {
+            return;
         }
         let HomeSubscribe {
             home,
@@ -113,6 +117,22 @@ impl Home {
             filter,
             record,
         });
+    }
+
+    /// True when the rules deny a subscription that its edge has judged under those of a moment ago: it is as if it had been made
+    /// and cut.
+    fn refuses(&self, turn: &mut Turn<'_>, request: &HomeSubscribe) -> bool {
+        let may_read = self.sessions.get(request.home).is_none_or(|session| {
+            let judge = Judge::of(session.identity.as_ref(), &session.client_id, session.peer);
+            judge.may_read(turn, without_share(&request.filter))
+        });
+        if !may_read {
+            turn.stats.counters.subscriptions_cut += 1;
+            let (reply, existed) = (request.reply, false);
+            let done = CoreMessage::SubscriptionDone { reply, existed };
+            turn.outbox.tell(reply.core, done);
+        }
+        !may_read
     }
 
     /// Asks an owner whether a subscription exists, before it is replaced.
@@ -202,6 +222,19 @@ impl Home {
             session: id,
             filter,
         });
+    }
+
+    /// A subscription that is cut while it is being made brings no retained messages.
+    pub(super) fn keep_retained(&mut self, session: SessionId, filter: &str) {
+        let is_it = |found: &SubscriptionOp| found.session == session && *found.filter == *filter;
+        let found = self.operations.iter().filter(|(_, found)| is_it(found));
+        let keys: Vec<Key> = found.map(|(key, _)| key).collect();
+        for key in keys {
+            let operation = self.operations.get_mut(key);
+            if let Some(record) = operation.and_then(|found| found.subscribe.as_mut()) {
+                record.options.retain_handling = RetainHandling::DoNotSend;
+            }
+        }
     }
 
     /// Notes that a subscription goes while it is being looked for.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use edge_proto::packet::{Connect, Version};
+use edge_proto::packet::{Connect, PublishProperties, QoS, Version, Will};
 use edge_proto::reason::ReasonCode;
 use gateway::access::Identity;
 use gateway::access::password::{hash_line, scram_line};
 use gateway::access::policy::{CertificateName, Method, Origins, Policy, Refusal};
+use gateway::limits::Limits;
 use gateway::shard::Arrival;
 use gateway::tls;
 use serde_json::{Value, json};
@@ -487,4 +488,32 @@ fn a_user_cannot_take_another_users_session() {
         ]
     );
     assert_eq!(world.hear(bob), []);
+}
+
+#[test]
+fn an_exchange_that_is_broken_off_keeps_no_bytes() {
+    let line = scram_line("alice", &[], "pencil", [2; 16]).expect("a name");
+    let limits = Limits {
+        partial_bytes_max: 64 * 1024,
+        ..Limits::default()
+    };
+    let mut world = World::with_limits(strict([passwords(&[line])], NOTHING), limits);
+    let first = ScramClient::new("alice", "pencil").first();
+    let will = Will {
+        topic: "gone",
+        qos: QoS::AtMostOnce,
+        retain: false,
+        payload: &[0; 16 * 1024],
+        delay_s: 0,
+        properties: PublishProperties::default(),
+    };
+    for _ in 0..100 {
+        let connect = Connect {
+            will: Some(will.clone()),
+            ..ScramClient::connect(&first, "phone")
+        };
+        let (id, heard) = world.connect(&connect);
+        data_of(&heard); // It goes on, however many were broken off before.
+        world.leave(id);
+    }
 }

@@ -432,3 +432,99 @@ fn a_ban_keeps_out_and_ends_what_is_open() {
         assert_eq!(world.hear(bob), []);
     }
 }
+
+#[test]
+fn what_a_restart_does_not_know_of_a_session_is_judged_when_its_client_comes_back() {
+    let groups = "[[rule]]\nallow = [\"publish\", \"subscribe\"]\ntopics = [\"g/%g/in\"]\n";
+    let mut world = World::new(strict([tokens()], groups));
+    let token = token(&claims("alice", &["chess"]));
+    let connect = Connect {
+        clean_start: false,
+        session_expiry_s: Some(600),
+        ..with_password("phone", "", token.as_bytes())
+    };
+    let (id, _) = world.connect(&connect);
+    world.subscribe(id, "g/chess/in", QoS::AtLeastOnce);
+    world.leave(id);
+    world.restart(strict([tokens()], groups));
+    // Other rules that allow the same. The store knows the user, and not the groups.
+    world.set_policy(strict([tokens()], &format!("{groups}retain = false\n")));
+    assert_eq!(world.counter("subscriptions_cut"), 0);
+    let bob = world.enter("bob-1", &claims("bob", &["chess"]));
+    world.publish(bob, "g/chess/in", "kept", plain(), false);
+    let (_, heard) = world.connect(&connect);
+    assert!(
+        matches!(&heard[..], [Heard::ConnAck(_), Heard::Message { topic, .. }] if topic == "g/chess/in"),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn what_a_cut_subscription_stored_is_not_sent_after_a_restart_either() {
+    let mut world = World::new(strict([tokens()], WIDE));
+    let token = token(&claims("alice", &[]));
+    let connect = Connect {
+        clean_start: false,
+        session_expiry_s: Some(600),
+        ..with_password("durable", "", token.as_bytes())
+    };
+    let (id, _) = world.connect(&connect);
+    world.subscribe(id, "u/bob/#", QoS::AtLeastOnce);
+    world.leave(id);
+    let bob = world.enter("bob-1", &claims("bob", &[]));
+    world.publish(bob, "u/bob/x", "before", plain(), false);
+    world.set_policy(strict([tokens()], NARROW));
+    world.restart(strict([tokens()], NARROW));
+    let (_, heard) = world.connect(&connect);
+    assert!(matches!(&heard[..], [Heard::ConnAck(_)]), "{heard:?}");
+    assert!(world.conserves());
+}
+
+#[test]
+fn a_session_without_an_address_among_those_that_may_do_everything_loses_what_needs_it() {
+    let mut world = World::new(Policy {
+        rules: None,
+        unruled: Origins::Loopback,
+        ..strict([tokens()], "")
+    });
+    let token = token(&claims("alice", &[]));
+    let connect = Connect {
+        clean_start: false,
+        session_expiry_s: Some(600),
+        ..with_password("durable", "", token.as_bytes())
+    };
+    let (here, _) = world.connect(&connect);
+    assert_eq!(world.subscribe(here, "u/bob/#", QoS::AtLeastOnce), 1);
+    world.leave(here);
+    let bob = world.enter("bob-1", &claims("bob", &[]));
+    world.publish(bob, "u/bob/x", "while away", plain(), false);
+    let away = Arrival::plain(false, remote());
+    let (_, heard) = world.connect_from(away, &connect);
+    assert!(matches!(&heard[..], [Heard::ConnAck(_)]), "{heard:?}");
+    assert_eq!(world.counter("subscriptions_cut"), 1);
+}
+
+#[test]
+fn a_cut_stops_what_waits_for_a_slow_client() {
+    let mut world = World::new(strict([tokens()], WIDE));
+    for expiry_s in [None, Some(600)] {
+        let token = token(&claims("alice", &[]));
+        let (id, _) = world.connect(&Connect {
+            session_expiry_s: expiry_s,
+            receive_maximum: 1,
+            ..with_password("slow", "", token.as_bytes())
+        });
+        world.subscribe(id, "u/bob/#", QoS::AtLeastOnce);
+        let bob = world.enter("bob-1", &claims("bob", &[]));
+        for payload in ["first", "second", "third"] {
+            world.publish(bob, "u/bob/x", payload, plain(), false);
+        }
+        world.set_policy(strict([tokens()], NARROW));
+        let heard = world.hear(id); // Acknowledges the first one, which was under way.
+        assert_eq!(heard.len(), 1, "{heard:?}");
+        assert_eq!(world.hear(id), []);
+        assert!(world.conserves());
+        world.leave(id);
+        world.set_policy(strict([tokens()], WIDE));
+    }
+}

@@ -62,19 +62,16 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(policy: Policy) -> Self {
-        let facts = Facts {
-            core: 0,
-            limits: Limits::default(),
-            placement: Placement::single_node(1),
-            root_depths: RootDepths::default(),
-            websocket_path: "/mqtt".into(),
-            seed: 7,
-        };
+        Self::with_limits(policy, Limits::default())
+    }
+
+    pub(crate) fn with_limits(policy: Policy, limits: Limits) -> Self {
+        let facts = facts(limits);
         let now = Now {
             mono_ms: 1,
             unix_ms: 1_800_000_000_000,
         };
-        let limits = MailboxLimits {
+        let mailboxes = MailboxLimits {
             messages_max: 1_000,
             bytes_max: 1 << 20,
             when_full: WhenFull::DropOldest,
@@ -82,7 +79,7 @@ impl World {
         Self {
             shard: Shard::new(facts, Arc::new(policy), 1, now),
             outbox: Outbox::new(0, 1),
-            engine: Memory::new(limits, now.unix_ms),
+            engine: Memory::new(mailboxes, now.unix_ms),
             batches: 0,
             now,
             connections: 0,
@@ -184,6 +181,21 @@ impl World {
             self.shard.handle(self.now, event, &mut self.outbox);
         }
         any
+    }
+
+    /// The node is killed and starts again with what its engine has.
+    pub(crate) fn restart(&mut self, policy: Policy) {
+        self.engine.restart(self.now.unix_ms);
+        self.outbox = Outbox::new(0, 1);
+        self.heard.clear();
+        self.batches = 0;
+        let facts = facts(Limits::default());
+        self.shard = Shard::new(facts, Arc::new(policy), 2, self.now);
+        let (shard, outbox, now) = (&mut self.shard, &mut self.outbox, self.now);
+        self.engine
+            .restore(&mut |item| shard.restore(now, &item, 0, outbox))
+            .expect("no fault is set");
+        self.pass(1);
     }
 
     pub(crate) fn set_policy(&mut self, policy: Policy) {
@@ -367,6 +379,17 @@ impl World {
         };
         self.say(id, |out| encode::auth(out, &auth));
         self.hear(id)
+    }
+}
+
+fn facts(limits: Limits) -> Facts {
+    Facts {
+        core: 0,
+        limits,
+        placement: Placement::single_node(1),
+        root_depths: RootDepths::default(),
+        websocket_path: "/mqtt".into(),
+        seed: 7,
     }
 }
 

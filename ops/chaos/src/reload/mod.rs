@@ -1,11 +1,12 @@
 //! `chaos reload`: what an operator may replace while a node runs is replaced under live connections, in good and in spoiled
 //! versions. Nobody may notice but those who come afterwards, and nothing of the old may stay in memory.
 //!
-//! Certificates are one such thing. Another one joins with a file beside `certificates.rs`, which knows how to renew it, to spoil
-//! it, and to tell by a new client what holds, and with its calls beside those of certificates in [`replace`] and [`spoil`].
+//! Certificates are one such thing, rules are another. A third one joins with a file beside theirs, which knows how to renew it, to
+//! spoil it, and to tell by a client what holds, and with its calls beside theirs in [`replace`] and [`spoil`].
 
 mod certificates;
 mod crowd;
+mod rules;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use crate::options::Options;
 use crate::report::Report;
 use certificates::{Certificates, Fault};
 use crowd::Crowd;
+use rules::Rules;
 
 const MIB: u64 = 1024 * 1024;
 /// Clients that look at what holds after each reload, half of them over TLS 1.2.
@@ -40,7 +42,9 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
     ));
     let mut node = Node::new(options, "reload", "", None)?;
     let mut certificates = Certificates::new(node.folder())?;
-    let secure = node.listen_secure(&certificates.config())?;
+    let mut rules = Rules::new(node.folder())?;
+    let sections = [certificates.config(), rules.config()].concat();
+    let secure = node.listen_secure(&sections)?;
     node.start()?;
     let start = now();
     let crowd = Crowd::start(secure, clients, certificates.client())?;
@@ -49,16 +53,24 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
         start.elapsed().as_secs_f64(),
         node.resident_bytes() / MIB
     ));
+    rules.watch(secure, certificates.client())?;
     for cycle in 0..cycles {
-        replace(&node, secure, &mut certificates, cycle, report)?;
+        replace(
+            &node,
+            secure,
+            (&mut certificates, &mut rules),
+            cycle,
+            report,
+        )?;
         let fault = Fault::ALL[cycle % Fault::ALL.len()];
         spoil(&node, secure, &mut certificates, fault, report)?;
+        spoil_rules(&node, &mut rules, report)?;
     }
     memory(&node, &mut certificates, report)?;
     let metrics = Metrics::scrape(node.admin)?;
     let connected = metrics.sum("sessions_connected");
     report.check(
-        connected == clients as i64,
+        connected == clients as i64 + 1, // The witness of the rules is one of them.
         "sessions connected after all reloads",
         connected,
     );
@@ -89,11 +101,12 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> io::Result<()> {
 fn replace(
     node: &Node,
     secure: SocketAddr,
-    certificates: &mut Certificates,
+    (certificates, rules): (&mut Certificates, &mut Rules),
     cycle: usize,
     report: &mut Report,
 ) -> io::Result<()> {
     certificates.renew()?;
+    rules.renew()?;
     let start = now();
     let (done, said) = node.ctl(&["reload"])?;
     let took = start.elapsed();
@@ -112,6 +125,41 @@ fn replace(
         "who comes now is shown the new certificate",
         format!("{others} of {NEWCOMERS} are not"),
     );
+    let broken = rules.broken(node)?;
+    report.check(
+        broken.is_empty(),
+        "the new rules hold for who was there all along",
+        if broken.is_empty() {
+            "all of them".to_owned()
+        } else {
+            broken.join("; ")
+        },
+    );
+    Ok(())
+}
+
+/// Rules that must not be taken: the operator is told, and those before hold.
+fn spoil_rules(node: &Node, rules: &mut Rules, report: &mut Report) -> io::Result<()> {
+    rules.spoil()?;
+    let (done, said) = node.ctl(&["reload"])?;
+    report.check(
+        !done && said.contains("rules.toml"),
+        "spoiled rules: refused, and the file is named",
+        said.trim(),
+    );
+    let broken = rules.broken(node)?;
+    report.check(
+        broken.is_empty(),
+        "spoiled rules: those before hold",
+        if broken.is_empty() {
+            "all of them".to_owned()
+        } else {
+            broken.join("; ")
+        },
+    );
+    rules.mend()?;
+    let (done, said) = node.ctl(&["reload"])?;
+    report.check(done, "spoiled rules: mended", said.lines().count());
     Ok(())
 }
 
