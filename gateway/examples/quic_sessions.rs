@@ -105,7 +105,7 @@ impl World {
         };
         let acceptor = Arc::new(Acceptor::for_quic(&settings).expect("the settings are good"));
         let listening = Listening {
-            keys: NodeKeys::new(&ClusterSecret([7; 32])),
+            keys: NodeKeys::new(&ClusterSecret([7; 32]), &[8; 32]),
             node: 0,
             core: 0,
             cores: 1,
@@ -115,7 +115,8 @@ impl World {
             mono_ms: 0,
             unix_ms: 1_800_000_000_000,
         };
-        let server = Endpoints::new(limits, listening, &acceptor, 1, origin, now);
+        let addresses = [([192, 0, 2, 1], 14_567).into()];
+        let server = Endpoints::new(limits, listening, &acceptor, &addresses, origin, now);
         Self {
             server: server.expect("it does for QUIC"),
             origin,
@@ -186,6 +187,7 @@ impl World {
                     remote: address,
                     local: None,
                     ecn: None,
+                    is_banned: false,
                     stride: bytes.len(),
                     bytes,
                 };

@@ -79,7 +79,7 @@ fn initial(frames: &[u8], number: u8, id: [u8; 8]) -> Vec<u8> {
 
 fuzz_target!(|input: &[u8]| {
     let listening = Listening {
-        keys: NodeKeys::new(&ClusterSecret([7; 32])),
+        keys: NodeKeys::new(&ClusterSecret([7; 32]), &[8; 32]),
         node: 0,
         core: 0,
         cores: 1,
@@ -94,8 +94,9 @@ fuzz_target!(|input: &[u8]| {
         ..QuicLimits::default()
     };
     let origin = Instant::now();
-    let mut server =
-        Endpoints::new(limits, listening, &ACCEPTOR, 1, origin, at(0)).expect("it does for QUIC");
+    let addresses = [([192, 0, 2, 200], 14_567).into()];
+    let server = Endpoints::new(limits, listening, &ACCEPTOR, &addresses, origin, at(0));
+    let mut server = server.expect("it does for QUIC");
     let mut tell = |output: Output<'_>| {
         assert!(
             matches!(output, Output::Failed(..)),
@@ -120,6 +121,7 @@ fuzz_target!(|input: &[u8]| {
                 remote: ([192, 0, 2, who & 0x03], 5).into(),
                 local: None,
                 ecn: None,
+                is_banned: false,
                 stride: bytes.len(),
                 bytes: &bytes,
             };

@@ -174,15 +174,14 @@ impl Certificates {
         Ok(acceptors.map(Arc::new).into())
     }
 
-    /// Keys of QUIC, from the secret that seals tickets now. They stay for the life of the process.
+    /// Keys of QUIC, from the secret that seals tickets now and one that this node alone has. They stay for the life of the process.
     ///
     /// # Errors
     /// When the file of that secret cannot be used.
-    pub fn quic_keys(&self) -> Result<NodeKeys, CertificateError> {
+    pub fn quic_keys(&self, own: &[u8; 32]) -> Result<NodeKeys, CertificateError> {
         let secrets = self.ticket_secrets()?;
-        Ok(NodeKeys::new(
-            secrets.first().unwrap_or(&self.random_secret),
-        ))
+        let secret = secrets.first().unwrap_or(&self.random_secret);
+        Ok(NodeKeys::new(secret, own))
     }
 
     /// True when a file is another than the one that was read last.

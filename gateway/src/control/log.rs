@@ -7,7 +7,8 @@
 use std::sync::OnceLock;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::config::{LogFormat, LogLevel, LogSection};
 
@@ -33,11 +34,12 @@ pub fn init(settings: &LogSection) -> LogGuard {
         .with_max_level(level_filter(settings.level))
         .with_target(false)
         .with_ansi(false);
+    let targets = targets(settings.level);
     let installed = match settings.format {
-        LogFormat::Text => tracing::subscriber::set_global_default(builder.finish()),
-        LogFormat::Json => {
-            tracing::subscriber::set_global_default(builder.json().flatten_event(true).finish())
-        }
+        LogFormat::Text => tracing::subscriber::set_global_default(builder.finish().with(targets)),
+        LogFormat::Json => tracing::subscriber::set_global_default(
+            builder.json().flatten_event(true).finish().with(targets),
+        ),
     };
     if installed.is_ok() {
         let _ = DROPPED.set(counter); // Set once, by the call that installed the log.
@@ -52,6 +54,17 @@ pub fn lines_dropped() -> u64 {
         .map_or(0, |counter| counter.dropped_lines() as u64)
 }
 
+/// What is written at a level. quinn-proto warns of what any stranger may send, as often as that is sent.
+fn targets(level: LogLevel) -> Targets {
+    let quinn = match level {
+        LogLevel::Error | LogLevel::Warn | LogLevel::Info => LevelFilter::ERROR,
+        LogLevel::Debug | LogLevel::Trace => level_filter(level),
+    };
+    Targets::new()
+        .with_default(level_filter(level))
+        .with_target("quinn_proto", quinn)
+}
+
 fn level_filter(level: LogLevel) -> LevelFilter {
     match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -59,5 +72,25 @@ fn level_filter(level: LogLevel) -> LevelFilter {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn strangers_cannot_fill_the_log_with_warnings_of_quic() {
+        for level in [LogLevel::Warn, LogLevel::Info] {
+            let targets = targets(level);
+            assert!(!targets.would_enable("quinn_proto::connection", &Level::WARN));
+            assert!(targets.would_enable("quinn_proto::connection", &Level::ERROR));
+            assert!(targets.would_enable("gateway::node", &Level::WARN));
+        }
+        let targets = targets(LogLevel::Debug);
+        assert!(targets.would_enable("quinn_proto::connection", &Level::DEBUG));
+        assert!(!targets.would_enable("gateway::node", &Level::TRACE));
     }
 }

@@ -176,10 +176,17 @@ impl<D: Driver> EventLoop<D> {
 
     /// Decides how many come in next.
     pub(super) fn look_at_newcomers(&mut self, now: Now) {
-        let accepted = std::mem::take(&mut self.accepted);
+        let quic = self.quic.as_mut();
+        let handshakes = quic.map_or(0, super::Quic::take_begun);
+        let accepted = std::mem::take(&mut self.accepted) + handshakes;
         let newcomers = &mut self.newcomers;
         if newcomers.wants_look(now.mono_ms) {
-            newcomers.look(now.mono_ms, self.driver.accept_backlog());
+            let mut backlog = self.driver.accept_backlog();
+            // What the kernel's queue is to TCP, that of handshakes which wait for their turn is to QUIC.
+            let quic = self.quic.as_ref();
+            let waiting = quic.map_or(0, super::Quic::waiting_permille);
+            backlog.fullest_permille = backlog.fullest_permille.max(waiting);
+            newcomers.look(now.mono_ms, backlog);
         }
         newcomers.turn_ended(accepted, thread_cpu_time);
         let secured = self.secured.as_ref();

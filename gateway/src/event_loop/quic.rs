@@ -73,6 +73,7 @@ impl Quic {
                 remote: batch.remote,
                 local: batch.local,
                 ecn: batch.ecn,
+                is_banned: is_banned(shard, batch.remote, now),
                 stride: batch.stride,
                 bytes: driver.received(batch.buffer),
             };
@@ -95,6 +96,7 @@ impl Quic {
             remote: stray.remote,
             local: stray.local,
             ecn: stray.ecn,
+            is_banned: is_banned(shard, stray.remote, now),
             stride: stray.bytes.len(),
             bytes: &stray.bytes,
         };
@@ -107,6 +109,16 @@ impl Quic {
         let core = shard.facts().core;
         self.endpoints
             .turn(now, &mut |output| tell(now, core, output, shard, outbox));
+    }
+
+    /// How many handshakes were begun since the last call.
+    pub fn take_begun(&mut self) -> u32 {
+        self.endpoints.take_begun()
+    }
+
+    /// How full the queue of waiting handshakes is, in thousandths.
+    pub fn waiting_permille(&self) -> u32 {
+        self.endpoints.waiting_permille()
     }
 
     /// When `turn` has something to do, in milliseconds of the monotonic clock.
@@ -184,12 +196,18 @@ fn teller<'a>(
     }
 }
 
+/// True for an address that nobody may connect from.
+fn is_banned(shard: &Shard, peer: SocketAddr, now: Now) -> bool {
+    let bans = &shard.policy().bans;
+    bans.of_address(peer.ip(), now.unix_ms).is_some()
+}
+
 fn tell(now: Now, core: u16, output: Output<'_>, shard: &mut Shard, outbox: &mut Outbox) {
     let event = match output {
         Output::Accepted(connection, arrival) => {
             let peer = arrival.peer;
-            let bans = &shard.policy().bans;
-            if bans.of_address(peer.ip(), now.unix_ms).is_some() {
+            // It may have been banned since its first datagram.
+            if is_banned(shard, peer, now) {
                 // The shard never hears of it: what still comes for this id is nobody's there.
                 shard.stats_mut().turn_away(TurnedAway::Banned);
                 tracing::debug!(core, %peer, "a QUIC connection was turned away: banned");
@@ -206,6 +224,11 @@ fn tell(now: Now, core: u16, output: Output<'_>, shard: &mut Shard, outbox: &mut
         Output::PeerClosed(id) => Event::PeerClosed(id),
         Output::Closed(id) => Event::Closed(id),
         Output::Stray(..) => return,
+        Output::Banned(peer) => {
+            shard.stats_mut().turn_away(TurnedAway::Banned);
+            tracing::debug!(core, %peer, "a QUIC client was not answered: banned");
+            return;
+        }
         Output::Failed(peer, reason, detail) => {
             let reason = reason.label();
             tracing::debug!(core, %peer, reason, %detail, "a QUIC handshake failed");

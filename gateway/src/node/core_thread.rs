@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reactor::datagram::{DatagramSocket, DatagramSocketId};
 use reactor::driver::{Backend, Driver, DriverConfig, ListenOptions, Waker};
@@ -34,7 +34,7 @@ use crate::outbox::Outbox;
 use crate::quic::{Endpoints, Listening, NodeKeys};
 use crate::shard::Shard;
 use crate::tls::Acceptor;
-use crate::turn::{Congestion, Facts, Now};
+use crate::turn::{Congestion, Facts};
 
 /// The number of this node: there is one.
 const NODE: u16 = 0;
@@ -145,9 +145,13 @@ fn live<D: Driver>(
     });
     let quic = match (listening, plan.acceptors.get(Quic::ACCEPTOR)) {
         (Some(listening), Some(acceptor)) => {
+            let addresses: Vec<SocketAddr> =
+                kit.datagrams.iter().map(DatagramSocket::address).collect();
             let sockets = adopt(&mut driver, kit.datagrams)?;
-            let times = (plan.clock.started(), now);
-            Some(quic(plan.quic, listening, acceptor, sockets, times)?)
+            let origin = plan.clock.started();
+            let endpoints = Endpoints::new(plan.quic, listening, acceptor, &addresses, origin, now);
+            let endpoints = endpoints.map_err(CertificateError::from)?;
+            Some(Quic::new(endpoints, sockets))
         }
         _ => None,
     };
@@ -187,20 +191,6 @@ fn live<D: Driver>(
     event_loop
         .run()
         .map_err(|source| StartError::Driver { core, source })
-}
-
-/// The QUIC listeners of this core.
-fn quic(
-    limits: QuicLimits,
-    listening: Listening,
-    acceptor: &Arc<Acceptor>,
-    sockets: Vec<DatagramSocketId>,
-    (origin, now): (Instant, Now),
-) -> Result<Quic, StartError> {
-    let listeners = sockets.len() as u16; // There are as many as a configuration has addresses.
-    let endpoints = Endpoints::new(limits, listening, acceptor, listeners, origin, now);
-    let endpoints = endpoints.map_err(CertificateError::from)?;
-    Ok(Quic::new(endpoints, sockets))
 }
 
 /// What comes in on each listener.

@@ -22,13 +22,14 @@ use reactor::probe::{Choice, ProbeError, choose, probe, raise_nofile_limit};
 use crate::access::policy::Verdict;
 use crate::admin::AdminRequest;
 use crate::config::{Config, Protocol};
-use crate::control::access::{Access, AccessError};
+use crate::control::access::{Access, AccessError, own_secret};
 use crate::control::certificates::{CertificateError, Certificates};
 use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, banner};
 use crate::control::{Cores, SendToCore, http};
 use crate::engine::EngineError;
 use crate::engine::thread::EngineThread;
 use crate::event_loop::{Clock, EngineBacklog, Stopping};
+use crate::quic::NodeKeys;
 use crate::turn::Facts;
 
 use core_thread::{CoreKit, CorePlan};
@@ -70,6 +71,9 @@ pub enum StartError {
     /// What says who may connect cannot be used.
     #[error("who may connect: {0}")]
     Access(#[from] AccessError),
+    /// The secret of QUIC cannot be used.
+    #[error("QUIC: {0}")]
+    QuicSecret(#[source] AccessError),
     /// The system refused a thread, random numbers, signals or the like.
     #[error("the system refused {what}: {source}")]
     System {
@@ -111,6 +115,15 @@ const INBOX_COMPLETIONS: usize = 8_192;
 /// Verdicts that wait for one core; further ones wait in the control thread.
 const INBOX_VERDICTS: usize = 1_024;
 
+/// The keys of QUIC, in part from a file in the folder that the store has made. `None` without QUIC listeners.
+fn quic_keys(config: &Config, certificates: &Certificates) -> Result<Option<NodeKeys>, StartError> {
+    if config.listeners.quic.is_empty() {
+        return Ok(None);
+    }
+    let own = own_secret(&config.engine.path, "quic.secret").map_err(StartError::QuicSecret)?;
+    Ok(Some(certificates.quic_keys(&own)?))
+}
+
 /// Runs a node until it is told to stop by SIGINT or SIGTERM.
 ///
 /// # Errors
@@ -129,11 +142,10 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let datagrams = bind_datagrams(&config, cores)?;
     let certificates = Certificates::of(&config)?;
     let acceptors = certificates.read()?;
-    let has_quic = !datagrams.listeners.is_empty();
-    let quic_keys = has_quic.then(|| certificates.quic_keys()).transpose()?;
     let placement = Placement::single_node(cores);
     let store = Store::open(&config, &placement, clock.now().unix_ms)?;
     let access = Access::open(&config, clock)?; // In the folder that the store has made.
+    let quic_keys = quic_keys(&config, &certificates)?;
     let warnings = config.access_warnings().into_iter();
     warnings.for_each(|warning| tracing::warn!("{warning}"));
 

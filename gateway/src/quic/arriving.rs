@@ -46,6 +46,19 @@ impl Endpoints {
         }
     }
 
+    /// How many handshakes were begun since the last call.
+    pub fn take_begun(&mut self) -> u32 {
+        std::mem::take(&mut self.begun)
+    }
+
+    /// How full the queue of those is who wait for their handshake, in thousandths of its bound.
+    #[must_use]
+    pub fn waiting_permille(&self) -> u32 {
+        let waiting = self.waiting.len() as u64 * 1_000;
+        let permille = waiting / u64::from(self.limits.handshakes_max.max(1));
+        u32::try_from(permille).unwrap_or(u32::MAX)
+    }
+
     /// Begins a handshake.
     pub(super) fn accept(
         &mut self,
@@ -55,6 +68,7 @@ impl Endpoints {
         output: &mut impl FnMut(Output<'_>),
     ) {
         self.handshakes_left = self.handshakes_left.saturating_sub(1);
+        self.begun += 1;
         self.desk.clear();
         let remote = incoming.remote_address();
         let instant = self.instant(now);
@@ -63,7 +77,7 @@ impl Endpoints {
         match place.endpoint.accept(incoming, instant, &mut answer, None) {
             Ok((handle, protocol)) => {
                 let deadline_ms = now.mono_ms + self.limits.handshake_timeout_ms;
-                let connection = Connection::new(protocol, handle, listener, deadline_ms);
+                let connection = Connection::new(protocol, handle, listener, remote, deadline_ms);
                 let key = self.connections.insert(Box::new(connection));
                 if place.keys.len() <= handle.0 {
                     place.keys.resize(handle.0 + 1, None);
@@ -125,7 +139,9 @@ impl Endpoints {
             self.stats.handshakes_full += 1;
         }
         connection.stage = Stage::Established;
-        connection.certificate = identity;
+        if let Some(arrival) = &mut connection.arrival {
+            arrival.certificate = identity;
+        }
         connection.deadline_ms = now.mono_ms + self.limits.handshake_timeout_ms;
         self.streams_opened(key, output);
     }

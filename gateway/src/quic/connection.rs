@@ -8,7 +8,7 @@
 //! The shard knows it from `Open` to `Closed`. quinn-proto keeps a closed connection for three of its probe timeouts, to answer
 //! packets that were under way.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -18,7 +18,8 @@ use quinn_proto::{
 use reactor::wheel::TimerKey;
 
 use super::error_code::ErrorCode;
-use crate::tls::Identity;
+use crate::access::bucket::{Bucket, Rate};
+use crate::shard::Arrival;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,13 @@ pub(super) enum Read {
     Ended,
 }
 
+/// Datagrams from other addresses than a connection's own that are heard. Each may begin a path, and a path is sent to before it is
+/// proved: without a bound one client could make this server send to as many forged addresses as it likes.
+const ELSEWHERE: Rate = Rate {
+    per_second: 1,
+    burst: 4,
+};
+
 /// One connection.
 pub(super) struct Connection {
     pub(super) protocol: Protocol,
@@ -56,8 +64,11 @@ pub(super) struct Connection {
     unsent: Option<Box<Unsent>>,
     /// When a handshake, a first stream or a last byte is late. `u64::MAX`: nothing can be.
     pub(super) deadline_ms: u64,
-    /// Who the client is, until the shard is told.
-    pub(super) certificate: Option<Arc<Identity>>,
+    /// Who the client is, until the shard is told. Its address is the one that the handshake proves: who does not receive there what
+    /// the server says cannot complete it. Where later packets claim to come from is nobody's proof.
+    pub(super) arrival: Option<Box<Arrival>>,
+    /// Datagrams from elsewhere that are still heard; made by the first.
+    elsewhere: Option<Box<Bucket>>,
     pub(super) timer: Option<(TimerKey, u64)>,
 }
 
@@ -78,6 +89,7 @@ impl Connection {
         protocol: Protocol,
         handle: ConnectionHandle,
         listener: u16,
+        peer: SocketAddr,
         deadline_ms: u64,
     ) -> Self {
         Self {
@@ -90,7 +102,8 @@ impl Connection {
             is_ended: false,
             unsent: None,
             deadline_ms,
-            certificate: None,
+            arrival: Some(Box::new(Arrival::plain(false, peer))),
+            elsewhere: None,
             timer: None,
         }
     }
@@ -98,6 +111,12 @@ impl Connection {
     /// True for the stream that is a connection of the shard.
     pub(super) fn is_first(id: StreamId) -> bool {
         id == stream()
+    }
+
+    /// Takes note of a datagram from another address than its own. True when it may be heard.
+    pub(super) fn hears_elsewhere(&mut self, now_ms: u64) -> bool {
+        let bucket = self.elsewhere.get_or_insert_default();
+        bucket.take(ELSEWHERE, now_ms, 1)
     }
 
     /// True while the shard knows it.

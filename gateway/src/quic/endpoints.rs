@@ -25,6 +25,7 @@ use reactor::wheel::Wheel;
 use super::connection::{Connection, Stage};
 use super::error_code::ErrorCode;
 use super::ids::stream_id;
+use super::sending::transmit_of;
 use super::session::Desk;
 use super::setup::{Listening, endpoint_config, server_config};
 use super::stats::Stats;
@@ -44,6 +45,8 @@ pub struct Arrived<'a> {
     pub local: Option<IpAddr>,
     /// ECN bits of all of them.
     pub ecn: Option<Ecn>,
+    /// True exactly when nobody may connect from there, nor go on from there.
+    pub is_banned: bool,
     /// Length of each datagram but the last.
     pub stride: usize,
     /// The datagrams.
@@ -65,6 +68,8 @@ pub enum Output<'a> {
     Closed(ConnectionId),
     /// A datagram for another core: hand it over.
     Stray(u16, &'a [u8]),
+    /// Somebody at a banned address wanted to connect, and gets no answer.
+    Banned(SocketAddr),
     /// A handshake failed, for the log: from whom, why and in which words.
     Failed(SocketAddr, Reason, String),
 }
@@ -92,6 +97,8 @@ pub struct Endpoints {
     pub(super) waiting: VecDeque<(u16, u64, Incoming)>,
     /// Handshakes that may still be begun in this turn.
     pub(super) handshakes_left: u32,
+    /// Handshakes begun since [`Endpoints::take_begun`].
+    pub(super) begun: u32,
     pub(super) due: Vec<Key>,
     /// Answers that belong to no connection.
     pub(super) answers: Vec<(u16, Transmit)>,
@@ -104,20 +111,17 @@ pub struct Endpoints {
     /// True once the node stops.
     pub(super) is_stopping: bool,
     pub(super) scratch: Vec<u8>,
+    /// What one connection sends, before it gets a vector of its size.
+    pub(super) outgoing: Vec<u8>,
     pub(super) spare: Vec<Vec<u8>>,
     pub(super) stats: Stats,
 }
 
-/// Datagrams of one transmit at most: what the kernel cuts at once, and no more than a congestion window wants at a time.
-const DATAGRAMS_PER_TRANSMIT: usize = 10;
-/// Vectors that are kept for the next transmits, and the capacity of the largest one.
-const SPARE_MAX: usize = 64;
-const SPARE_BYTES_MAX: usize = 16 * 1024;
 /// Timers handled in one turn; the rest fires in the next.
 const TIMERS_PER_TURN: usize = 1024;
 
 impl Endpoints {
-    /// As many endpoints as there are listeners, without connections. `origin` is the instant of `mono_ms` 0.
+    /// An endpoint for each listener at these addresses, without connections. `origin` is the instant of `mono_ms` 0.
     ///
     /// # Errors
     /// When the acceptor does not do for QUIC: make it with [`Acceptor::for_quic`].
@@ -125,7 +129,7 @@ impl Endpoints {
         limits: QuicLimits,
         listening: Listening,
         acceptor: &Arc<Acceptor>,
-        listeners: u16,
+        addresses: &[SocketAddr],
         origin: Instant,
         now: Now,
     ) -> Result<Self, SettingsError> {
@@ -136,17 +140,18 @@ impl Endpoints {
         let config = Arc::new(config.map_err(|error| SettingsError::Unsupported {
             detail: error.to_string(),
         })?);
-        let listener = |_| {
+        let listener = |address: &SocketAddr| {
             let config = Some(Arc::clone(&config));
-            let endpoint_config = Arc::new(endpoint_config(&listening));
+            let endpoint_config = Arc::new(endpoint_config(&listening, *address));
             Listener {
                 endpoint: Endpoint::new(endpoint_config, config, false, None),
                 keys: Vec::new(),
             }
         };
         Ok(Self {
-            listeners: (0..listeners).map(listener).collect(),
+            listeners: addresses.iter().map(listener).collect(),
             handshakes_left: limits.handshakes_per_turn,
+            begun: 0,
             limits,
             listening,
             origin,
@@ -163,6 +168,7 @@ impl Endpoints {
             resumed: Vec::new(),
             is_stopping: false,
             scratch: Vec::new(),
+            outgoing: Vec::new(),
             spare: Vec::new(),
             stats: Stats::default(),
         })
@@ -236,12 +242,16 @@ impl Endpoints {
                     self.stats.resets_sent += u64::from(is_reset);
                     self.answer(arrived.listener, &transmit, answer);
                 }
+                Some(DatagramEvent::NewConnection(incoming)) if arrived.is_banned => {
+                    listener.endpoint.ignore(incoming);
+                    output(Output::Banned(remote));
+                }
                 Some(DatagramEvent::NewConnection(incoming)) => {
                     self.incoming(arrived.listener, incoming, now, output);
                 }
                 Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                     if let Some(key) = listener.keys.get(handle.0).copied().flatten() {
-                        self.happened(key, event, now, output);
+                        self.happened(key, event, arrived, now, output);
                     }
                 }
             }
@@ -262,14 +272,21 @@ impl Endpoints {
         &mut self,
         key: Key,
         event: ConnectionEvent,
+        arrived: &Arrived<'_>,
         now: Now,
         output: &mut impl FnMut(Output<'_>),
     ) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        self.desk.clear();
         let before = connection.protocol.remote_address();
+        let is_elsewhere = arrived.remote != before;
+        // Not closed for a ban: that would let anybody who can repeat a datagram of it from a banned address end it.
+        if is_elsewhere && (arrived.is_banned || !connection.hears_elsewhere(now.mono_ms)) {
+            self.stats.elsewhere_dropped += 1;
+            return;
+        }
+        self.desk.clear();
         connection.protocol.handle_event(event);
         self.stats.migrations += u64::from(connection.protocol.remote_address() != before);
         self.drive(key, now, output);
@@ -299,7 +316,7 @@ impl Endpoints {
     }
 
     /// Carries messages between a connection and its endpoint. True when the connection is over and done with.
-    fn exchange(&mut self, key: Key) -> bool {
+    pub(super) fn exchange(&mut self, key: Key) -> bool {
         let Some(connection) = self.connections.get_mut(key) else {
             return false;
         };
@@ -432,8 +449,13 @@ impl Endpoints {
                 self.accept(listener, incoming, now, output);
             } else {
                 // It has given up by now.
+                let remote = incoming.remote_address();
                 let endpoint = &mut self.listeners[usize::from(listener)].endpoint;
                 endpoint.ignore(incoming);
+                let reason = Reason::TimedOut;
+                self.stats.handshakes_failed[reason as usize] += 1;
+                let words = "the handshake had to wait for too long".to_owned();
+                output(Output::Failed(remote, reason, words));
             }
         }
         for key in std::mem::take(&mut self.gone) {
@@ -497,82 +519,5 @@ impl Endpoints {
             connection.protocol.handle_timeout(instant);
             self.drive(key, now, output);
         }
-    }
-
-    /// True while there are more connections with something to send than vectors to put it in.
-    #[must_use]
-    pub fn wants_buffers(&self) -> bool {
-        self.spare.len() < self.due.len().min(SPARE_MAX)
-    }
-
-    /// Takes an emptied vector, to be filled again.
-    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
-        if self.spare.len() < SPARE_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
-            buffer.clear();
-            self.spare.push(buffer);
-        }
-    }
-
-    /// Hands out what is to be sent, and sets timers; at the end of a turn.
-    pub fn transmit(&mut self, now: Now, mut send: impl FnMut(u16, Transmit)) {
-        for (listener, transmit) in self.answers.drain(..) {
-            send(listener, transmit);
-        }
-        let instant = self.instant(now);
-        let mut due = std::mem::take(&mut self.due);
-        for key in due.drain(..) {
-            let Some(connection) = self.connections.get_mut(key) else {
-                continue;
-            };
-            connection.is_due = false;
-            loop {
-                let mut bytes = self.spare.pop().unwrap_or_default();
-                let protocol = &mut connection.protocol;
-                let polled = protocol.poll_transmit(instant, DATAGRAMS_PER_TRANSMIT, &mut bytes);
-                let Some(transmit) = polled else {
-                    self.spare.push(bytes);
-                    break;
-                };
-                send(connection.listener, transmit_of(&transmit, bytes));
-            }
-            self.set_timer(key);
-            if self.exchange(key) {
-                self.gone.push(key);
-            }
-        }
-        self.due = due;
-    }
-
-    /// Sets the timer of a connection. One that fires too early is set again; so most need not be moved.
-    fn set_timer(&mut self, key: Key) {
-        let origin = self.origin;
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        let timeout = connection.protocol.poll_timeout().map(|timeout| {
-            let after = timeout.saturating_duration_since(origin);
-            u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
-        });
-        let due_ms = timeout.unwrap_or(u64::MAX).min(connection.deadline_ms);
-        match connection.timer {
-            Some((_, set_ms)) if set_ms <= due_ms => return,
-            Some((timer, _)) => {
-                self.timers.cancel(timer);
-            }
-            None => {}
-        }
-        connection.timer = (due_ms < u64::MAX).then(|| (self.timers.arm(due_ms, key), due_ms));
-    }
-}
-
-fn transmit_of(transmit: &quinn_proto::Transmit, bytes: Vec<u8>) -> Transmit {
-    Transmit {
-        to: transmit.destination,
-        from: transmit.src_ip,
-        ecn: transmit.ecn.and_then(|ecn| Ecn::from_bits(ecn as u8)),
-        segment: transmit
-            .segment_size
-            .and_then(|segment| u16::try_from(segment).ok()),
-        bytes,
     }
 }

@@ -3,13 +3,13 @@
 //! ```text
 //! byte 0        core: any number that is the core's modulo the number of cores; `reactor::steering` reads it
 //! bytes 1–7     random
-//! bytes 8–9     number of the node  ⊕  HMAC(key, bytes 0–7), bytes 0–1
-//! bytes 10–12                          HMAC(key, bytes 0–7), bytes 2–4
+//! bytes 8–9     number of the node  ⊕  HMAC(the cluster's key, bytes 0–7), bytes 0–1
+//! bytes 10–12                          HMAC(the listener's key, bytes 0–9), bytes 0–2
 //! ```
 //!
-//! Nobody without the key can link two ids of a connection (beyond their core), make one that is taken for ours, or learn the node;
-//! a load balancer with the key can. **A stateless reset is sent only for ids of this very node**: another node that has no state
-//! for a connection must not say that it is gone (RFC 9000 §21.11).
+//! Nobody without the keys can link two ids of a connection (beyond their core), make one that is taken for ours, or learn the node;
+//! a load balancer with the cluster's can learn the node. **A stateless reset is sent only for ids of this very listener of this very
+//! node**: another one that has no state for a connection must not say that it is gone (RFC 9000 §21.11).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use reactor::driver::ConnectionId;
 /// Where steering finds the core.
 pub(crate) const CORE_BYTE: u8 = 0;
 const NONCE_END: usize = 8;
+const NODE_END: usize = 10;
 /// Bytes of a connection id that this node issues.
 pub const ID_BYTES: usize = 13;
 
@@ -46,29 +47,45 @@ pub(crate) const fn split_slot(slot: u32) -> (usize, u32) {
     ((slot >> 31) as usize, slot & !STREAMS)
 }
 
-/// What ids are made and known with.
+/// What the ids of one listener are made and known with.
 #[derive(Clone)]
-pub struct IdKey(Arc<hmac::Key>);
+pub(super) struct IdKey {
+    /// The cluster's.
+    nodes: Arc<hmac::Key>,
+    /// The listener's own.
+    own: Arc<hmac::Key>,
+}
 
 impl IdKey {
-    pub(super) fn new(key: &[u8; 32]) -> Self {
-        Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key)))
+    pub(super) fn new(nodes: Arc<hmac::Key>, own: Arc<hmac::Key>) -> Self {
+        Self { nodes, own }
     }
 
-    fn mask(&self, nonce: &[u8]) -> [u8; ID_BYTES - NONCE_END] {
-        let tag = hmac::sign(&self.0, nonce);
-        let mut mask = [0; ID_BYTES - NONCE_END];
-        mask.copy_from_slice(&tag.as_ref()[..ID_BYTES - NONCE_END]);
-        mask
+    /// Hides the number of the node, or shows it.
+    fn mask(&self, nonce: &[u8]) -> [u8; 2] {
+        let tag = hmac::sign(&self.nodes, nonce);
+        [tag.as_ref()[0], tag.as_ref()[1]]
     }
 
-    /// The number of the node that issued an id; `None` when nobody with this key did.
-    #[must_use]
-    pub fn node_of(&self, id: &[u8]) -> Option<u16> {
-        let id: &[u8; ID_BYTES] = id.try_into().ok()?;
+    fn checksum(&self, id: &[u8]) -> [u8; ID_BYTES - NODE_END] {
+        let tag = hmac::sign(&self.own, id);
+        let mut checksum = [0; ID_BYTES - NODE_END];
+        checksum.copy_from_slice(&tag.as_ref()[..ID_BYTES - NODE_END]);
+        checksum
+    }
+
+    /// The number of the node that issued an id, or any number when no node of the cluster did.
+    fn node_of(&self, id: &[u8; ID_BYTES]) -> u16 {
         let mask = self.mask(&id[..NONCE_END]);
-        let node = u16::from_be_bytes([id[8] ^ mask[0], id[9] ^ mask[1]]);
-        (id[10..] == mask[2..]).then_some(node)
+        u16::from_be_bytes([id[8] ^ mask[0], id[9] ^ mask[1]])
+    }
+
+    /// True exactly when this listener issued an id, as a node of this number.
+    fn is_own(&self, id: &[u8], node: u16) -> bool {
+        let Ok(id) = <&[u8; ID_BYTES]>::try_from(id) else {
+            return false;
+        };
+        id[NODE_END..] == self.checksum(&id[..NODE_END]) && self.node_of(id) == node
     }
 
     fn make(&self, random: [u8; NONCE_END], node: u16, core: u16, cores: u16) -> [u8; ID_BYTES] {
@@ -87,14 +104,9 @@ impl IdKey {
         let [high, low] = node.to_be_bytes();
         id[8] = high ^ mask[0];
         id[9] = low ^ mask[1];
-        id[10..].copy_from_slice(&mask[2..]);
+        let checksum = self.checksum(&id[..NODE_END]);
+        id[NODE_END..].copy_from_slice(&checksum);
         id
-    }
-}
-
-impl std::fmt::Debug for IdKey {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("IdKey(…)")
     }
 }
 
@@ -116,7 +128,7 @@ impl ConnectionIdGenerator for Ids {
     }
 
     fn validate(&self, id: &quinn_proto::ConnectionId) -> Result<(), InvalidCid> {
-        if self.key.node_of(id) == Some(self.node) {
+        if self.key.is_own(id, self.node) {
             Ok(())
         } else {
             Err(InvalidCid)
@@ -138,6 +150,11 @@ mod tests {
 
     use super::*;
 
+    fn key_of(own: u8) -> IdKey {
+        let key = |byte: u8| Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &[byte; 32]));
+        IdKey::new(key(1), key(own))
+    }
+
     fn random(seed: &mut u64) -> [u8; NONCE_END] {
         *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         (*seed ^ (*seed >> 29)).to_be_bytes()
@@ -145,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_id_names_its_core_and_its_node() {
-        let key = IdKey::new(&[1; 32]);
+        let key = key_of(2);
         let mut seed = 7;
         for cores in [1, 2, 3, 7, 64, 200, 256] {
             let rule = Steering::new(CORE_BYTE, 0xff, cores).expect("it is a rule");
@@ -154,22 +171,27 @@ mod tests {
                 let node = u16::from_be_bytes([random(&mut seed)[4], random(&mut seed)[5]]);
                 let id = key.make(random(&mut seed), node, core, cores);
                 assert_eq!(rule.socket_of_id(&id), Some(core), "of {cores}");
-                assert_eq!(key.node_of(&id), Some(node));
+                assert_eq!(key.node_of(&id), node);
+                assert!(key.is_own(&id, node));
             }
         }
     }
 
     #[test]
-    fn an_id_that_was_changed_or_made_with_another_key_is_nobodys() {
-        let key = IdKey::new(&[1; 32]);
+    fn an_id_that_was_changed_or_is_of_another_listener_or_node_is_not_ours() {
+        let key = key_of(2);
         let id = key.make([9; NONCE_END], 3, 1, 4);
-        assert_eq!(IdKey::new(&[2; 32]).node_of(&id), None);
+        let another = key_of(3);
+        assert!(key.is_own(&id, 3));
+        assert!(!key.is_own(&id, 4));
+        assert!(!another.is_own(&id, 3));
+        assert_eq!(another.node_of(&id), 3, "a load balancer knows whose it is");
         for index in 0..ID_BYTES {
             let mut changed = id;
             changed[index] ^= 1;
-            assert_ne!(key.node_of(&changed), Some(3), "byte {index}");
+            assert!(!key.is_own(&changed, 3), "byte {index}");
         }
-        assert_eq!(key.node_of(&id[..12]), None);
+        assert!(!key.is_own(&id[..12], 3));
     }
 
     #[test]

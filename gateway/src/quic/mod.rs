@@ -20,6 +20,7 @@ mod error_code;
 mod ids;
 mod keys;
 mod protection;
+mod sending;
 mod session;
 mod setup;
 mod stats;
@@ -27,7 +28,7 @@ mod streams;
 
 pub use endpoints::{Arrived, Endpoints, Output};
 pub use error_code::ErrorCode;
-pub use ids::{ID_BYTES, IdKey, is_stream};
+pub use ids::{ID_BYTES, is_stream};
 pub use keys::NodeKeys;
 pub use setup::Listening;
 pub use stats::Stats;

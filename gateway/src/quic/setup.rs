@@ -1,5 +1,6 @@
 //! What quinn-proto is told: transport parameters tuned for many connections with one mostly idle stream each, keys, bounds.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +22,10 @@ const STREAMS: u32 = 2;
 const CRYPTO_BYTES: usize = 20 * 1024;
 /// Bytes of a handshake that has to wait for its turn, beyond its first datagram.
 const WAITING_BYTES: u64 = 8 * 1024;
+/// A client that was silent for so long is asked whether it is there: long, so that no phone is woken by it.
+const PING_AFTER: Duration = Duration::from_secs(60 * 60);
+/// A client that does not answer for so long is gone, in milliseconds. Clients are told, and keep to it, too.
+const GONE_AFTER: VarInt = VarInt::from_u32(4 * 60 * 60 * 1_000);
 /// How long a client may take to come back after a Retry.
 const RETRY_LIFETIME: Duration = Duration::from_secs(15);
 
@@ -53,16 +58,15 @@ pub(crate) fn steering(cores: u16) -> Result<Steering, SteeringError> {
     Steering::new(CORE_BYTE, 0xff, cores)
 }
 
-pub(super) fn endpoint_config(listening: &Listening) -> EndpointConfig {
-    let mut config = EndpointConfig::new(listening.keys.reset.clone());
-    let Listening {
-        keys,
-        node,
-        core,
-        cores,
-    } = listening.clone();
+pub(super) fn endpoint_config(listening: &Listening, address: SocketAddr) -> EndpointConfig {
+    let keys = listening.keys.of_listener(address);
+    let mut config = EndpointConfig::new(keys.reset);
+    let (node, core, cores) = (listening.node, listening.core, listening.cores);
     config
         .supported_versions(vec![VERSION])
+        // All clients of a node that was killed hear at once. It is sent for an id that this listener issued, smaller than the packet
+        // that it answers; and all of a turn have the same time, so that any interval would let one of them go.
+        .min_reset_interval(Duration::ZERO)
         .cid_generator(move || {
             Box::new(Ids {
                 key: keys.ids.clone(),
@@ -111,9 +115,9 @@ fn transport(limits: &QuicLimits) -> TransportConfig {
         .receive_window(VarInt::from_u32(limits.receive_window_bytes))
         .send_window(limits.send_window_bytes.into())
         .crypto_buffer_size(CRYPTO_BYTES)
-        // Whether a client is there is for MQTT's keep-alive to say; and one rule is enough.
-        .max_idle_timeout(None)
-        .keep_alive_interval(None)
+        // Whether a client is there is for MQTT's keep-alive to say. This is for those who have none, and vanish.
+        .max_idle_timeout(Some(GONE_AFTER.into()))
+        .keep_alive_interval(Some(PING_AFTER))
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0)
         // Probes of larger packets would wake each phone for what small messages do not need.

@@ -21,8 +21,10 @@ pub struct Stats {
     pub handshakes_waiting: u64,
     /// Connections now, with those that are closing.
     pub connections: u64,
-    /// Connections that went on from another address.
+    /// Packets that made a connection go on at another address, proved or not.
     pub migrations: u64,
+    /// Datagrams of connections that came from elsewhere, too many or from a banned address, and were dropped.
+    pub elsewhere_dropped: u64,
     /// Streams beyond the first of their connection, refused.
     pub streams_refused: u64,
     /// Connections that ended because the peer was silent for longer than was agreed.

@@ -9,7 +9,6 @@ use super::connection::{Connection, Read, Stage};
 use super::endpoints::{Endpoints, Output};
 use super::error_code::ErrorCode;
 use super::ids::{split_slot, stream_id};
-use crate::shard::Arrival;
 use crate::turn::Now;
 
 impl Endpoints {
@@ -75,13 +74,10 @@ impl Endpoints {
         if connection.accept_streams(&mut self.stats.streams_refused) {
             connection.stage = Stage::Open;
             connection.deadline_ms = u64::MAX;
-            let arrival = Arrival {
-                websocket: false,
-                peer: connection.protocol.remote_address(),
-                certificate: connection.certificate.take(),
-            };
             let id = stream_id(key.slot, key.generation);
-            output(Output::Accepted(id, arrival));
+            if let Some(arrival) = connection.arrival.take() {
+                output(Output::Accepted(id, *arrival));
+            }
             self.read(key, output);
         }
     }

@@ -68,6 +68,73 @@ fn a_turn_begins_only_so_many_handshakes_and_the_others_wait() {
 }
 
 #[test]
+fn a_handshake_that_waited_for_too_long_is_counted() {
+    let limits = QuicLimits {
+        handshakes_per_turn: 1,
+        ..QuicLimits::default()
+    };
+    let mut world = World::new(limits);
+    for client in 0..2 {
+        let initial = world.initial();
+        world.deliver(([203, 0, 113, client], 1).into(), &initial);
+    }
+    assert_eq!(world.server.stats().handshakes_waiting, 1);
+    assert_eq!(world.server.take_begun(), 1);
+    world.now_ms += 10_000;
+    let now = world.now();
+    world.server.turn(now, &mut |_| {});
+    let stats = world.server.stats();
+    assert_eq!(stats.handshakes_waiting, 0);
+    assert_eq!(stats.failed(Reason::TimedOut), 1);
+    assert_eq!(world.server.take_begun(), 0, "it never began");
+}
+
+#[test]
+fn the_queue_of_waiting_handshakes_says_how_full_it_is() {
+    let limits = QuicLimits {
+        handshakes_per_turn: 0,
+        handshakes_max: 4,
+        ..QuicLimits::default()
+    };
+    let mut world = World::new(limits);
+    for client in 0..3 {
+        let initial = world.initial();
+        world.deliver(([203, 0, 113, client], 1).into(), &initial);
+    }
+    assert_eq!(world.server.waiting_permille(), 750);
+}
+
+#[test]
+fn a_client_that_vanished_goes_after_hours_and_one_that_is_only_silent_stays() {
+    const HOUR: u64 = 60 * 60 * 1_000;
+    let mut world = World::new(QuicLimits::default());
+    let (_, silent) = world.client();
+    world.pass(10 * HOUR);
+    assert!(!world.told[&silent].is_closed);
+    world.drops = |_| true;
+    world.pass(6 * HOUR);
+    assert!(world.told[&silent].is_closed);
+    assert_eq!(world.server.stats().timed_out, 1);
+    assert_eq!(world.server.stats().connections, 0);
+}
+
+#[test]
+fn what_is_sent_takes_no_more_room_than_it_is_long() {
+    let mut world = World::new(QuicLimits::default());
+    let ids: Vec<_> = (0..100).map(|_| world.client().1).collect();
+    world.pass(1_000);
+    for id in ids {
+        world.server.send(id, b"a short message");
+    }
+    let mut capacities = 0;
+    let now = world.now();
+    world
+        .server
+        .transmit(now, |_, transmit| capacities += transmit.bytes.capacity());
+    assert!(capacities < 100 * 200, "{capacities} bytes");
+}
+
+#[test]
 fn under_pressure_a_client_has_to_show_that_it_is_where_it_says() {
     let limits = QuicLimits {
         retry_above: 5,

@@ -1,5 +1,7 @@
 //! What is no client: forged addresses, packets for connections of the past, noise.
 
+use std::net::SocketAddr;
+
 use gateway::limits::QuicLimits;
 use gateway::quic::{Listening, NodeKeys};
 use gateway::tls::ClusterSecret;
@@ -52,9 +54,13 @@ fn a_token_is_worth_nothing_at_another_address() {
 
 /// A packet of a connection reaches a server that does not know it. What the server counts as resets, and the client as its end.
 fn after_restart(listening: Listening) -> (u64, Option<ConnectionError>) {
+    after_restart_at(listening, server_address())
+}
+
+fn after_restart_at(listening: Listening, address: SocketAddr) -> (u64, Option<ConnectionError>) {
     let mut world = World::new(QuicLimits::default());
     let (client, _) = world.client();
-    world.restart(listening);
+    world.restart_at(listening, address);
     world.say(client, &[1; 200]);
     world.pass(2_000);
     let resets = world.server.stats().resets_sent;
@@ -76,10 +82,105 @@ fn who_did_not_issue_an_id_does_not_say_that_its_connection_is_gone() {
     };
     assert_eq!(after_restart(another_node), (0, None));
     let another_cluster = Listening {
-        keys: NodeKeys::new(&ClusterSecret([8; 32])),
+        keys: NodeKeys::new(&ClusterSecret([8; 32]), &[9; 32]),
         ..listening(0, 1)
     };
     assert_eq!(after_restart(another_cluster), (0, None));
+    // Nodes that have no numbers yet share the secret and are all node 0.
+    let with_the_same_secret = Listening {
+        keys: NodeKeys::new(&ClusterSecret([7; 32]), &[10; 32]),
+        ..listening(0, 1)
+    };
+    assert_eq!(after_restart(with_the_same_secret), (0, None));
+    let another_listener = ([192, 0, 2, 1], 14_568).into();
+    let it = after_restart_at(listening(0, 1), another_listener);
+    assert_eq!(it, (0, None));
+}
+
+#[test]
+fn all_clients_of_a_killed_node_hear_of_it_in_the_same_turn() {
+    let mut world = World::new(QuicLimits::default());
+    let clients: Vec<usize> = (0..20).map(|_| world.client().0).collect();
+    world.pass(1_000);
+    world.restart(listening(0, 1));
+    for client in &clients {
+        world.say(*client, &[1; 200]);
+    }
+    world.pass(60); // There and back, and no time to ask again.
+    assert_eq!(world.server.stats().resets_sent, 20);
+    for client in clients {
+        let lost = &world.clients[client].lost;
+        assert_eq!(*lost, Some(ConnectionError::Reset));
+    }
+}
+
+/// One datagram that a client would send now, and that has something to acknowledge.
+fn ping_of(world: &mut World, client: usize) -> Vec<u8> {
+    let now = world.instant();
+    let connection = &mut world.clients[client].connection;
+    connection.ping();
+    let mut bytes = Vec::new();
+    let sent = connection.poll_transmit(now, 1, &mut bytes);
+    assert!(sent.is_some());
+    bytes
+}
+
+#[test]
+fn the_address_of_a_client_is_the_one_that_its_handshake_proved() {
+    let mut world = World::new(QuicLimits::default());
+    let config = world.authority.client_config(b"mqtt", None);
+    let client = world.connect(config);
+    world.run(1_000, |world| world.clients[client].is_connected);
+    let proved = world.clients[client].address;
+    world.pass(100); // The handshake is complete at the server, too.
+    // The packet with the first stream claims to come from elsewhere, and is no probe: the connection moves.
+    world.clients[client].address = ([203, 0, 113, 77], 7).into();
+    world.say(client, b"hello");
+    world.run(1_000, |world| !world.accepted.is_empty());
+    let arrival = world.told[&world.accepted[0]].arrival.as_ref();
+    assert_eq!(world.server.stats().migrations, 1);
+    assert_eq!(arrival.map(|it| it.peer), Some(proved));
+}
+
+#[test]
+fn who_is_banned_gets_no_answer_and_nobody_goes_on_from_there() {
+    let mut world = World::new(QuicLimits::default());
+    let banned = ([203, 0, 113, 66], 666).into();
+    world.banned.push(banned);
+    let initial = world.initial();
+    world.deliver(banned, &initial);
+    world.pass(1_000);
+    assert_eq!(world.turned_away, [banned]);
+    assert_eq!(world.sent_to.get(&banned), None);
+    assert_eq!(world.server.stats().handshakes_in_progress, 0);
+
+    let (client, id) = world.client();
+    let ping = ping_of(&mut world, client);
+    world.deliver(banned, &ping);
+    world.pass(1_000);
+    assert_eq!(world.sent_to.get(&banned), None);
+    let stats = world.server.stats();
+    assert_eq!((stats.migrations, stats.elsewhere_dropped), (0, 1));
+    assert!(!world.told[&id].is_closed, "whose datagram it was");
+}
+
+#[test]
+fn a_client_cannot_send_the_server_to_many_addresses() {
+    let mut world = World::new(QuicLimits::default());
+    let (client, id) = world.client();
+    let own = world.clients[client].address;
+    for victim in 0..50 {
+        let ping = ping_of(&mut world, client);
+        world.deliver(([203, 0, 113, victim], 53).into(), &ping);
+        world.flush();
+    }
+    world.pass(10);
+    let victims = world.sent_to.keys().filter(|it| **it != own).count();
+    assert!((1..=5).contains(&victims), "{victims}");
+    assert!(world.server.stats().elsewhere_dropped >= 45);
+    // It is still heard where it is.
+    world.say(client, b" again");
+    world.run(10_000, |world| world.heard(id).ends_with(b" again"));
 }
 
 #[test]

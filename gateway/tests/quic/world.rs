@@ -148,6 +148,9 @@ pub(crate) struct World {
     pub(crate) told: HashMap<ConnectionId, Told>,
     pub(crate) strays: Vec<(u16, Vec<u8>)>,
     pub(crate) failed: Vec<Reason>,
+    /// Where nobody may come from, and who was told of coming from there.
+    pub(crate) banned: Vec<SocketAddr>,
+    pub(crate) turned_away: Vec<SocketAddr>,
     /// What the server sent to each address, in bytes.
     pub(crate) sent_to: HashMap<SocketAddr, usize>,
     /// What a client sends next comes from here, too.
@@ -180,7 +183,15 @@ impl World {
             mono_ms: 0,
             unix_ms: UNIX_MS,
         };
-        let server = Endpoints::new(limits.clone(), listening, &acceptor, 1, origin, now);
+        let addresses = [server_address()];
+        let server = Endpoints::new(
+            limits.clone(),
+            listening,
+            &acceptor,
+            &addresses,
+            origin,
+            now,
+        );
         Self {
             server: server.expect("it does for QUIC"),
             authority,
@@ -189,6 +200,8 @@ impl World {
             told: HashMap::new(),
             strays: Vec::new(),
             failed: Vec::new(),
+            banned: Vec::new(),
+            turned_away: Vec::new(),
             sent_to: HashMap::new(),
             network_loss_percent: 0,
             jitter_ms: 0,
@@ -205,8 +218,14 @@ impl World {
 
     /// The process starts again: with these keys, on this core of so many.
     pub(crate) fn restart(&mut self, listening: Listening) {
+        self.restart_at(listening, server_address());
+    }
+
+    /// The process starts again, and its listener takes itself for one at another address.
+    pub(crate) fn restart_at(&mut self, listening: Listening, address: SocketAddr) {
         let (limits, now) = (self.limits.clone(), self.now());
-        let server = Endpoints::new(limits, listening, &self.acceptor, 1, self.origin, now);
+        let (acceptor, addresses) = (&self.acceptor, [address]);
+        let server = Endpoints::new(limits, listening, acceptor, &addresses, self.origin, now);
         self.server = server.expect("it does for QUIC");
         self.told.clear();
         self.accepted.clear();
@@ -403,6 +422,7 @@ impl World {
             remote: from,
             local: Some(server_address().ip()),
             ecn: None,
+            is_banned: self.banned.contains(&from),
             stride: bytes.len(),
             bytes,
         };
@@ -438,6 +458,7 @@ impl World {
             accepted,
             strays,
             failed,
+            turned_away,
             echoes,
             ..
         } = self;
@@ -470,6 +491,7 @@ impl World {
             }
             Output::Stray(core, bytes) => strays.push((core, bytes.to_vec())),
             Output::Failed(_, reason, _) => failed.push(reason),
+            Output::Banned(from) => turned_away.push(from),
         });
         for (id, bytes) in answers {
             self.server.send(id, &bytes);
@@ -497,7 +519,7 @@ impl World {
 /// A core of node 0 with the keys that follow from the usual secret.
 pub(crate) fn listening(core: u16, cores: u16) -> Listening {
     Listening {
-        keys: NodeKeys::new(&ClusterSecret([7; 32])),
+        keys: NodeKeys::new(&ClusterSecret([7; 32]), &[9; 32]),
         node: 0,
         core,
         cores,

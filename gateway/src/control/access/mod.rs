@@ -133,7 +133,7 @@ impl Access {
     pub fn open(config: &Config, clock: Clock) -> Result<Self, AccessError> {
         let folder = config.engine.path.clone();
         let now = clock.now();
-        let secret = own_secret(&folder)?;
+        let secret = own_secret(&folder, "access.secret")?;
         let seen = files::look(config); // Before they are read, so that no change is missed.
         let content = files::read(config, &secret)?;
         let bans = Arc::new(bans::load(&folder, random_u64()?, now.unix_ms)?);
@@ -392,9 +392,12 @@ fn tokens(config: &Config, state: &State) -> TokenMethod {
     }
 }
 
-/// The secret of this node, made when it starts for the first time.
-fn own_secret(folder: &Path) -> Result<[u8; 32], AccessError> {
-    let path = folder.join("access.secret");
+/// A secret of this node alone, made when it starts for the first time. The folder of the engine is there already.
+///
+/// # Errors
+/// What is wrong with its file.
+pub fn own_secret(folder: &Path, name: &str) -> Result<[u8; 32], AccessError> {
+    let path = folder.join(name);
     let failed = |detail: String, remedy| AccessError::Own {
         file: path.display().to_string(),
         detail,
@@ -405,7 +408,7 @@ fn own_secret(folder: &Path) -> Result<[u8; 32], AccessError> {
             let detail = format!("{} bytes, and 32 are right", bytes.len());
             failed(
                 detail,
-                "remove it: another one is made, and nothing else depends on it",
+                "remove it: another one is made, and nothing that is stored depends on it",
             )
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -59,8 +59,13 @@ const COUNTERS: &[Counter] = &[
     ),
     (
         "quic_migrations_total",
-        "Times that a QUIC connection went on from another address.",
+        "Packets that made a QUIC connection go on at another address, whether that was proved later or not; going back to the former one by itself is not counted.",
         |quic| quic.migrations,
+    ),
+    (
+        "quic_elsewhere_dropped_total",
+        "QUIC datagrams dropped because they came from another address than the current one of their connection, too often or from a banned one.",
+        |quic| quic.elsewhere_dropped,
     ),
     (
         "quic_streams_refused_total",
