@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use quinn_proto::{
     ConnectionError, ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint,
-    Event, Incoming,
+    EndpointEvent, Event, Incoming,
 };
 use reactor::datagram::{Ecn, Transmit};
 use reactor::driver::ConnectionId;
@@ -511,7 +511,13 @@ impl Endpoints {
                     connection.close(instant, code);
                     self.ended.push(stream_id(key.slot, key.generation));
                 }
-                Stage::Open | Stage::Closed => connection.deadline_ms = u64::MAX,
+                Stage::Open => connection.deadline_ms = u64::MAX,
+                Stage::Closed => {
+                    let listener = &mut self.listeners[usize::from(connection.listener)];
+                    let drained = EndpointEvent::drained();
+                    listener.endpoint.handle_event(connection.handle, drained);
+                    return self.drained(key, now, output);
+                }
             }
         }
         if let Some(connection) = self.connections.get_mut(key) {

@@ -3,6 +3,7 @@
 use reactor::datagram::{Ecn, Transmit};
 use reactor::slab::Key;
 
+use super::connection::Stage;
 use super::endpoints::Endpoints;
 use crate::turn::Now;
 
@@ -11,6 +12,10 @@ const DATAGRAMS_PER_TRANSMIT: usize = 10;
 /// Vectors that are kept for the next transmits, and the capacity of the largest one: most connections send one datagram.
 const SPARE_MAX: usize = 64;
 const SPARE_BYTES_MAX: usize = 2 * 1024;
+
+/// How long a connection that is closed may stay, so that what is still on its way is answered. quinn-proto is done with most after three
+/// probe timeouts, and with one whose very first packet closes it never.
+const CLOSED_MS_MAX: u64 = 30_000;
 
 impl Endpoints {
     /// True while there are more connections with something to send than vectors to put it in.
@@ -52,7 +57,7 @@ impl Endpoints {
                 bytes.extend_from_slice(outgoing);
                 send(connection.listener, transmit_of(&transmit, bytes));
             }
-            self.set_timer(key);
+            self.set_timer(key, now);
             if self.exchange(key) {
                 self.gone.push(key);
             }
@@ -61,11 +66,14 @@ impl Endpoints {
     }
 
     /// Sets the timer of a connection. One that fires too early is set again; so most need not be moved.
-    fn set_timer(&mut self, key: Key) {
+    fn set_timer(&mut self, key: Key, now: Now) {
         let origin = self.origin;
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        if connection.stage == Stage::Closed && connection.deadline_ms == u64::MAX {
+            connection.deadline_ms = now.mono_ms + CLOSED_MS_MAX;
+        }
         let timeout = connection.protocol.poll_timeout().map(|timeout| {
             let after = timeout.saturating_duration_since(origin);
             u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)

@@ -6,6 +6,9 @@ use gateway::limits::QuicLimits;
 use gateway::quic::{Listening, NodeKeys};
 use gateway::tls::ClusterSecret;
 use quinn_proto::ConnectionError;
+use rustls::Side;
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use rustls::quic::Version;
 
 use crate::world::{World, listening, server_address};
 
@@ -213,4 +216,48 @@ fn noise_changes_nothing() {
     });
     world.pass(120_000);
     assert_eq!(world.server.stats().connections, 1);
+}
+
+/// An Initial packet with these frames, as everybody can make it (RFC 9001 §5.2).
+fn initial_with(frames: &[u8]) -> Vec<u8> {
+    const TAG: usize = 16;
+    let id = [7; 8];
+    let suite = TLS13_AES_128_GCM_SHA256.tls13();
+    let suite = suite.and_then(|suite| suite.quic_suite());
+    let suite = suite.expect("QUIC has it");
+    let keys = suite.keys(&id, Side::Client, Version::V1);
+    let length = 1_200 + 1 + TAG;
+    let mut packet = vec![0xc0, 0, 0, 0, 1, 8];
+    packet.extend(id);
+    packet.extend([0, 0]); // No id of the client's own, no token.
+    packet.extend((0x4000 | length as u16).to_be_bytes());
+    packet.push(0);
+    let mut payload = frames.to_vec();
+    payload.resize(length - 1 - TAG, 0); // Padding.
+    let local = &keys.local;
+    let tag = local.packet.encrypt_in_place(0, &packet, &mut payload);
+    let start = packet.len();
+    packet.extend(payload);
+    packet.extend(tag.expect("it seals").as_ref());
+    let (header, sealed) = packet.split_at_mut(start);
+    let (first, header) = header.split_at_mut(1);
+    let place = header.len() - 1;
+    let (first, number) = (&mut first[0], &mut header[place..]);
+    let masked = local.header.encrypt_in_place(&sealed[3..19], first, number);
+    masked.expect("it masks");
+    packet
+}
+
+#[test]
+fn a_connection_that_is_closed_by_its_very_first_packet_is_not_kept() {
+    let mut world = World::new(QuicLimits::default());
+    // CONNECTION_CLOSE with error 0, of frame 0, without a reason.
+    let closing = initial_with(&[0x1c, 0, 0, 0]);
+    for stranger in 0..20 {
+        world.deliver(([203, 0, 113, stranger], 5).into(), &closing);
+        world.pass(1);
+    }
+    world.pass(60_000);
+    let stats = world.server.stats();
+    assert_eq!((stats.connections, stats.handshakes_in_progress), (0, 0));
 }
