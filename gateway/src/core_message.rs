@@ -432,6 +432,8 @@ pub struct Attach {
     pub will: Option<WillRecord>,
     /// Where the client connects from.
     pub peer: SocketAddr,
+    /// True when a handshake of TLS or QUIC was done with it: most of what letting it in costs is spent.
+    pub secure: bool,
     /// Who it proved to be.
     pub identity: Option<Arc<Identity>>,
 }

@@ -33,7 +33,7 @@ use crate::quic::is_stream;
 use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
 
-pub use newcomers::{Newcomers, NewcomersSample};
+pub use newcomers::{Newcomers, NewcomersBounds, NewcomersSample};
 pub use proxied::{Proxied, ProxyLimits};
 pub use quic::{Batch, Quic};
 pub use secured::Secured;

@@ -66,6 +66,8 @@ pub enum Event<'a> {
 pub struct Arrival {
     /// True for a WebSocket listener.
     pub websocket: bool,
+    /// True for TLS and QUIC.
+    pub secure: bool,
     /// Where it comes from.
     pub peer: SocketAddr,
     /// The certificate that the client showed, verified.
@@ -77,6 +79,7 @@ impl Arrival {
     pub fn plain(websocket: bool, peer: SocketAddr) -> Self {
         Self {
             websocket,
+            secure: false,
             peer,
             certificate: None,
         }

@@ -227,6 +227,7 @@ impl Edge {
             expiry_s,
             will,
             peer: entry.arrival.peer,
+            secure: entry.arrival.secure,
             identity: entry.identity,
         };
         connection.state = State::Attaching(Box::new(attaching));

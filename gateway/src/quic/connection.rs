@@ -102,7 +102,10 @@ impl Connection {
             is_ended: false,
             unsent: None,
             deadline_ms,
-            arrival: Some(Box::new(Arrival::plain(false, peer))),
+            arrival: Some(Box::new(Arrival {
+                secure: true,
+                ..Arrival::plain(false, peer)
+            })),
             elsewhere: None,
             timer: None,
         }

@@ -174,7 +174,12 @@ impl Storm<'_> {
 
     fn open(&mut self) {
         self.tally.offered += 1;
-        let (sequence, StormClients { process, processes, .. }) = (self.clients_so_far, self.arguments);
+        let (
+            sequence,
+            StormClients {
+                process, processes, ..
+            },
+        ) = (self.clients_so_far, self.arguments);
         self.clients_so_far += 1;
         let number_of = |sequence: u32, of: u32| (sequence % of * processes + process) % of;
         let known = self.arguments.known > 0 && sequence.is_multiple_of(2);

@@ -205,7 +205,8 @@ impl Clouds {
     fn start(arguments: &Storm, bench: &Bench, rate: u32) -> Result<Self> {
         let waiting = f64::from(rate) * arguments.patience.as_secs_f64();
         let count = (waiting / UNDERWAY_MAX as f64).ceil().clamp(1.0, 16.0) as u32;
-        let processes = (0..count).map(|process| Self::cloud(arguments, bench, rate, (process, count)));
+        let processes =
+            (0..count).map(|process| Self::cloud(arguments, bench, rate, (process, count)));
         Ok(Self {
             processes: processes.collect::<Result<_>>()?,
         })
@@ -233,7 +234,10 @@ impl Clouds {
             .arg(std::env::current_exe()?)
             .arg("storm-clients")
             .args(["--remote", &bench.server.address.to_string()])
-            .args(["--rate", &(f64::from(rate) / f64::from(processes)).to_string()])
+            .args([
+                "--rate",
+                &(f64::from(rate) / f64::from(processes)).to_string(),
+            ])
             .args(["--process", &process.to_string()])
             .args(["--processes", &processes.to_string()])
             .args(["--duration", &milliseconds(arguments.duration)])
