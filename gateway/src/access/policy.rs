@@ -20,6 +20,7 @@ use super::password::PasswordFile;
 use super::rules::{Decision, Denial, Rules};
 use super::scram::ScramError;
 use super::token::{self, KeySet, TokenError, TokenPolicy};
+use super::web_origin::WebOrigins;
 use super::{Identity, Who};
 use crate::tls;
 use edge_proto::packet::QoS;
@@ -41,6 +42,8 @@ pub struct Policy {
     pub stamps_senders: bool,
     /// Who is kept out, whoever they prove to be.
     pub bans: Arc<Bans>,
+    /// Which web pages may connect.
+    pub web_origins: WebOrigins,
 }
 
 /// The user property with the authenticated user who sent a message to an inbox. Nobody but the server writes it.
@@ -187,7 +190,20 @@ impl Policy {
             unruled: Origins::Everywhere,
             stamps_senders: true,
             bans: Arc::new(Bans::new(0, 0)),
+            web_origins: WebOrigins::default(),
         }
+    }
+
+    /// Whether a WebSocket client with this Origin may connect. From this machine a page could come in as nobody in particular, and with a
+    /// certificate as its holder, whatever site it is of.
+    pub fn may_page_connect(
+        &self,
+        origin: Option<&str>,
+        peer: IpAddr,
+        has_certificate: bool,
+    ) -> bool {
+        let is_here = Origins::Loopback.contain(peer) && self.anonymous.contain(peer);
+        self.web_origins.admit(origin, is_here || has_certificate)
     }
 
     /// Asks the methods from a number on, as far as they answer at once.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::access_value::{
-    CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl, Unruled,
+    CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl, PageOrigins,
+    Unruled,
 };
 use super::define::sections;
 use super::value::{
@@ -75,6 +76,10 @@ sections! {
         quic: Vec<SocketAddr> = vec![];
         /// Path of the WebSocket upgrade request; another path is answered with 404.
         websocket_path: HttpPath = HttpPath("/mqtt".into());
+        /// Origins of the web pages that may connect over WebSocket (e.g. "https://app.example.com"); others are answered with 403, and
+        /// counted. [] = pages of any site, but where `access.anonymous` lets this machine in, and with a client certificate, only those of
+        /// a server on the browser's own machine. Clients that are no browsers have no origin.
+        websocket_origins: PageOrigins = PageOrigins::default();
         /// Which of the addresses above are behind a proxy that sends PROXY headers (HAProxy's protocol, version 1 or 2): the client's
         /// address is then the one that the proxy tells, in bans, rates and logs too. Every connection must begin with a header,
         /// before TLS, within `mqtt.connect_timeout`.

@@ -127,7 +127,8 @@ impl Session {
             .traffic
             .as_ref()
             .map_or(0, |traffic| traffic.waiting_scans.len());
-        usize::from(self.subscribing) + scans >= limits.filters_per_packet_max
+        let bound = limits.filters_per_packet_max.min(u16::MAX.into());
+        usize::from(self.subscribing) + scans >= bound
     }
 
     /// Tells the owners of shared subscriptions when more or less waits for the client than did.

@@ -24,7 +24,7 @@ pub(super) struct SubscribePacket {
     connection: ConnectionId,
     packet_id: u16,
     outstanding: u32,
-    /// One reason code per filter.
+    /// One reason code per filter; the lists below have no more of them than a packet may have.
     reasons: Vec<u8>,
     /// What was asked for, by filter; `None` for an UNSUBSCRIBE and for refused filters.
     wanted: Vec<Option<(Box<str>, SubscriptionRecord)>>,
@@ -56,8 +56,13 @@ impl Edge {
                 Some(shared) => shared.filter,
                 None => TopicFilter::parse(filter)?,
             };
-            operation.existed.push(false);
             let place = operation.reasons.len();
+            if place >= turn.facts.limits.filters_per_packet_max {
+                // Its place in the answer is all that it costs.
+                operation.reasons.push(ReasonCode::QuotaExceeded as u8);
+                continue;
+            }
+            operation.existed.push(false);
             let admitted = self
                 .admit(turn, id, filter, parsed, place)
                 .and_then(|only_replaces| {
@@ -118,9 +123,6 @@ impl Edge {
         let too_long = filter.as_str().len() > limits.topic_bytes_max;
         if too_long || filter.levels().count() > limits.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
-        }
-        if index >= limits.filters_per_packet_max {
-            return Err(ReasonCode::QuotaExceeded);
         }
         let count = session.subscriptions + u32::from(session.subscribing) + index as u32;
         if count < limits.subscriptions_per_session_max {
@@ -316,7 +318,7 @@ impl Edge {
             return;
         };
         operation.outstanding = outstanding;
-        let (id, filters) = (operation.connection, operation.reasons.len() as u16);
+        let (id, filters) = (operation.connection, operation.asked());
         if let Some((_, session)) = self.live(id) {
             session.subscribing = session.subscribing.saturating_add(filters);
         }
@@ -346,7 +348,7 @@ impl Edge {
         let Some((link, session)) = self.live(id) else {
             return;
         };
-        let filters = operation.reasons.len() as u16;
+        let filters = operation.asked();
         session.subscribing = session.subscribing.saturating_sub(filters);
         for (index, existed) in operation.existed.iter().enumerate() {
             if operation.subscribe && operation.only_replaces[index] && !existed {
@@ -489,5 +491,10 @@ impl SubscribePacket {
             only_replaces: Vec::new(),
             subscribe,
         }
+    }
+
+    /// Filters that somebody is asked about, which is what bounds the next packet.
+    fn asked(&self) -> u16 {
+        u16::try_from(self.existed.len()).unwrap_or(u16::MAX)
     }
 }
