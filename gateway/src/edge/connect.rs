@@ -315,6 +315,7 @@ impl Edge {
             sequence: 0,
             filters: Box::default(),
             shared: false,
+            limited: false,
             login: attaching.login.take(),
             traffic: Traffic::resumed(attached.received),
         };
