@@ -297,15 +297,11 @@ impl Shard {
                     .owners_of_filter(filter)
                     .contains(&turn.facts.core)
                 {
-                    let subscriber = Subscriber {
-                        session: *session,
-                        target: Target::Home { core: home },
-                        options: record.options,
-                        subscription_id: record.subscription_id,
-                    };
+                    let target = Target::Home { core: home };
                     let request = SubscribeRequest {
                         filter: filter.clone(),
-                        subscriber,
+                        // It is judged when its client comes back.
+                        subscriber: Subscriber::new(*session, target, *record),
                         presence: Presence {
                             connected: false,
                             load: 0,
@@ -469,6 +465,7 @@ fn dispatch(
         CoreMessage::DeliverHome(deliver) => home.deliver_live(turn, *deliver),
         CoreMessage::Subscribe(request) => owner.subscribe(turn, *request),
         CoreMessage::Unsubscribe(request) => owner.unsubscribe(turn, &request),
+        CoreMessage::LimitSubscription(limit) => owner.limit_subscription(turn, &limit),
         CoreMessage::FindSubscription(find) => owner.find_subscription(turn, &find),
         CoreMessage::SubscriptionDone { reply, existed } if reply.home => {
             home.operation_step(turn, reply.request, Some(existed));

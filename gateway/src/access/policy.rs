@@ -364,6 +364,40 @@ impl Policy {
     }
 }
 
+/// What a change of rules, or of who a client is, means for its subscriptions.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Those that it may not have any more.
+    pub cut: Vec<Box<str>>,
+    /// Those of which the owners hear: the rules limit their QoS, or did.
+    pub allowed: Vec<(Box<str>, QoS)>,
+}
+
+impl Changes {
+    /// Judges the filters of a session; `limited` is what [`Changes::limits`] said the last time.
+    pub fn of(
+        filters: &[Box<str>],
+        limited: bool,
+        judge: impl Fn(&str) -> Result<QoS, Denial>,
+    ) -> Self {
+        let mut changes = Self::default();
+        for filter in filters {
+            match judge(filter) {
+                Ok(QoS::ExactlyOnce) if !limited => {}
+                Ok(qos_allowed) => changes.allowed.push((filter.clone(), qos_allowed)),
+                Err(_) => changes.cut.push(filter.clone()),
+            }
+        }
+        changes
+    }
+
+    /// True when the rules limit the QoS of one of them.
+    pub fn limits(&self) -> bool {
+        let mut allowed = self.allowed.iter();
+        allowed.any(|(_, qos_allowed)| *qos_allowed < QoS::ExactlyOnce)
+    }
+}
+
 impl Refusal {
     /// What CONNACK says.
     pub const fn reason(&self) -> ReasonCode {

@@ -308,6 +308,7 @@ impl Edge {
             sequence: 0,
             filters: Box::default(),
             shared: false,
+            limited: false,
             login: attaching.login.take(),
             traffic: Traffic::resumed(attached.received),
         };

@@ -44,6 +44,8 @@ pub(super) struct Session {
     pub(super) filters: Box<[Box<str>]>,
     /// True exactly when one of `filters` is a shared subscription: its owners hear how busy the session is.
     pub(super) shared: bool,
+    /// True when an owner was told that the rules allow one of `filters` less than the highest QoS.
+    pub(super) limited: bool,
     /// Who its client is, where that matters.
     pub(super) login: Option<Box<Login>>,
     pub(super) traffic: Option<Box<Traffic>>,

@@ -2,7 +2,7 @@
 //! client is answered when all of them have answered.
 
 use edge_proto::encode;
-use edge_proto::packet::{RetainHandling, SubAck, Subscribe, Unsubscribe, UserProperties};
+use edge_proto::packet::{QoS, RetainHandling, SubAck, Subscribe, Unsubscribe, UserProperties};
 use edge_proto::reason::{ReasonCode, Violation};
 use edge_proto::topic::{SharedFilter, TopicFilter};
 use reactor::driver::ConnectionId;
@@ -148,17 +148,13 @@ impl Edge {
         let Some((_, session)) = self.live(id) else {
             return 0;
         };
-        let SubscriptionRecord {
-            options,
-            subscription_id,
-        } = record;
         if session.durable {
             let request = HomeSubscribe {
                 home: session.home,
                 reply,
                 filter,
-                options,
-                subscription_id,
+                options: record.options,
+                subscription_id: record.subscription_id,
                 only_replaces,
             };
             turn.outbox.tell(
@@ -183,12 +179,7 @@ impl Edge {
             core: turn.facts.core,
             connection: id,
         };
-        let subscriber = Subscriber {
-            session: session.session,
-            target,
-            options,
-            subscription_id,
-        };
+        let subscriber = Subscriber::new(session.session, target, record);
         let owners = turn.facts.owners_of_filter(&filter);
         let count = owners.len() as u32;
         for core in owners {
@@ -291,6 +282,28 @@ impl Edge {
             };
             turn.outbox
                 .tell(core, CoreMessage::Unsubscribe(Box::new(request)));
+        }
+    }
+
+    /// Tells the owners of a subscription of a live-only session what the rules allow it now.
+    pub(super) fn limit_subscription(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        filter: &str,
+        qos_allowed: QoS,
+    ) {
+        let Some((_, session)) = self.live(id) else {
+            return;
+        };
+        turn.limit_subscription(session.session, filter, qos_allowed);
+        let of_it = self.scans.iter();
+        let of_it = of_it.filter(|(_, scan)| scan.is_for(&id, filter));
+        let scans: Vec<Key> = of_it.map(|(key, _)| key).collect();
+        for key in scans {
+            if let Some(scan) = self.scans.get_mut(key) {
+                scan.record.limit(qos_allowed);
+            }
         }
     }
 
