@@ -53,7 +53,7 @@ impl<D: Driver> EventLoop<D> {
             self.turn_away(id, TurnedAway::Banned, peer);
             return false;
         }
-        if let Err(reason) = self.gate.identify(id, listener, peer.ip(), now.mono_ms) {
+        if let Err(reason) = self.gate.identify(id, peer.ip(), now.mono_ms) {
             self.turn_away(id, reason, peer);
             return false;
         }

@@ -9,7 +9,10 @@
 //! measured while connections come in, and fewer are accepted at a time when it is long. The kernel holds the others, and then answers
 //! no more of them, which costs this node nothing. Whatever those who are in keep the core busy with, newcomers keep a share.
 //!
-//! While the kernel's queue is more than half full, that many want in that most must be disappointed. Then those come first whose session
+//! A handshake of QUIC begins with a datagram, which the kernel cannot hold back for us: it waits in a queue of ours, which is to QUIC what the
+//! kernel's is to TCP, and as many begin in a turn as there is CPU time for ([`HandshakeTime`]).
+//!
+//! While the kernel's queue, or that one, is more than half full, that many want in that most must be disappointed. Then those come first whose session
 //! is kept here: they have messages waiting, and are cheaper than strangers are.
 
 use std::time::Duration;
@@ -141,6 +144,30 @@ impl Newcomers {
     }
 }
 
+/// The CPU time that QUIC handshakes take in one turn. Each is as much work as hundreds of messages.
+pub(super) struct HandshakeTime<C> {
+    /// CPU time of this thread when the first of this turn began.
+    began: Option<Duration>,
+    cpu: C,
+}
+
+impl<C: FnMut() -> Duration> HandshakeTime<C> {
+    /// From so much on no further handshake begins in this turn.
+    const ENOUGH: Duration = Duration::from_micros(500);
+
+    /// For one turn. `cpu` reads the thread's CPU time.
+    pub(super) fn new(cpu: C) -> Self {
+        Self { began: None, cpu }
+    }
+
+    /// True when one more may begin; for the first one always.
+    pub(super) fn has_more(&mut self) -> bool {
+        let now = (self.cpu)();
+        let began = *self.began.get_or_insert(now);
+        now.saturating_sub(began) < Self::ENOUGH
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,5 +234,18 @@ mod tests {
         };
         assert!(!pressed(400) && pressed(501) && pressed(400) && pressed(126) && !pressed(100));
         assert!(!pressed(400));
+    }
+
+    #[test]
+    fn a_turn_begins_as_many_handshakes_as_it_has_time_for_and_one_in_any_case() {
+        let begun = |each_us| {
+            let mut cpu = Duration::from_secs(7);
+            let mut time = HandshakeTime::new(|| {
+                cpu += Duration::from_micros(each_us);
+                cpu
+            });
+            (0..100).take_while(|_| time.has_more()).count()
+        };
+        assert_eq!([begun(10_000), begun(200), begun(50)], [1, 3, 10]);
     }
 }
