@@ -54,7 +54,7 @@ impl<D: Driver> EventLoop<D> {
             self.turn_away(id, TurnedAway::Banned, peer);
             return false;
         }
-        if let Err(reason) = self.gate.identify(id, listener, peer.ip(), now.mono_ms) {
+        if let Err(reason) = self.gate.identify(id, peer.ip(), now.mono_ms) {
             self.turn_away(id, reason, peer);
             return false;
         }
@@ -182,12 +182,10 @@ impl<D: Driver> EventLoop<D> {
         let accepted = std::mem::take(&mut self.accepted) + handshakes;
         let newcomers = &mut self.newcomers;
         if newcomers.wants_look(now.mono_ms) {
-            let mut backlog = self.driver.accept_backlog();
-            // What the kernel's queue is to TCP, that of handshakes which wait for their turn is to QUIC.
+            let backlog = self.driver.accept_backlog();
             let quic = self.quic.as_ref();
             let waiting = quic.map_or(0, super::Quic::waiting_permille);
-            backlog.fullest_permille = backlog.fullest_permille.max(waiting);
-            if let Some(waiting_max) = newcomers.look(now.mono_ms, backlog) {
+            if let Some(waiting_max) = newcomers.look(now.mono_ms, backlog, waiting) {
                 self.driver.wait_at_most(waiting_max);
             }
         }

@@ -10,9 +10,13 @@
 //! kernel holds the others, and then answers no more of them, which costs this node nothing. Whatever those who are in keep the core busy
 //! with, newcomers keep a share.
 //!
-//! While the kernel's queue is more than half full, that many want in that most must be disappointed. Then those come first whose session
-//! is kept here: they have messages waiting, and are cheaper than strangers are. And the queue is made as short as what is accepted in a
-//! quarter of a second: who waits longer may have given up, and work for those who have gone is what makes an overload last.
+//! A handshake of QUIC begins with a datagram, which the kernel cannot hold back for us: it waits in a queue of ours, which is to QUIC what the
+//! kernel's is to TCP, and as many begin in a turn as there is CPU time for ([`HandshakeTime`]).
+//!
+//! While the kernel's queue, or that one, is more than half full, that many want in that most must be disappointed. Then those come first
+//! whose session is kept here: they have messages waiting, and are cheaper than strangers are. And the kernel's queue is made as short as
+//! what is accepted in a quarter of a second: who waits longer may have given up, and work for those who have gone is what makes an
+//! overload last.
 
 use std::time::Duration;
 
@@ -163,19 +167,28 @@ impl Newcomers {
         (self.measuring || self.pressed) && now_ms >= self.looked_ms + Self::LOOK_MS
     }
 
-    /// Notes how long the kernel's queue is. Returns how long it may be from now on, if that is another length than before.
-    pub(super) fn look(&mut self, now_ms: u64, backlog: AcceptBacklog) -> Option<u32> {
+    /// Notes how long the kernel's queue is, and how full that of QUIC handshakes, in thousandths. Returns how long the kernel's may be
+    /// from now on, if that is another length than before.
+    pub(super) fn look(
+        &mut self,
+        now_ms: u64,
+        backlog: AcceptBacklog,
+        quic_permille: u32,
+    ) -> Option<u32> {
         let since_ms = now_ms - std::mem::replace(&mut self.looked_ms, now_ms);
         let accepted = u64::from(std::mem::take(&mut self.accepted_since));
         self.backlog = backlog;
-        let bound = if self.pressed {
-            Self::RELIEVED_PERMILLE
-        } else {
-            Self::PRESSED_PERMILLE
+        let bound = |was_pressed| {
+            if was_pressed {
+                Self::RELIEVED_PERMILLE
+            } else {
+                Self::PRESSED_PERMILLE
+            }
         };
-        self.pressed = backlog.fullest_permille > bound;
+        self.pressed = backlog.fullest_permille.max(quic_permille) > bound(self.pressed);
         let before = self.waiting_max;
-        self.waiting_max = if self.pressed {
+        let was_short = before < self.bounds.backlog;
+        self.waiting_max = if backlog.fullest_permille > bound(was_short) {
             let accepted_in_time = accepted * Self::WAIT_MS / since_ms.max(1);
             let wanted = u32::try_from(accepted_in_time).unwrap_or(u32::MAX);
             // Half the way: one look may be far off.
@@ -208,6 +221,30 @@ impl Newcomers {
             waiting_max: self.waiting_max,
             pressed: self.pressed,
         }
+    }
+}
+
+/// The CPU time that QUIC handshakes take in one turn. Each is as much work as hundreds of messages.
+pub(super) struct HandshakeTime<C> {
+    /// CPU time of this thread when the first of this turn began.
+    began: Option<Duration>,
+    cpu: C,
+}
+
+impl<C: FnMut() -> Duration> HandshakeTime<C> {
+    /// From so much on no further handshake begins in this turn.
+    const ENOUGH: Duration = Duration::from_micros(500);
+
+    /// For one turn. `cpu` reads the thread's CPU time.
+    pub(super) fn new(cpu: C) -> Self {
+        Self { began: None, cpu }
+    }
+
+    /// True when one more may begin; for the first one always.
+    pub(super) fn has_more(&mut self) -> bool {
+        let now = (self.cpu)();
+        let began = *self.began.get_or_insert(now);
+        now.saturating_sub(began) < Self::ENOUGH
     }
 }
 
@@ -312,11 +349,20 @@ mod tests {
     fn strangers_are_refused_from_half_a_queue_on_and_until_it_is_nearly_empty() {
         let mut newcomers = Newcomers::new(BOUNDS);
         let mut pressed = |permille| {
-            newcomers.look(0, queue(permille));
+            newcomers.look(0, queue(permille), 0);
             newcomers.pressed()
         };
         assert!(!pressed(400) && pressed(501) && pressed(400) && pressed(126) && !pressed(100));
         assert!(!pressed(400));
+    }
+
+    #[test]
+    fn handshakes_of_quic_that_wait_press_too_and_leave_the_kernels_queue_as_it_is() {
+        let mut newcomers = Newcomers::new(BOUNDS);
+        assert_eq!(newcomers.look(1, queue(0), 501), None);
+        assert!(newcomers.pressed());
+        newcomers.look(2, queue(0), 100);
+        assert!(!newcomers.pressed());
     }
 
     #[test]
@@ -326,7 +372,7 @@ mod tests {
             for _ in 0..20 {
                 newcomers.turn_ended(accepted(10), || Duration::ZERO);
             }
-            newcomers.look(at * Newcomers::LOOK_MS, queue(permille))
+            newcomers.look(at * Newcomers::LOOK_MS, queue(permille), 0)
         };
         assert_eq!(look(1, 400), None, "nobody is pressed");
         // 200 in 100 ms are 500 in 250 ms.
@@ -342,8 +388,21 @@ mod tests {
     fn the_queue_has_room_for_some_however_long_the_last_one_took() {
         let mut newcomers = Newcomers::new(BOUNDS);
         let shortest = (1..100)
-            .filter_map(|at| newcomers.look(at * 100, queue(1_000)))
+            .filter_map(|at| newcomers.look(at * 100, queue(1_000), 0))
             .last();
         assert_eq!(shortest, Some(Newcomers::WAITING_MIN));
+    }
+
+    #[test]
+    fn a_turn_begins_as_many_handshakes_as_it_has_time_for_and_one_in_any_case() {
+        let begun = |each_us| {
+            let mut cpu = Duration::from_secs(7);
+            let mut time = HandshakeTime::new(|| {
+                cpu += Duration::from_micros(each_us);
+                cpu
+            });
+            (0..100).take_while(|_| time.has_more()).count()
+        };
+        assert_eq!([begun(10_000), begun(200), begun(50)], [1, 3, 10]);
     }
 }
