@@ -211,7 +211,8 @@ sections! {
         password_threads: u32 = 2, 1 => 64;
         /// Which name of a client's certificate is the user: "common-name", "dns", "uri" or "email" (the first one of its kind).
         certificate_name: CertificateName = CertificateName::CommonName;
-        /// Clients that wait for their password, their token's keys or the HTTP service; one more is refused with 0x89, and counted.
+        /// Clients that wait for their password, their token's keys or the HTTP service; one more is refused with 0x89, and counted. So is
+        /// one whose address (IPv6: its /64) has a quarter of them, and 16, waiting already, unless it is in `admission.exempt`.
         questions_max: u32 = 1_024, 1 => 1_000_000;
         /// PEM files with the certificates of the authorities that the servers of `token.jwks_url` and `http.url` are verified with.
         /// [] = those of the operating system.
