@@ -97,6 +97,11 @@ pub enum CoreMessage {
     Introduce(Box<Introduce>),
     /// Edge → home: the client has proved again who it is.
     Identify(Box<Identify>),
+    /// Home → edge: the session of this connection has a subscription less than its edge counts.
+    SubscriptionCut {
+        /// The client.
+        connection: ConnectionId,
+    },
     /// Edge → home: make a durable subscription.
     HomeSubscribe(Box<HomeSubscribe>),
     /// Edge → home: remove a durable subscription.

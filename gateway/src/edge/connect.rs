@@ -310,7 +310,7 @@ impl Edge {
             topic_alias_maximum: attaching.topic_alias_maximum,
             maximum_packet_size: attaching.maximum_packet_size,
             expiry_s: attaching.expiry_s,
-            subscriptions: attached.subscriptions,
+            subscriptions: attached.subscriptions.cast_signed(),
             subscribing: 0,
             sequence: 0,
             filters: Box::default(),

@@ -189,7 +189,7 @@ impl World {
         self.outbox = Outbox::new(0, 1);
         self.heard.clear();
         self.batches = 0;
-        let facts = facts(Limits::default());
+        let facts = facts(limits);
         self.shard = Shard::new(facts, Arc::new(policy), 2, self.now);
         let (shard, outbox, now) = (&mut self.shard, &mut self.outbox, self.now);
         self.engine
@@ -207,6 +207,10 @@ impl World {
         self.now.mono_ms += ms;
         self.now.unix_ms += ms;
         self.handle(Event::Tick(Congestion::default()));
+        self.restart_with(policy, Limits::default());
+    }
+
+    pub(crate) fn restart_with(&mut self, policy: Policy, limits: Limits) {
     }
 
     pub(crate) fn counter(&self, name: &str) -> u64 {
