@@ -185,6 +185,10 @@ impl World {
 
     /// The node is killed and starts again with what its engine has.
     pub(crate) fn restart(&mut self, policy: Policy) {
+        self.restart_with(policy, Limits::default());
+    }
+
+    pub(crate) fn restart_with(&mut self, policy: Policy, limits: Limits) {
         self.engine.restart(self.now.unix_ms);
         self.outbox = Outbox::new(0, 1);
         self.heard.clear();
@@ -207,10 +211,6 @@ impl World {
         self.now.mono_ms += ms;
         self.now.unix_ms += ms;
         self.handle(Event::Tick(Congestion::default()));
-        self.restart_with(policy, Limits::default());
-    }
-
-    pub(crate) fn restart_with(&mut self, policy: Policy, limits: Limits) {
     }
 
     pub(crate) fn counter(&self, name: &str) -> u64 {
