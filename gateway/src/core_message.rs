@@ -93,8 +93,6 @@ pub enum CoreMessage {
     },
     /// Edge → home: the connection has ended and nothing of it is outstanding.
     Detach(Box<Detach>),
-    /// Home → edge: who the client of this connection is, when the policy has begun to ask.
-    Introduce(Box<Introduce>),
     /// Edge → home: the client has proved again who it is.
     Identify(Box<Identify>),
     /// Home → edge: the session of this connection has a subscription less than its edge counts.
@@ -504,19 +502,6 @@ pub struct Identify {
     pub home: Key,
     /// Who.
     pub identity: Arc<Identity>,
-}
-
-/// Who the client of a connection is.
-#[derive(Debug)]
-pub struct Introduce {
-    /// Its connection.
-    pub connection: ConnectionId,
-    /// Client identifier.
-    pub client_id: Box<str>,
-    /// Who it proved to be.
-    pub identity: Option<Arc<Identity>>,
-    /// Where it connects from.
-    pub peer: IpAddr,
 }
 
 /// A home's answer to a CONNECT.

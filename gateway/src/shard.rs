@@ -481,9 +481,8 @@ fn dispatch(
         CoreMessage::Attached(attached) => edge.attached(turn, *attached),
         CoreMessage::Evict { connection, reason } => edge.evict(turn, connection, reason),
         CoreMessage::Detach(detach) => home.detach(turn, *detach),
-        CoreMessage::SubscriptionCut { connection } => edge.subscription_cut(connection),
-        CoreMessage::Introduce(introduce) => edge.introduced(turn, *introduce),
         CoreMessage::Identify(identify) => home.identify(turn, *identify),
+        CoreMessage::SubscriptionCut { connection } => edge.subscription_cut(connection),
         CoreMessage::HomeSubscribe(request) => home.subscribe(turn, *request),
         CoreMessage::HomeUnsubscribe {
             home: session,

@@ -16,12 +16,12 @@ use super::{Edge, Flow, State};
 use crate::access::policy::{Answer, Changes, Credentials, Outcome, Question, Verdict};
 use crate::access::rules::Denial;
 use crate::access::{Identity, Who, scram};
-use crate::core_message::{CoreMessage, Identify, Introduce};
+use crate::core_message::{CoreMessage, Identify};
 use crate::outbox::Note;
 use crate::shard::Arrival;
 use crate::turn::{Timer, Turn};
 
-/// What a session logged in with. A session without one may do everything, or is nobody until it is introduced.
+/// What a session logged in with. A session without one may do everything: no rules come to a node that has started without.
 #[derive(Debug)]
 pub(super) struct Login {
     pub(super) identity: Arc<Identity>,
@@ -126,7 +126,7 @@ fn judge(
     let judged = match login {
         Some(login) => login.may_publish(turn, topic, asked, response_topic),
         None if turn.policy.rules.is_none() => return Ok(()),
-        None => Err(Denial::NoRule), // Not introduced yet; the rules are a moment old.
+        None => Err(Denial::NoRule), // Nobody is known here, so nobody may do anything.
     };
     judged.map_err(|denial| {
         turn.stats.counters.publishes_denied += 1;
@@ -301,19 +301,6 @@ impl Edge {
         }
         self.drop_denied(turn, id, |topic| judged(topic).is_ok());
     }
-
-    /// The home knows a client of which this edge did not have to know anything until the policy changed.
-    pub fn introduced(&mut self, turn: &mut Turn<'_>, introduce: Introduce) {
-        let id = introduce.connection;
-        let Some((_, session)) = self.live(id) else {
-            return;
-        };
-        if session.login.is_none() {
-            let (client, peer) = (&*introduce.client_id, introduce.peer);
-            session.login = Login::new(turn, (introduce.identity, None), client, peer);
-            self.review_session(turn, id);
-        }
-    }
 }
 
 /// Whether a session may have a subscription, and the QoS that it is granted.
@@ -330,7 +317,7 @@ pub(super) fn judge_subscribe(
             turn.policy.may_subscribe((&who, login.peer), filter, qos)
         }
         None if turn.policy.rules.is_none() => return Ok(qos),
-        None => Err(Denial::NoRule), // Not introduced yet; the rules are a moment old.
+        None => Err(Denial::NoRule), // Nobody is known here, so nobody may do anything.
     };
     judged.map_err(|denial| {
         turn.stats.counters.subscribes_denied += 1;

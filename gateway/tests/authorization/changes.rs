@@ -151,3 +151,33 @@ fn a_lowered_qos_holds_for_sessions_that_are_away_and_after_a_restart() {
     assert_eq!(world.hear_qos(id), [QoS::AtMostOnce]);
     assert!(world.conserves());
 }
+
+#[test]
+fn sessions_of_a_node_without_rules_are_judged_when_it_starts_again_with_some() {
+    let mut world = World::new(Policy::open());
+    let connect = Connect {
+        clean_start: false,
+        session_expiry_s: Some(600),
+        ..Connect::new(Version::V5, "panel-1")
+    };
+    let (id, _) = world.connect(&connect);
+    assert_eq!(world.subscribe(id, "c/panel-1/#", QoS::AtLeastOnce), 1);
+    assert_eq!(world.subscribe(id, "c/panel-2/#", QoS::AtLeastOnce), 1);
+    world.leave(id);
+    let (other, _) = world.connect(&Connect::new(Version::V5, "panel-2"));
+    publish(&mut world, other, "c/panel-2/x");
+    let rules = "[[rule]]\nallow = [\"publish\", \"subscribe\"]\ntopics = [\"c/%c/#\"]\n";
+    world.restart(Policy {
+        anonymous: Origins::Everywhere,
+        ..strict([], rules)
+    });
+    let (id, heard) = world.connect(&connect);
+    assert_eq!(heard, [Heard::ConnAck(ReasonCode::Success)]);
+    assert_eq!(world.counter("subscriptions_cut"), 1);
+    let denied = Some(ReasonCode::NotAuthorized);
+    assert_ne!(publish(&mut world, id, "c/panel-1/x"), denied);
+    assert_eq!(publish(&mut world, id, "c/panel-2/x"), denied);
+    let (id, _) = world.connect(&Connect::new(Version::V5, "panel-2"));
+    let other = world.subscribe(id, "c/panel-1/#", QoS::AtLeastOnce);
+    assert_eq!(other, ReasonCode::NotAuthorized as u8);
+}
