@@ -1,6 +1,6 @@
 //! Who a session's client is, and what of it is judged: at CONNECT, when it asks for something, and again when the policy changes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use edge_proto::packet::{Connect, Publish, QoS, Will};
@@ -25,12 +25,14 @@ use crate::turn::{Timer, Turn};
 #[derive(Debug)]
 pub(super) struct Login {
     pub(super) identity: Arc<Identity>,
-    client: Box<str>,
+    pub(super) client: Box<str>,
     peer: IpAddr,
     /// How it authenticates by AUTH.
     pub(super) method: Option<Method>,
     /// The exchange of a re-authentication that is not complete.
     pub(super) exchange: Option<Box<scram::Exchange>>,
+    /// True from when the control thread is asked about a token that renews until it has answered.
+    pub(super) is_asking: bool,
     pub(super) timer: Option<TimerKey>,
 }
 
@@ -51,6 +53,7 @@ impl Login {
             peer,
             method,
             exchange: None,
+            is_asking: false,
             timer: None,
         }))
     }
@@ -59,6 +62,17 @@ impl Login {
         Who {
             identity: &self.identity,
             client: &self.client,
+        }
+    }
+
+    /// What the client shows with a token that renews.
+    pub(super) fn credentials(&self, token: &[u8]) -> Credentials {
+        Credentials {
+            client: self.client.clone(),
+            user_name: None,
+            password: Some(token.into()),
+            peer: SocketAddr::new(self.peer, 0),
+            certificate: None,
         }
     }
 
@@ -184,9 +198,12 @@ impl Edge {
         Flow::Stall
     }
 
-    /// A question about a client is answered: its CONNECT, which was kept, is read again.
+    /// A question about a client is answered: its CONNECT, which was kept, is read again, or its session goes on or ends.
     pub fn judged(&mut self, turn: &mut Turn<'_>, verdict: Verdict) {
         let id = verdict.connection;
+        if self.live(id).is_some() {
+            return self.renewal_judged(turn, id, verdict.outcome);
+        }
         let Some(connection) = self.connection(id) else {
             return;
         };

@@ -2,6 +2,7 @@
 
 mod changes;
 mod matrix;
+mod renewal;
 mod rights;
 mod search;
 mod world;
