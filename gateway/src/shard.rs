@@ -22,8 +22,7 @@ use crate::owner::Owner;
 use crate::tls;
 use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer, Turn};
 
-/// What happens to a core.
-#[derive(Debug)]
+/// What happens to a core. It cannot be shown: bytes of clients may be passwords.
 pub enum Event<'a> {
     /// A listener accepted a connection.
     Accepted {

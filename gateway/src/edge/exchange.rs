@@ -19,7 +19,7 @@ use edge_proto::packet::{Auth, Connect, Packet, PacketType, UserProperties, Vers
 use edge_proto::reason::{ReasonCode, Violation};
 use reactor::driver::ConnectionId;
 
-use super::connect::Entry;
+use super::connect::{Entry, Proof};
 use super::depart::Leave;
 use super::login::credentials;
 use super::{Edge, Flow, State};
@@ -123,7 +123,7 @@ impl Edge {
                     arrival,
                     identity: Some(identity),
                     method: Some(method),
-                    data,
+                    data: data.map(Proof),
                 };
                 self.attach(turn, id, connect, entry)?;
                 Ok(Flow::Continue)
@@ -241,7 +241,7 @@ impl Edge {
                     arrival,
                     identity: Some(Arc::new(identity)),
                     method: Some(Method::Scram),
-                    data: Some(data),
+                    data: Some(Proof(data)),
                 };
                 self.attach(turn, id, &connect, entry)
             });

@@ -15,8 +15,10 @@
 //! not read.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
+use edge_proto::shown::Length;
 use reactor::driver::ConnectionId;
 use reactor::slab::Table;
 
@@ -48,7 +50,6 @@ pub struct Established {
 }
 
 /// What came of bytes or of time, for one connection.
-#[derive(Debug)]
 pub enum Output<'a> {
     /// Hand this to the driver, at once.
     Send(Vec<u8>),
@@ -64,6 +65,23 @@ pub enum Output<'a> {
     PeerClosed,
     /// The session is gone, and its id is unknown from now on: send what was sent, and close the connection.
     Failed(Failure),
+}
+
+impl fmt::Debug for Output<'_> {
+    /// Without the bytes: one kind of them is what TLS is to hide.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut show =
+            |name, value: &dyn fmt::Debug| formatter.debug_tuple(name).field(value).finish();
+        match self {
+            Self::Send(bytes) => show("Send", &Length::of(bytes)),
+            Self::Established(established) => show("Established", established),
+            Self::Data(bytes) => show("Data", &Length::of(bytes)),
+            Self::Failed(failure) => show("Failed", failure),
+            Self::Pause => formatter.write_str("Pause"),
+            Self::Resume => formatter.write_str("Resume"),
+            Self::PeerClosed => formatter.write_str("PeerClosed"),
+        }
+    }
 }
 
 enum Session {
@@ -502,8 +520,8 @@ impl Sessions {
     }
 }
 
-impl std::fmt::Debug for Sessions {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Sessions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Sessions")
             .field("sessions", &self.table.len())

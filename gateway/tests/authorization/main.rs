@@ -5,4 +5,5 @@ mod matrix;
 mod renewal;
 mod rights;
 mod search;
+mod shown;
 mod world;

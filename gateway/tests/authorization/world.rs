@@ -245,6 +245,11 @@ impl World {
         self.shard.snapshot().conserves()
     }
 
+    /// What the core shows of itself.
+    pub(crate) fn shown(&self) -> String {
+        format!("{:?}", self.shard)
+    }
+
     /// A connection from an address.
     pub(crate) fn arrive(&mut self, arrival: Arrival) -> ConnectionId {
         self.connections += 1;
