@@ -451,9 +451,8 @@ fn dispatch(
             reason,
             recipients,
         } => {
-            turn.outbox
-                .admin
-                .push((request, crate::admin::published(reason, recipients)));
+            let published = crate::admin::published(reason, recipients);
+            turn.outbox.admin.push((request, published));
         }
         CoreMessage::PublishDone { origin, reason, .. } => edge.publish_done(turn, origin, reason),
         CoreMessage::Deliver(deliver) => edge.deliver(turn, *deliver),
