@@ -262,9 +262,11 @@ impl Policy {
         }
     }
 
-    /// What must be asked elsewhere about a token that names an unknown key while keys are fetched: the number of its method.
-    pub fn elsewhere(&self, refusal: &Refusal) -> Option<usize> {
-        let lacks_key = matches!(refusal, Refusal::Token(TokenError::NoKey(_)));
+    /// What must be asked elsewhere about a token that names an unknown key while keys are fetched: the number of its method. One that
+    /// would not be taken for a token there is not asked about: another method could take it for a password.
+    pub fn elsewhere(&self, refusal: &Refusal, token: &[u8]) -> Option<usize> {
+        let lacks_key = matches!(refusal, Refusal::Token(TokenError::NoKey(_)))
+            && TokenMethod::is_likely_token(token);
         let fetches =
             |method: &Method| matches!(method, Method::Token(tokens) if tokens.fetched.is_some());
         self.methods
@@ -462,9 +464,12 @@ impl TokenMethod {
         now_unix_ms: u64,
     ) -> Option<Result<Identity, Refusal>> {
         let password = credentials.password.as_deref()?;
-        let looks_like_one = password.iter().filter(|byte| **byte == b'.').count() == 2
-            && password.starts_with(b"eyJ"); // `{"` in base64url, as every header begins
-        looks_like_one.then(|| self.check(password, now_unix_ms))
+        Self::is_likely_token(password).then(|| self.check(password, now_unix_ms))
+    }
+
+    /// True for the shape of a token.
+    fn is_likely_token(password: &[u8]) -> bool {
+        password.iter().filter(|byte| **byte == b'.').count() == 2 && password.starts_with(b"eyJ") // `{"` in base64url, as every header begins
     }
 
     /// Whose token this is.
