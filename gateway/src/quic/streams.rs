@@ -38,7 +38,7 @@ impl Endpoints {
                 self.stats.unsent_bytes -= before - after;
             }
             StreamEvent::Finished { id } if Connection::is_first(id) => {
-                self.finished(key, call.now)
+                self.finished(key, call.now);
             }
             StreamEvent::Stopped { id: stream, .. } if Connection::is_first(stream) => {
                 self.stats.unsent_bytes -= connection.unsent() as u64;
