@@ -22,6 +22,7 @@ use crate::engine::WillRecord;
 use crate::limits::Limits;
 use crate::message::{Message, MessageParts, SessionId};
 use crate::metrics::TurnedAway;
+use crate::outbox::ForStream;
 use crate::shard::Arrival;
 use crate::turn::{Timer, Turn};
 
@@ -346,6 +347,9 @@ impl Edge {
                 attaching.maximum_packet_size,
             );
         });
+        if link.streams().is_some() {
+            turn.outbox.streams.push((id, ForStream::Admit));
+        }
         connection.state = State::Live(Box::new(session));
         self.live += 1;
         turn.stats.counters.connects += 1;

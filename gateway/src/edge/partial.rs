@@ -15,13 +15,21 @@ impl Edge {
     /// Keeps the bytes of an incomplete packet, or of packets that cannot be taken now.
     #[expect(clippy::box_collection, reason = "it is kept boxed")]
     pub(super) fn keep(&mut self, turn: &mut Turn<'_>, id: ConnectionId, partial: Box<Vec<u8>>) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        turn.stats.partial_bytes += partial.len() as u64;
+        connection.link.partial = Some(partial);
+        self.bound_kept(turn, id);
+    }
+
+    /// Sees to it that what is kept stays within its bound, after this connection got more of it.
+    pub(super) fn bound_kept(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
         let count = self.count;
         let Some(connection) = self.connection(id) else {
             return;
         };
-        let bytes = partial.len();
-        turn.stats.partial_bytes += bytes as u64;
-        connection.link.partial = Some(partial);
+        let bytes = connection.link.kept_bytes();
         if bytes > HOARD_BYTES {
             self.hoarders.insert(id);
         }
@@ -44,19 +52,15 @@ impl Edge {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        if let Some(partial) = connection.link.partial.take() {
-            turn.stats.partial_bytes -= partial.len() as u64;
-        }
+        turn.stats.partial_bytes -= connection.link.drop_kept() as u64;
     }
 
     /// A connection that has a large incomplete packet. Those that have it no more are let off.
     fn hoarder(&mut self) -> Option<ConnectionId> {
         loop {
             let id = *self.hoarders.iter().next()?;
-            let partial = self.connection(id).map(|found| &found.link.partial);
-            let bytes =
-                partial.map_or(0, |partial| partial.as_ref().map_or(0, |bytes| bytes.len()));
-            if bytes > HOARD_BYTES {
+            let found = self.connection(id);
+            if found.is_some_and(|found| found.link.kept_bytes() > HOARD_BYTES) {
                 return Some(id);
             }
             self.hoarders.remove(&id);
