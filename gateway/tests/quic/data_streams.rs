@@ -444,6 +444,35 @@ fn while_publishes_wait_for_the_engine_no_stream_is_read_and_then_all_are_answer
 }
 
 #[test]
+fn what_waited_on_a_stream_that_has_ended_is_answered_there_to_the_last() {
+    let mut world = world_with(Limits {
+        processing_max: 1,
+        ..Limits::default()
+    });
+    let client = client_with(&mut world, &connect("phone", Some(100)));
+    let number = world.open(client).expect("it may open one");
+    world.say_on(client, number, &bytes(encode::pingreq));
+    hear(&mut world, client, number, &["PINGRESP"]);
+    world.node.as_mut().expect("there is one").is_stuck = true;
+    world.say(client, &publish(QoS::ExactlyOnce, 1, "a", b"text"));
+    world.pass(100);
+    for packet_id in 2..=4 {
+        // Answered at once when it is handled: no client may publish there.
+        let packet = publish(QoS::AtLeastOnce, packet_id, "$no", b"text");
+        world.say_on(client, number, &packet);
+    }
+    let data = world.clients[client].data.get_mut(&number);
+    data.expect("it is open").ends = true;
+    world.pass(500);
+    assert_eq!(heard(&world, client, number), ["PINGRESP"]);
+    world.node.as_mut().expect("there is one").is_stuck = false;
+    world.run(5_000, |world| world.clients[client].data[&number].has_ended);
+    let wanted = ["PINGRESP", "PUBACK 2", "PUBACK 3", "PUBACK 4"];
+    assert_eq!(heard(&world, client, number), wanted);
+    assert_eq!(heard(&world, client, 0), ["CONNACK", "PUBREC 1"]);
+}
+
+#[test]
 fn half_packets_on_data_streams_count_against_the_bound_of_half_packets() {
     let mut world = world_with(Limits {
         partial_bytes_max: 64 * 1024,

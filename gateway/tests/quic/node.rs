@@ -53,7 +53,9 @@ impl Node {
     pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
         let is_waiting =
             !self.watched.is_empty() || !(self.is_stuck || self.outbox.engine.is_empty());
-        is_waiting.then_some(0).or(self.shard.next_deadline_ms())
+        is_waiting
+            .then_some(0)
+            .or_else(|| self.shard.next_deadline_ms())
     }
 
     /// What the QUIC layer has to say.
