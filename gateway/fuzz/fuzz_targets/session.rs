@@ -174,4 +174,10 @@ fuzz_target!(|input: &[u8]| {
         rest = left;
         world.step(*what, *size, &mut rest);
     }
+    for client in 0..CLIENTS {
+        let connection = world.connection(client);
+        world.closed(connection);
+        world.settle();
+    }
+    assert_eq!(world.shard.stats_mut().partial_bytes, 0, "nothing is kept of who is gone");
 });
