@@ -5,11 +5,13 @@
 //! thing. Between two cores the messages of one lane arrive in the order they were sent: [`CoreMessage::is_lossy`] says
 //! which lane. Order of a publisher's messages is kept per QoS, because QoS 0 has a lane of its own.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use edge_proto::packet::{QoS, SubscriptionOptions};
 use edge_proto::reason::ReasonCode;
+use edge_proto::shown::Length;
 use reactor::datagram::Ecn;
 use reactor::driver::ConnectionId;
 use reactor::slab::Key;
@@ -47,6 +49,8 @@ pub enum CoreMessage {
     Subscribe(Box<SubscribeRequest>),
     /// Edge or home → owner: remove a subscription.
     Unsubscribe(Box<UnsubscribeRequest>),
+    /// Edge or home → owner: how a subscription is delivered at most, under the rules that hold now.
+    LimitSubscription(Box<LimitSubscription>),
     /// Home → owner: is there this subscription? `SubscriptionDone` answers.
     FindSubscription(Box<FindSubscription>),
     /// Owner → edge or home: the subscription is made, removed or looked for.
@@ -91,10 +95,13 @@ pub enum CoreMessage {
     },
     /// Edge → home: the connection has ended and nothing of it is outstanding.
     Detach(Box<Detach>),
-    /// Home → edge: who the client of this connection is, when the policy has begun to ask.
-    Introduce(Box<Introduce>),
     /// Edge → home: the client has proved again who it is.
     Identify(Box<Identify>),
+    /// Home → edge: the session of this connection has a subscription less than its edge counts.
+    SubscriptionCut {
+        /// The client.
+        connection: ConnectionId,
+    },
     /// Edge → home: make a durable subscription.
     HomeSubscribe(Box<HomeSubscribe>),
     /// Edge → home: remove a durable subscription.
@@ -278,7 +285,6 @@ pub struct Deliver {
 
 /// A QUIC datagram whose connection id names another core than the one that received it: it came in one batch with datagrams
 /// of that core.
-#[derive(Debug)]
 pub struct StrayDatagram {
     /// At which QUIC listener, by place.
     pub listener: u16,
@@ -290,6 +296,19 @@ pub struct StrayDatagram {
     pub ecn: Option<Ecn>,
     /// The datagram.
     pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for StrayDatagram {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("StrayDatagram")
+            .field("listener", &self.listener)
+            .field("remote", &self.remote)
+            .field("local", &self.local)
+            .field("ecn", &self.ecn)
+            .field("bytes", &Length::of(&self.bytes))
+            .finish()
+    }
 }
 
 /// One live session that gets a message.
@@ -330,10 +349,46 @@ pub struct Subscriber {
     pub session: SessionId,
     /// Where to send.
     pub target: Target,
-    /// Options of the SUBSCRIBE.
+    /// Options of the SUBSCRIBE, with the QoS that was granted.
     pub options: SubscriptionOptions,
     /// Subscription Identifier, 0 = none.
     pub subscription_id: u32,
+    /// The highest QoS that the rules have allowed since: lower than what was granted after a change of rules.
+    pub qos_allowed: QoS,
+}
+
+const _: () = assert!(
+    size_of::<Subscriber>() <= 32,
+    "there is one for every subscription"
+);
+
+impl Subscriber {
+    /// A subscriber that may have what it was granted.
+    pub fn new(session: SessionId, target: Target, granted: SubscriptionRecord) -> Self {
+        Self {
+            session,
+            target,
+            options: granted.options,
+            subscription_id: granted.subscription_id,
+            qos_allowed: QoS::ExactlyOnce,
+        }
+    }
+
+    /// The highest QoS that its messages have.
+    pub fn maximum_qos(&self) -> QoS {
+        self.options.maximum_qos.min(self.qos_allowed)
+    }
+
+    /// The subscription as messages are delivered for it now.
+    pub fn record(&self) -> SubscriptionRecord {
+        SubscriptionRecord {
+            options: SubscriptionOptions {
+                maximum_qos: self.maximum_qos(),
+                ..self.options
+            },
+            subscription_id: self.subscription_id,
+        }
+    }
 }
 
 /// Where the messages for a subscriber go.
@@ -375,6 +430,17 @@ pub struct UnsubscribeRequest {
     pub session: SessionId,
     /// Whom to answer.
     pub reply: Option<ReplyTo>,
+}
+
+/// The rules have changed for a subscription that stays.
+#[derive(Debug)]
+pub struct LimitSubscription {
+    /// The whole filter.
+    pub filter: Box<str>,
+    /// Whose.
+    pub session: SessionId,
+    /// What they allow now; what was granted holds where it is lower.
+    pub qos_allowed: QoS,
 }
 
 /// Ask an owner whether there is a subscription.
@@ -432,6 +498,8 @@ pub struct Attach {
     pub will: Option<WillRecord>,
     /// Where the client connects from.
     pub peer: SocketAddr,
+    /// True when a handshake of TLS or QUIC was done with it: most of what letting it in costs is spent.
+    pub secure: bool,
     /// Who it proved to be.
     pub identity: Option<Arc<Identity>>,
 }
@@ -450,19 +518,6 @@ pub struct Identify {
     pub home: Key,
     /// Who.
     pub identity: Arc<Identity>,
-}
-
-/// Who the client of a connection is.
-#[derive(Debug)]
-pub struct Introduce {
-    /// Its connection.
-    pub connection: ConnectionId,
-    /// Client identifier.
-    pub client_id: Box<str>,
-    /// Who it proved to be.
-    pub identity: Option<Arc<Identity>>,
-    /// Where it connects from.
-    pub peer: IpAddr,
 }
 
 /// A home's answer to a CONNECT.

@@ -22,8 +22,7 @@ use crate::owner::Owner;
 use crate::tls;
 use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer, Turn};
 
-/// What happens to a core.
-#[derive(Debug)]
+/// What happens to a core. It cannot be shown: bytes of clients may be passwords.
 pub enum Event<'a> {
     /// A listener accepted a connection.
     Accepted {
@@ -66,6 +65,8 @@ pub enum Event<'a> {
 pub struct Arrival {
     /// True for a WebSocket listener.
     pub websocket: bool,
+    /// True for TLS and QUIC.
+    pub secure: bool,
     /// Where it comes from.
     pub peer: SocketAddr,
     /// The certificate that the client showed, verified.
@@ -77,6 +78,7 @@ impl Arrival {
     pub fn plain(websocket: bool, peer: SocketAddr) -> Self {
         Self {
             websocket,
+            secure: false,
             peer,
             certificate: None,
         }
@@ -294,15 +296,11 @@ impl Shard {
                     .owners_of_filter(filter)
                     .contains(&turn.facts.core)
                 {
-                    let subscriber = Subscriber {
-                        session: *session,
-                        target: Target::Home { core: home },
-                        options: record.options,
-                        subscription_id: record.subscription_id,
-                    };
+                    let target = Target::Home { core: home };
                     let request = SubscribeRequest {
                         filter: filter.clone(),
-                        subscriber,
+                        // It is judged when its client comes back.
+                        subscriber: Subscriber::new(*session, target, *record),
                         presence: Presence {
                             connected: false,
                             load: 0,
@@ -456,9 +454,8 @@ fn dispatch(
             reason,
             recipients,
         } => {
-            turn.outbox
-                .admin
-                .push((request, crate::admin::published(reason, recipients)));
+            let published = crate::admin::published(reason, recipients);
+            turn.outbox.admin.push((request, published));
         }
         CoreMessage::PublishDone { origin, reason, .. } => edge.publish_done(turn, origin, reason),
         CoreMessage::Deliver(deliver) => edge.deliver(turn, *deliver),
@@ -466,6 +463,7 @@ fn dispatch(
         CoreMessage::DeliverHome(deliver) => home.deliver_live(turn, *deliver),
         CoreMessage::Subscribe(request) => owner.subscribe(turn, *request),
         CoreMessage::Unsubscribe(request) => owner.unsubscribe(turn, &request),
+        CoreMessage::LimitSubscription(limit) => owner.limit_subscription(turn, &limit),
         CoreMessage::FindSubscription(find) => owner.find_subscription(turn, &find),
         CoreMessage::SubscriptionDone { reply, existed } if reply.home => {
             home.operation_step(turn, reply.request, Some(existed));
@@ -484,8 +482,8 @@ fn dispatch(
         CoreMessage::Attached(attached) => edge.attached(turn, *attached),
         CoreMessage::Evict { connection, reason } => edge.evict(turn, connection, reason),
         CoreMessage::Detach(detach) => home.detach(turn, *detach),
-        CoreMessage::Introduce(introduce) => edge.introduced(turn, *introduce),
         CoreMessage::Identify(identify) => home.identify(turn, *identify),
+        CoreMessage::SubscriptionCut { connection } => edge.subscription_cut(connection),
         CoreMessage::HomeSubscribe(request) => home.subscribe(turn, *request),
         CoreMessage::HomeUnsubscribe {
             home: session,

@@ -267,9 +267,11 @@ impl Policy {
         }
     }
 
-    /// What must be asked elsewhere about a token that names an unknown key while keys are fetched: the number of its method.
-    pub fn elsewhere(&self, refusal: &Refusal) -> Option<usize> {
-        let lacks_key = matches!(refusal, Refusal::Token(TokenError::NoKey(_)));
+    /// What must be asked elsewhere about a token that names an unknown key while keys are fetched: the number of its method. One that
+    /// would not be taken for a token there is not asked about: another method could take it for a password.
+    pub fn elsewhere(&self, refusal: &Refusal, token: &[u8]) -> Option<usize> {
+        let lacks_key = matches!(refusal, Refusal::Token(TokenError::NoKey(_)))
+            && TokenMethod::is_likely_token(token);
         let fetches =
             |method: &Method| matches!(method, Method::Token(tokens) if tokens.fetched.is_some());
         self.methods
@@ -369,6 +371,40 @@ impl Policy {
     }
 }
 
+/// What a change of rules, or of who a client is, means for its subscriptions.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Those that it may not have any more.
+    pub cut: Vec<Box<str>>,
+    /// Those of which the owners hear: the rules limit their QoS, or did.
+    pub allowed: Vec<(Box<str>, QoS)>,
+}
+
+impl Changes {
+    /// Judges the filters of a session; `limited` is what [`Changes::limits`] said the last time.
+    pub fn of(
+        filters: &[Box<str>],
+        limited: bool,
+        judge: impl Fn(&str) -> Result<QoS, Denial>,
+    ) -> Self {
+        let mut changes = Self::default();
+        for filter in filters {
+            match judge(filter) {
+                Ok(QoS::ExactlyOnce) if !limited => {}
+                Ok(qos_allowed) => changes.allowed.push((filter.clone(), qos_allowed)),
+                Err(_) => changes.cut.push(filter.clone()),
+            }
+        }
+        changes
+    }
+
+    /// True when the rules limit the QoS of one of them.
+    pub fn limits(&self) -> bool {
+        let mut allowed = self.allowed.iter();
+        allowed.any(|(_, qos_allowed)| *qos_allowed < QoS::ExactlyOnce)
+    }
+}
+
 impl Refusal {
     /// What CONNACK says.
     pub const fn reason(&self) -> ReasonCode {
@@ -433,9 +469,12 @@ impl TokenMethod {
         now_unix_ms: u64,
     ) -> Option<Result<Identity, Refusal>> {
         let password = credentials.password.as_deref()?;
-        let looks_like_one = password.iter().filter(|byte| **byte == b'.').count() == 2
-            && password.starts_with(b"eyJ"); // `{"` in base64url, as every header begins
-        looks_like_one.then(|| self.check(password, now_unix_ms))
+        Self::is_likely_token(password).then(|| self.check(password, now_unix_ms))
+    }
+
+    /// True for the shape of a token.
+    fn is_likely_token(password: &[u8]) -> bool {
+        password.iter().filter(|byte| **byte == b'.').count() == 2 && password.starts_with(b"eyJ") // `{"` in base64url, as every header begins
     }
 
     /// Whose token this is.

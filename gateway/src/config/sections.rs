@@ -142,7 +142,8 @@ sections! {
         /// Handshakes in progress or waiting above which a client must show that it is where it says (Retry): one round trip more
         /// for honest clients, and forged addresses cost nothing. 0 = always.
         retry_above: u32 = 256, 0 => 1_000_000;
-        /// Handshakes that one turn of a core begins, each 100 to 500 µs; the others wait.
+        /// Handshakes that one turn of a core begins at most, each 100 to 500 µs, and no further one when they have taken 500 µs of CPU
+        /// time; the others wait.
         handshakes_per_turn: u32 = 8, 1 => 1_024;
         /// Bytes that a client may have sent and the node not read: what a client costs that sends faster than it is served. Larger
         /// is faster for uploads over long distances.
@@ -155,7 +156,8 @@ sections! {
     /// `roadstead_turned_away_total`. The bounds of an address are off until they are set: behind a load balancer without PROXY headers,
     /// or a NAT, many clients have the same one.
     admission: AdmissionSection {
-        /// Connections at once on each listener of the node, divided evenly among the cores. 0 = only `io.connections_max`.
+        /// Connections at once on each listener of the node, divided evenly among the cores. 0 = only `io.connections_max`, and
+        /// `quic.connections_max`.
         listener_connections_max: u32 = 0, 0 => 1_000_000_000;
         /// Connections at once of one address (IPv6: of its /64). Each core counts for itself, so that an address may have up to this
         /// many on each. 0 = no bound.

@@ -2,7 +2,7 @@
 //! client is answered when all of them have answered.
 
 use edge_proto::encode;
-use edge_proto::packet::{RetainHandling, SubAck, Subscribe, Unsubscribe, UserProperties};
+use edge_proto::packet::{QoS, RetainHandling, SubAck, Subscribe, Unsubscribe, UserProperties};
 use edge_proto::reason::{ReasonCode, Violation};
 use edge_proto::topic::{SharedFilter, TopicFilter};
 use reactor::driver::ConnectionId;
@@ -124,8 +124,8 @@ impl Edge {
         if too_long || filter.levels().count() > limits.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        let count = session.subscriptions + u32::from(session.subscribing) + index as u32;
-        if count < limits.subscriptions_per_session_max {
+        let count = session.subscriptions + i32::from(session.subscribing) + index as i32;
+        if count.max(0).cast_unsigned() < limits.subscriptions_per_session_max {
             return Ok(false);
         }
         let known = session.filters.iter().any(|known| **known == *whole);
@@ -148,17 +148,13 @@ impl Edge {
         let Some((_, session)) = self.live(id) else {
             return 0;
         };
-        let SubscriptionRecord {
-            options,
-            subscription_id,
-        } = record;
         if session.durable {
             let request = HomeSubscribe {
                 home: session.home,
                 reply,
                 filter,
-                options,
-                subscription_id,
+                options: record.options,
+                subscription_id: record.subscription_id,
                 only_replaces,
             };
             turn.outbox.tell(
@@ -183,12 +179,7 @@ impl Edge {
             core: turn.facts.core,
             connection: id,
         };
-        let subscriber = Subscriber {
-            session: session.session,
-            target,
-            options,
-            subscription_id,
-        };
+        let subscriber = Subscriber::new(session.session, target, record);
         let owners = turn.facts.owners_of_filter(&filter);
         let count = owners.len() as u32;
         for core in owners {
@@ -280,7 +271,7 @@ impl Edge {
             return;
         };
         session.remove_filter(filter);
-        session.subscriptions = session.subscriptions.saturating_sub(1);
+        session.subscriptions -= 1;
         turn.stats.counters.subscriptions_cut += 1;
         let session = session.session;
         for core in turn.facts.owners_of_filter(filter) {
@@ -291,6 +282,35 @@ impl Edge {
             };
             turn.outbox
                 .tell(core, CoreMessage::Unsubscribe(Box::new(request)));
+        }
+    }
+
+    /// The home has ended a subscription of a durable session.
+    pub fn subscription_cut(&mut self, id: ConnectionId) {
+        if let Some((_, session)) = self.live(id) {
+            session.subscriptions -= 1;
+        }
+    }
+
+    /// Tells the owners of a subscription of a live-only session what the rules allow it now.
+    pub(super) fn limit_subscription(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        filter: &str,
+        qos_allowed: QoS,
+    ) {
+        let Some((_, session)) = self.live(id) else {
+            return;
+        };
+        turn.limit_subscription(session.session, filter, qos_allowed);
+        let of_it = self.scans.iter();
+        let of_it = of_it.filter(|(_, scan)| scan.is_for(&id, filter));
+        let scans: Vec<Key> = of_it.map(|(key, _)| key).collect();
+        for key in scans {
+            if let Some(scan) = self.scans.get_mut(key) {
+                scan.record.limit(qos_allowed);
+            }
         }
     }
 
@@ -357,11 +377,11 @@ impl Edge {
             }
             if operation.subscribe {
                 let is_new = operation.wanted[index].is_some() && !existed;
-                session.subscriptions += u32::from(is_new);
+                session.subscriptions += i32::from(is_new);
                 turn.stats.counters.subscribes += u64::from(operation.wanted[index].is_some());
             } else if *existed {
                 operation.reasons[index] = ReasonCode::Success as u8;
-                session.subscriptions = session.subscriptions.saturating_sub(1);
+                session.subscriptions -= 1;
                 turn.stats.counters.unsubscribes += 1;
             }
         }

@@ -30,6 +30,8 @@ pub struct Secured {
     /// What sessions have to say, and which are over, until the driver can be told.
     sends: Vec<(ConnectionId, Vec<u8>)>,
     ended: Vec<ConnectionId>,
+    /// Which are not to be read, or are again, in order.
+    readings: Vec<(ConnectionId, bool)>,
 }
 
 /// What the shard will be told of a connection.
@@ -48,6 +50,7 @@ impl Secured {
             arriving: HashMap::default(),
             sends: Vec::new(),
             ended: Vec::new(),
+            readings: Vec::new(),
         }
     }
 
@@ -134,6 +137,16 @@ impl Secured {
         self.hand_over(driver);
     }
 
+    /// How many flights of handshakes a turn may process from now on.
+    pub fn allow_flights(&mut self, per_turn: u32) {
+        self.sessions.allow_flights(per_turn);
+    }
+
+    /// Flights that were processed since the last call.
+    pub fn take_flights(&mut self) -> u32 {
+        self.sessions.take_flights()
+    }
+
     /// When `turn` has something to do, in milliseconds of the monotonic clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.sessions.next_deadline_ms()
@@ -198,12 +211,21 @@ impl Secured {
             arriving: &mut self.arriving,
             sends: &mut self.sends,
             ended: &mut self.ended,
+            readings: &mut self.readings,
         };
         (&mut self.sessions, teller)
     }
 
-    /// Gives the driver what sessions had to say, before anything else is sealed for them.
+    /// Gives the driver what sessions had to say, before anything else is sealed for them. What the shard orders of those that are live now
+    /// comes after it, at the end of the turn.
     fn hand_over(&mut self, driver: &mut impl Driver) {
+        for (id, is_read) in self.readings.drain(..) {
+            if is_read {
+                driver.resume(id);
+            } else {
+                driver.pause(id);
+            }
+        }
         for (id, bytes) in self.sends.drain(..) {
             driver.send(id, bytes);
         }
@@ -222,6 +244,7 @@ struct Teller<'a> {
     arriving: &'a mut HashMap<ConnectionId, Arriving, FixedState>,
     sends: &'a mut Vec<(ConnectionId, Vec<u8>)>,
     ended: &'a mut Vec<ConnectionId>,
+    readings: &'a mut Vec<(ConnectionId, bool)>,
 }
 
 impl Teller<'_> {
@@ -232,6 +255,7 @@ impl Teller<'_> {
                 if let Some(Arriving { websocket, peer }) = self.arriving.remove(&id) {
                     let arrival = Arrival {
                         websocket,
+                        secure: true,
                         peer,
                         certificate: established.identity.map(Arc::new),
                     };
@@ -245,6 +269,8 @@ impl Teller<'_> {
                 connection: id,
                 bytes,
             }),
+            Output::Pause => self.readings.push((id, false)),
+            Output::Resume => self.readings.push((id, true)),
             Output::PeerClosed => self.handle(Event::PeerClosed(id)),
             Output::Failed(failure) => {
                 let core = self.shard.facts().core;

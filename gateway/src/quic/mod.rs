@@ -25,6 +25,7 @@ mod session;
 mod setup;
 mod stats;
 mod streams;
+mod time;
 
 pub use endpoints::{Arrived, Endpoints, Output};
 pub use error_code::ErrorCode;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use gateway::limits::QuicLimits;
+use gateway::metrics::TurnedAway;
 use gateway::quic::{Listening, NodeKeys};
 use gateway::tls::ClusterSecret;
 use quinn_proto::ConnectionError;
@@ -75,6 +76,18 @@ fn the_next_process_of_a_node_resets_connections_of_the_last_one() {
     let (resets, lost) = after_restart(listening(0, 1));
     assert!(resets >= 1);
     assert_eq!(lost, Some(ConnectionError::Reset));
+}
+
+#[test]
+fn connections_of_before_the_secret_was_changed_are_reset_too() {
+    let changed = |before: &[ClusterSecret]| Listening {
+        keys: NodeKeys::new(&ClusterSecret([8; 32]), &[9; 32]).after(before),
+        ..listening(0, 1)
+    };
+    let (resets, lost) = after_restart(changed(&[ClusterSecret([6; 32]), ClusterSecret([7; 32])]));
+    assert!(resets >= 1);
+    assert_eq!(lost, Some(ConnectionError::Reset));
+    assert_eq!(after_restart(changed(&[ClusterSecret([6; 32])])), (0, None));
 }
 
 #[test]
@@ -153,7 +166,7 @@ fn who_is_banned_gets_no_answer_and_nobody_goes_on_from_there() {
     let initial = world.initial();
     world.deliver(banned, &initial);
     world.pass(1_000);
-    assert_eq!(world.turned_away, [banned]);
+    assert_eq!(world.turned_away, [(banned, TurnedAway::Banned)]);
     assert_eq!(world.sent_to.get(&banned), None);
     assert_eq!(world.server.stats().handshakes_in_progress, 0);
 

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gateway::access::gate::{Gate, GateLimits};
 use gateway::limits::QuicLimits;
+use gateway::metrics::TurnedAway;
 use gateway::quic::{Arrived, Endpoints, Listening, NodeKeys, Output};
 use gateway::shard::Arrival;
 use gateway::tls::{
@@ -148,9 +150,13 @@ pub(crate) struct World {
     pub(crate) told: HashMap<ConnectionId, Told>,
     pub(crate) strays: Vec<(u16, Vec<u8>)>,
     pub(crate) failed: Vec<Reason>,
-    /// Where nobody may come from, and who was told of coming from there.
+    /// Where nobody may come from.
     pub(crate) banned: Vec<SocketAddr>,
-    pub(crate) turned_away: Vec<SocketAddr>,
+    /// The bounds of who may come in; none at first.
+    pub(crate) gate: Gate,
+    pub(crate) turned_away: Vec<(SocketAddr, TurnedAway)>,
+    /// Handshakes that a turn has time for.
+    pub(crate) time_for: u32,
     /// What the server sent to each address, in bytes.
     pub(crate) sent_to: HashMap<SocketAddr, usize>,
     /// What a client sends next comes from here, too.
@@ -201,7 +207,9 @@ impl World {
             strays: Vec::new(),
             failed: Vec::new(),
             banned: Vec::new(),
+            gate: Gate::new(GateLimits::default(), 7),
             turned_away: Vec::new(),
+            time_for: u32::MAX,
             sent_to: HashMap::new(),
             network_loss_percent: 0,
             jitter_ms: 0,
@@ -344,7 +352,10 @@ impl World {
             Some(after.as_nanos().div_ceil(1_000_000) as u64)
         });
         let clients = clients.min();
-        let all = [packets, clients, self.server.next_deadline_ms()];
+        // A turn without time for anything does not bring the next one nearer.
+        let soonest = self.now_ms + u64::from(self.time_for == 0);
+        let server = self.server.next_deadline_ms().map(|ms| ms.max(soonest));
+        let all = [packets, clients, server];
         all.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
@@ -365,11 +376,22 @@ impl World {
                 self.clients[client].deliver(instant, packet.ecn, &packet.bytes);
             }
         }
-        self.with_server(|server, now, mut tell| server.turn(now, &mut tell));
+        self.server_turn();
         for client in 0..self.clients.len() {
             self.client_turn(client);
         }
         self.flush();
+    }
+
+    /// The server does what waits for its turn.
+    pub(crate) fn server_turn(&mut self) {
+        let mut left = self.time_for;
+        let has_time = || {
+            let has_time = left > 0;
+            left = left.saturating_sub(1);
+            has_time
+        };
+        self.with_server(|server, now, gate, mut tell| server.turn(now, gate, has_time, &mut tell));
     }
 
     fn client_turn(&mut self, index: usize) {
@@ -426,7 +448,9 @@ impl World {
             stride: bytes.len(),
             bytes,
         };
-        self.with_server(|server, now, mut tell| server.received(&arrived, now, &mut tell));
+        self.with_server(|server, now, gate, mut tell| {
+            server.received(&arrived, now, gate, &mut tell);
+        });
     }
 
     /// What is on its way to the server comes from another address.
@@ -449,7 +473,10 @@ impl World {
         bytes
     }
 
-    fn with_server(&mut self, act: impl FnOnce(&mut Endpoints, Now, &mut dyn FnMut(Output<'_>))) {
+    fn with_server(
+        &mut self,
+        act: impl FnOnce(&mut Endpoints, Now, &mut Gate, &mut dyn FnMut(Output<'_>)),
+    ) {
         let now = self.now();
         let mut answers = Vec::new();
         let Self {
@@ -458,11 +485,12 @@ impl World {
             accepted,
             strays,
             failed,
+            gate,
             turned_away,
             echoes,
             ..
         } = self;
-        act(server, now, &mut |output| match output {
+        act(server, now, gate, &mut |output| match output {
             Output::Accepted(id, arrival) => {
                 accepted.push(id);
                 let told = told.entry(id).or_default();
@@ -491,7 +519,7 @@ impl World {
             }
             Output::Stray(core, bytes) => strays.push((core, bytes.to_vec())),
             Output::Failed(_, reason, _) => failed.push(reason),
-            Output::Banned(from) => turned_away.push(from),
+            Output::TurnedAway(from, reason) => turned_away.push((from, reason)),
         });
         for (id, bytes) in answers {
             self.server.send(id, &bytes);
@@ -502,7 +530,9 @@ impl World {
     pub(crate) fn flush(&mut self) {
         let mut sent = Vec::new();
         let now = self.now();
-        self.server.transmit(now, |_, transmit| sent.push(transmit));
+        let gate = &mut self.gate;
+        self.server
+            .transmit(now, gate, |_, transmit| sent.push(transmit));
         for transmit in sent {
             let Transmit {
                 to, segment, bytes, ..
