@@ -20,7 +20,7 @@ use super::password::PasswordFile;
 use super::rules::{Decision, Denial, Rules};
 use super::scram::ScramError;
 use super::token::{self, KeySet, TokenError, TokenPolicy};
-use super::web_origin::WebOrigins;
+use super::web_origin::{Borrowed, WebOrigins};
 use super::{Identity, Who};
 use crate::tls;
 use edge_proto::packet::QoS;
@@ -194,16 +194,21 @@ impl Policy {
         }
     }
 
-    /// Whether a WebSocket client with this Origin may connect. From this machine a page could come in as nobody in particular, and with a
-    /// certificate as its holder, whatever site it is of.
+    /// Whether a WebSocket client with this Origin and Host may connect. From this machine a page could come in as nobody in particular, and
+    /// with a certificate as its holder, whatever site it is of.
     pub fn may_page_connect(
         &self,
-        origin: Option<&str>,
+        (origin, host): (Option<&str>, &str),
         peer: IpAddr,
         has_certificate: bool,
     ) -> bool {
         let is_here = Origins::Loopback.contain(peer) && self.anonymous.contain(peer);
-        self.web_origins.admit(origin, is_here || has_certificate)
+        let borrowed = match has_certificate {
+            _ if is_here => Borrowed::Place,
+            true => Borrowed::Certificate(host),
+            false => Borrowed::Nothing,
+        };
+        self.web_origins.admit(origin, borrowed)
     }
 
     /// Asks the methods from a number on, as far as they answer at once.

@@ -77,8 +77,8 @@ sections! {
         /// Path of the WebSocket upgrade request; another path is answered with 404.
         websocket_path: HttpPath = HttpPath("/mqtt".into());
         /// Origins of the web pages that may connect over WebSocket (e.g. "https://app.example.com"); others are answered with 403, and
-        /// counted. [] = pages of any site, but where `access.anonymous` lets this machine in, and with a client certificate, only those of
-        /// a server on the browser's own machine. Clients that are no browsers have no origin.
+        /// counted. [] = pages of any site; but where `access.anonymous` lets this machine in, only those of a server on it, and with a
+        /// client certificate also those of the name in the request's Host. Clients that are no browsers mostly have no origin.
         websocket_origins: PageOrigins = PageOrigins::default();
         /// Which of the addresses above are behind a proxy that sends PROXY headers (HAProxy's protocol, version 1 or 2): the client's
         /// address is then the one that the proxy tells, in bans, rates and logs too. Every connection must begin with a header,
