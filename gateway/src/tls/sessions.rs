@@ -95,35 +95,48 @@ const _: () = assert!(size_of::<Option<Session>>() == 16, "two words per slot");
 #[derive(Default)]
 struct Waiting {
     /// In the middle of a handshake.
-    begun: VecDeque<ConnectionId>,
+    begun: VecDeque<Waiter>,
     /// With a ticket.
-    resuming: VecDeque<ConnectionId>,
+    resuming: VecDeque<Waiter>,
     /// Everybody else.
-    starting: VecDeque<ConnectionId>,
+    starting: VecDeque<Waiter>,
     /// How many were let go on.
     popped: u64,
 }
 
+struct Waiter {
+    id: ConnectionId,
+    /// The first turn that may go on with it.
+    from_turn: u64,
+}
+
 impl Waiting {
-    fn pop(&mut self) -> Option<ConnectionId> {
+    fn pop(&mut self, turn: u64) -> Option<ConnectionId> {
+        let next = |queue: &mut VecDeque<Waiter>| {
+            let is_due = queue.front()?.from_turn <= turn;
+            is_due.then(|| queue.pop_front()).flatten()
+        };
         let is_turn_of_the_last = self.popped.is_multiple_of(4);
         let id = if is_turn_of_the_last {
-            self.starting.pop_front()
+            next(&mut self.starting)
         } else {
             None
         };
-        let id = id
-            .or_else(|| self.begun.pop_front())
-            .or_else(|| self.resuming.pop_front())
-            .or_else(|| self.starting.pop_front())?;
+        let waiter = id
+            .or_else(|| next(&mut self.begun))
+            .or_else(|| next(&mut self.resuming))
+            .or_else(|| next(&mut self.starting))?;
         self.popped += 1;
-        Some(id)
+        Some(waiter.id)
     }
 
     fn is_empty(&self) -> bool {
         self.begun.is_empty() && self.resuming.is_empty() && self.starting.is_empty()
     }
 }
+
+/// In a storm, turns from the arrival of a client's hello to its handshake: enough to be told that the client has left meanwhile.
+const TURNS_TO_LEAVE: u64 = 2;
 
 /// The TLS sessions of one core.
 pub struct Sessions {
@@ -138,6 +151,7 @@ pub struct Sessions {
     /// Flights that a turn may process, and that this turn still may.
     flights_per_turn: u32,
     flights_left: u32,
+    turns: u64,
     /// Flights that were processed since this was asked last.
     flights_done: u32,
     stats: Stats,
@@ -149,6 +163,7 @@ impl Sessions {
     pub fn new(limits: TlsLimits, acceptors: &[Arc<Acceptor>]) -> Self {
         let mut sessions = Self {
             flights_per_turn: limits.handshakes_per_turn,
+            turns: 0,
             flights_left: limits.handshakes_per_turn,
             flights_done: 0,
             limits,
@@ -273,9 +288,10 @@ impl Sessions {
                 let failure = Failure::new(Reason::TooLong, None, detail);
                 return self.handshake_failed(id, failure, output);
             }
-            if self.flights_left == 0 || !self.waiting.is_empty() {
+            let must_wait = self.flights_left == 0 || !self.waiting.is_empty();
+            if must_wait || self.may_have_left(id) {
                 self.wait(id);
-                output(id, Output::Pause);
+                self.bound_waiting(id, output);
             } else {
                 self.flights_left -= 1;
                 self.step(id, output);
@@ -284,7 +300,29 @@ impl Sessions {
         }
     }
 
-    /// Keeps what was on its way when a handshake had to wait for its turn. It is not read meanwhile, so that is little: a client that has
+    /// In a storm many have given up when it is their turn: their hello is there, and behind it their end. A handshake is begun a little
+    /// later then, so that the end is known first.
+    fn may_have_left(&self, id: ConnectionId) -> bool {
+        let Some(Session::Handshaking(handshake)) = self.table.get(id.slot) else {
+            return false;
+        };
+        self.flights_per_turn < self.limits.handshakes_per_turn && !handshake.has_begun()
+    }
+
+    /// Stops reading from a connection whose handshake waits when it has sent much. Others are read, so that it is known when they leave.
+    fn bound_waiting(
+        &mut self,
+        id: ConnectionId,
+        output: &mut impl FnMut(ConnectionId, Output<'_>),
+    ) {
+        if let Some(Session::Handshaking(handshake)) = self.table.get(id.slot)
+            && handshake.bytes() > self.limits.handshake_bytes_max / 2
+        {
+            output(id, Output::Pause);
+        }
+    }
+
+    /// Keeps what comes while a handshake waits for its turn, which is not much before it is not read: a client that has
     /// sent its Finished may go on at once, and a full turn is not its fault.
     fn keep(
         &mut self,
@@ -305,8 +343,9 @@ impl Sessions {
             let detail = "too many bytes behind handshakes that wait";
             Err(Failure::new(Reason::TooLong, None, detail))
         };
-        if let Err(failure) = kept {
-            self.handshake_failed(id, failure, output);
+        match kept {
+            Ok(()) => self.bound_waiting(id, output),
+            Err(failure) => self.handshake_failed(id, failure, output),
         }
     }
 
@@ -372,9 +411,10 @@ impl Sessions {
                 self.handshake_failed(id, Failure::new(Reason::TimedOut, None, detail), output);
             }
         }
+        self.turns += 1;
         self.flights_left = self.flights_per_turn;
         while self.flights_left > 0 {
-            let Some(id) = self.waiting.pop() else {
+            let Some(id) = self.waiting.pop(self.turns) else {
                 break;
             };
             if let Some(Session::Handshaking(handshake)) = self.table.get_mut(id.slot)
@@ -457,19 +497,25 @@ impl Sessions {
 
     /// Puts a handshake into the queue that it belongs to.
     fn wait(&mut self, id: ConnectionId) {
+        let turns = if self.may_have_left(id) {
+            TURNS_TO_LEAVE
+        } else {
+            0
+        };
         let Some(Session::Handshaking(handshake)) = self.table.get_mut(id.slot) else {
             return;
         };
         handshake.is_waiting = true;
         self.stats.handshakes_waiting += 1;
-        let queue = if handshake.has_begun() {
-            &mut self.waiting.begun
+        let (queue, turns) = if handshake.has_begun() {
+            (&mut self.waiting.begun, 0)
         } else if offers_resumption(handshake.received()) {
-            &mut self.waiting.resuming
+            (&mut self.waiting.resuming, turns)
         } else {
-            &mut self.waiting.starting
+            (&mut self.waiting.starting, turns)
         };
-        queue.push_back(id);
+        let from_turn = self.turns + turns;
+        queue.push_back(Waiter { id, from_turn });
     }
 
     /// Processes what is there of a handshake.

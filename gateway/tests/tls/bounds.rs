@@ -118,8 +118,13 @@ fn who_sends_on_while_its_handshake_waits_is_not_read_and_loses_nothing() {
     let bytes = finished_and_more(&mut server, &authority); // Its hello took the only flight of the turn.
     let chunks: Vec<&[u8]> = bytes.chunks(8 * 1024).collect();
     server.receive(0, chunks[0]);
+    assert!(
+        !server.of(0).is_paused,
+        "not much yet: its end would be heard"
+    );
+    server.receive(0, chunks[1]);
     assert!(server.of(0).is_paused);
-    for chunk in &chunks[1..4] {
+    for chunk in &chunks[2..4] {
         server.receive(0, chunk); // They were on their way.
     }
     assert_eq!(server.of(0).failed, None, "its turn has not come");
@@ -441,4 +446,27 @@ proptest! {
         prop_assert_eq!((stats.handshakes_in_progress, stats.handshake_bytes), (0, 0));
         prop_assert_eq!(stats.handshakes_waiting, 0);
     }
+}
+
+#[test]
+fn in_a_storm_nobody_is_greeted_who_has_left() {
+    let authority = Authority::new("root");
+    let mut server = Server::usual(&authority);
+    let config = Arc::new(authority.client_config(None));
+    let mut clients: Vec<Client> = (0..3).map(|_| Client::of(&config, "localhost")).collect();
+    let hellos: Vec<Vec<u8>> = clients.iter_mut().map(Client::written).collect();
+    server.sessions.allow_flights(1);
+    for slot in 0..3 {
+        assert!(server.accept(slot));
+        server.receive(slot, &hellos[slot as usize]);
+    }
+    server.turn();
+    assert_eq!(server.sessions.take_flights(), 0, "they may leave yet");
+    server.sessions.forget(id(0));
+    server.sessions.forget(id(1));
+    server.turn();
+    assert_eq!(server.sessions.take_flights(), 1);
+    assert!(!server.of(2).sent.is_empty());
+    assert!(server.of(0).sent.is_empty() && server.of(1).sent.is_empty());
+    assert_eq!(server.sessions.stats().handshakes_waiting, 0);
 }
