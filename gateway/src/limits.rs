@@ -190,6 +190,9 @@ pub struct QuicLimits {
     pub handshakes_per_turn: u32,
     /// Bytes that a client may send and that were not read. It bounds what a paused or out-of-order client costs.
     pub receive_window_bytes: u32,
+    /// Streams that a client may have open beside its first; it has to wait for one to be closed before it opens another. Each may have
+    /// as many unread bytes as `receive_window_bytes` says, too. 0: further streams are refused.
+    pub data_streams_max: u32,
     /// Bytes sent to a client and not acknowledged; the rest waits, and counts against `Limits::unsent_bytes_max`.
     pub send_window_bytes: u32,
 }
@@ -204,6 +207,7 @@ impl Default for QuicLimits {
             retry_above: 256,
             handshakes_per_turn: 8,
             receive_window_bytes: 32 * 1024,
+            data_streams_max: 4,
             send_window_bytes: 64 * 1024,
         }
     }

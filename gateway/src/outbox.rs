@@ -52,6 +52,17 @@ pub enum Order {
     Watch(ConnectionId),
 }
 
+/// What is for a data stream of a QUIC connection: a stream beyond its first, by number.
+#[derive(Debug)]
+pub enum ForStream {
+    /// The client is let in: its data streams may be read.
+    Admit,
+    /// Whole packets for one of them.
+    Write(u64, Vec<u8>),
+    /// Everything that came on one of them is answered, and nothing more will come.
+    Finish(u64),
+}
+
 /// What a client was not let do, for the log.
 #[derive(Debug)]
 pub enum Note {
@@ -110,6 +121,8 @@ pub struct Outbox {
     core: u16,
     /// Bytes per connection, in the order of the first write.
     pub outputs: Vec<Output>,
+    /// What is for data streams, in order; it comes before the bytes.
+    pub streams: Vec<(ConnectionId, ForStream)>,
     /// Orders, in order; they come after the bytes.
     pub orders: Vec<Order>,
     /// Messages to other cores that the mesh has not taken yet, by core: those that may not be lost, and those that may.
@@ -142,6 +155,7 @@ impl Outbox {
         Self {
             core,
             outputs: Vec::new(),
+            streams: Vec::new(),
             orders: Vec::new(),
             mesh: (0..cores).map(|_| Default::default()).collect(),
             local: VecDeque::new(),
@@ -201,6 +215,30 @@ impl Outbox {
         let before = output.bytes.len();
         write(&mut output.bytes);
         output.bytes.len() - before
+    }
+
+    /// Writes to a data stream; returns the number of bytes that were written.
+    pub fn write_to_stream(
+        &mut self,
+        connection: ConnectionId,
+        number: u64,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> usize {
+        let last = self.streams.last_mut();
+        if let Some((_, ForStream::Write(_, bytes))) = last.filter(|(id, what)| {
+            *id == connection && matches!(what, ForStream::Write(to, _) if *to == number)
+        }) {
+            let before = bytes.len();
+            write(bytes);
+            return bytes.len() - before;
+        }
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        self.spare_bytes -= bytes.capacity();
+        write(&mut bytes);
+        let written = bytes.len();
+        let what = ForStream::Write(number, bytes);
+        self.streams.push((connection, what));
+        written
     }
 
     /// Ends the turn for the bytes: frames are closed, and `outputs` can be drained.

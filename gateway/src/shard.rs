@@ -38,6 +38,24 @@ pub enum Event<'a> {
         /// The bytes.
         bytes: &'a mut [u8],
     },
+    /// The client of a QUIC connection opened its first data stream.
+    StreamsOpened(ConnectionId),
+    /// Bytes arrived on a data stream, which is not read before [`ForStream::Admit`](crate::outbox::ForStream::Admit).
+    StreamReceived {
+        /// From whom.
+        connection: ConnectionId,
+        /// On which stream.
+        number: u64,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// Nothing more will come on a data stream.
+    StreamEnded {
+        /// Whose it is.
+        connection: ConnectionId,
+        /// Which stream.
+        number: u64,
+    },
     /// Everything written to a watched connection was sent.
     Drained(ConnectionId),
     /// The peer closed its side.
@@ -194,6 +212,17 @@ impl Shard {
             } => self.edge.accepted(&mut turn, connection, arrival),
             Event::Received { connection, bytes } => {
                 self.edge.received(&mut turn, connection, bytes);
+            }
+            Event::StreamsOpened(connection) => self.edge.streams_opened(&mut turn, connection),
+            Event::StreamReceived {
+                connection,
+                number,
+                bytes,
+            } => self
+                .edge
+                .stream_received(&mut turn, connection, number, bytes),
+            Event::StreamEnded { connection, number } => {
+                self.edge.stream_ended(&mut turn, connection, number);
             }
             Event::Drained(connection) => self.edge.drained(&mut turn, connection),
             Event::PeerClosed(connection) => self.edge.peer_closed(&mut turn, connection),

@@ -2,7 +2,8 @@
 //! accounted for after each step.
 //!
 //! The input is a list of steps: a byte that names the client and what it does, a byte that says how much, then the bytes it
-//! sends. CONNECT comes ready-made too, or the search would spend its time on finding one.
+//! sends, on its first stream or on one of three data streams. CONNECT comes ready-made too, or the search would spend its time on
+//! finding one.
 
 #![no_main]
 
@@ -82,6 +83,7 @@ impl World {
         loop {
             self.outbox.seal();
             self.outbox.outputs.clear();
+            self.outbox.streams.clear();
             self.outbox.admin.clear();
             self.outbox.violations.clear();
             self.outbox.notes.clear();
@@ -143,6 +145,18 @@ impl World {
                 let congestion = Congestion { congested: size >= 254, engine: size == 255, pressed: size == 253 };
                 self.handle(Event::Tick(congestion));
             }
+            3 => {
+                let connection = self.connection(client);
+                self.handle(Event::StreamEnded { connection, number: 1 + u64::from(size) % 3 });
+            }
+            4 => {
+                let number = 1 + u64::from(size) % 3;
+                let (bytes, left) = rest.split_at(usize::from(size / 3).min(rest.len()));
+                *rest = left;
+                let connection = self.connection(client);
+                self.handle(Event::StreamsOpened(connection));
+                self.handle(Event::StreamReceived { connection, number, bytes });
+            }
             _ => {
                 let (bytes, left) = rest.split_at(usize::from(size).min(rest.len()));
                 *rest = left;
@@ -160,4 +174,10 @@ fuzz_target!(|input: &[u8]| {
         rest = left;
         world.step(*what, *size, &mut rest);
     }
+    for client in 0..CLIENTS {
+        let connection = world.connection(client);
+        world.closed(connection);
+        world.settle();
+    }
+    assert_eq!(world.shard.stats_mut().partial_bytes, 0, "nothing is kept of who is gone");
 });

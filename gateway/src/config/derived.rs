@@ -131,6 +131,7 @@ impl Config {
             retry_above: quic.retry_above,
             handshakes_per_turn: quic.handshakes_per_turn,
             receive_window_bytes: u32::try_from(quic.receive_window_bytes.0).unwrap_or(u32::MAX),
+            data_streams_max: quic.data_streams_max,
             send_window_bytes: u32::try_from(quic.send_window_bytes.0).unwrap_or(u32::MAX),
         }
     }

@@ -148,6 +148,9 @@ sections! {
         /// Bytes that a client may have sent and the node not read: what a client costs that sends faster than it is served. Larger
         /// is faster for uploads over long distances.
         receive_window_bytes: ByteSize = ByteSize::kib(32), ByteSize::kib(4) => ByteSize::mib(16);
+        /// Streams that a client may have open beside the one that its connection began with, for packets of the same session. One that
+        /// wants more waits until one of them is closed. Each may have `receive_window_bytes` of its own. 0 = further streams are refused.
+        data_streams_max: u32 = 4, 0 => 64;
         /// Bytes sent to a client and not acknowledged; the rest waits as `queues.unsent_bytes_max` says.
         send_window_bytes: ByteSize = ByteSize::kib(64), ByteSize::kib(4) => ByteSize::mib(16);
     }

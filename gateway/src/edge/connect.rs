@@ -24,6 +24,7 @@ use crate::engine::WillRecord;
 use crate::limits::Limits;
 use crate::message::{Message, MessageParts, SessionId};
 use crate::metrics::TurnedAway;
+use crate::outbox::ForStream;
 use crate::shard::Arrival;
 use crate::turn::{Timer, Turn};
 
@@ -355,6 +356,9 @@ impl Edge {
                 attaching.maximum_packet_size,
             );
         });
+        if link.streams().is_some() {
+            turn.outbox.streams.push((id, ForStream::Admit));
+        }
         connection.state = State::Live(Box::new(session));
         self.strangers.remove(&id);
         self.live += 1;

@@ -31,6 +31,10 @@ impl Edge {
         let Some((link, session)) = self.live(id) else {
             return Flow::Closed;
         };
+        if let Err(violation) = link.arrives(frame) {
+            self.violated(turn, id, violation);
+            return Flow::Closed;
+        }
         if link.is_flooded(turn) {
             return Flow::Stall; // It must take the answers to what it sent before it may ask for more.
         }
@@ -56,7 +60,7 @@ impl Edge {
                 Packet::Unsubscribe(unsubscribe) => self.unsubscribe(turn, id, &unsubscribe),
                 Packet::PingReq => {
                     turn.stats.counters.pings_received += 1;
-                    link_of(self, id, |link| link.write(turn, encode::pingresp));
+                    link_of(self, id, |link| link.write_back(turn, encode::pingresp));
                     Ok(Flow::Continue)
                 }
                 Packet::Disconnect(disconnect) => self.disconnect(turn, id, &disconnect),
@@ -321,7 +325,7 @@ pub(super) fn write_ack(
         reason_string: None,
         user_properties: UserProperties::default(),
     };
-    link.write(turn, |out| {
+    link.answer(turn, packet_type, packet_id, |out| {
         encode::ack(out, session.version, packet_type, &ack);
     });
 }

@@ -2,13 +2,17 @@
 
 use std::fmt;
 
+use edge_proto::frame::Frame;
+use edge_proto::packet::PacketType;
+use edge_proto::reason::Violation;
 use edge_proto::shown::Length;
 use edge_proto::websocket;
 use reactor::driver::{Close, ConnectionId};
 use reactor::wheel::TimerKey;
 
 use super::graceful;
-use crate::outbox::Order;
+use super::streams::Streams;
+use crate::outbox::{ForStream, Order};
 use crate::turn::Turn;
 
 /// How MQTT bytes are carried.
@@ -18,6 +22,8 @@ pub(super) enum Transport {
     /// WebSocket, before the upgrade request is complete.
     Upgrading,
     WebSocket(Box<websocket::Decoder>),
+    /// QUIC, with data streams beside the stream that the connection began with.
+    Streams(Box<Streams>),
 }
 
 /// The transport side of a connection.
@@ -82,6 +88,84 @@ impl Link {
         let written = turn.outbox.write(self.id, websocket, write);
         turn.stats.counters.packets_sent += 1;
         self.written(turn, written);
+    }
+
+    /// Writes the answer to a packet that named this identifier, where that packet came from.
+    pub(super) fn answer(
+        &mut self,
+        turn: &mut Turn<'_>,
+        packet_type: PacketType,
+        packet_id: u16,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let Transport::Streams(streams) = &mut self.transport else {
+            return self.write(turn, write);
+        };
+        let Some(answered) = streams.answered(packet_type, packet_id) else {
+            return self.write(turn, write);
+        };
+        self.write_to_stream(turn, answered.number, write);
+        if answered.is_last {
+            let finish = ForStream::Finish(answered.number);
+            turn.outbox.streams.push((self.id, finish));
+        }
+    }
+
+    /// Writes an answer to the packet that is being handled, where that came from.
+    pub(super) fn write_back(&mut self, turn: &mut Turn<'_>, write: impl FnOnce(&mut Vec<u8>)) {
+        match self.streams().and_then(|streams| streams.current()) {
+            Some(number) => self.write_to_stream(turn, number, write),
+            None => self.write(turn, write),
+        }
+    }
+
+    fn write_to_stream(
+        &mut self,
+        turn: &mut Turn<'_>,
+        number: u64,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let written = turn.outbox.write_to_stream(self.id, number, write);
+        turn.stats.counters.packets_sent += 1;
+        self.written(turn, written);
+    }
+
+    /// Takes note of a packet that is about to be handled.
+    ///
+    /// # Errors
+    /// When it may not come on the stream that it came on.
+    pub(super) fn arrives(&mut self, frame: Frame<'_>) -> Result<(), Violation> {
+        match &mut self.transport {
+            Transport::Streams(streams) => streams.arrives(frame),
+            _ => Ok(()),
+        }
+    }
+
+    /// Its data streams, if it ever had any.
+    pub(super) fn streams(&mut self) -> Option<&mut Streams> {
+        match &mut self.transport {
+            Transport::Streams(streams) => Some(streams),
+            _ => None,
+        }
+    }
+
+    /// Bytes that were received and not handled, on all streams.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let first = self.partial.as_ref().map_or(0, |partial| partial.len());
+        match &self.transport {
+            Transport::Streams(streams) => first + streams.kept_bytes(),
+            _ => first,
+        }
+    }
+
+    /// Drops these bytes; returns how many there were.
+    pub(super) fn drop_kept(&mut self) -> usize {
+        let bytes = self.kept_bytes();
+        self.partial = None;
+        if let Some(streams) = self.streams() {
+            streams.drop_kept();
+        }
+        bytes
     }
 
     /// Writes bytes that are not part of the MQTT stream.

@@ -23,6 +23,7 @@ mod login;
 mod partial;
 mod publish;
 mod session;
+mod streams;
 mod subscribe;
 mod throttle;
 mod websocket;
@@ -174,7 +175,7 @@ impl Edge {
         };
         connection.link.last_seen_ms = turn.now.mono_ms;
         match connection.link.transport {
-            Transport::Tcp => self.stream(turn, id, bytes),
+            Transport::Tcp | Transport::Streams(_) => self.stream(turn, id, bytes),
             Transport::Upgrading => self.upgrade(turn, id, bytes),
             Transport::WebSocket(_) => self.frames(turn, id, bytes),
         }
@@ -271,6 +272,7 @@ impl Edge {
         }
         connection.link.stalled = false;
         self.stream(turn, id, &[]);
+        self.resume_streams(turn, id);
         if let Some(connection) = self.connection(id)
             && !connection.link.stalled
         {
@@ -377,8 +379,7 @@ impl Edge {
             }
             self.hoarders.remove(&id);
             self.strangers.remove(&id);
-            let partial = connection.link.partial.take();
-            turn.stats.partial_bytes -= partial.map_or(0, |partial| partial.len() as u64);
+            turn.stats.partial_bytes -= connection.link.drop_kept() as u64;
         }
     }
 

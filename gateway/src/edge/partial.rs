@@ -18,14 +18,22 @@ impl Edge {
     /// Keeps the bytes of an incomplete packet, or of packets that cannot be taken now.
     #[expect(clippy::box_collection, reason = "it is kept boxed")]
     pub(super) fn keep(&mut self, turn: &mut Turn<'_>, id: ConnectionId, partial: Box<Vec<u8>>) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        turn.stats.partial_bytes += partial.len() as u64;
+        connection.link.partial = Some(partial);
+        self.bound_kept(turn, id);
+    }
+
+    /// Sees to it that what is kept stays within its bound, after this connection got more of it.
+    pub(super) fn bound_kept(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
         let count = self.count;
         let Some(connection) = self.connection(id) else {
             return;
         };
-        let bytes = partial.len();
-        turn.stats.partial_bytes += bytes as u64;
         let is_stranger = connection.state.is_arriving();
-        connection.link.partial = Some(partial);
+        let bytes = connection.link.kept_bytes();
         if is_stranger && bytes > STRANGER_BYTES {
             self.strangers.insert(id);
         } else if bytes > HOARD_BYTES {
@@ -51,16 +59,14 @@ impl Edge {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        if let Some(partial) = connection.link.partial.take() {
-            turn.stats.partial_bytes -= partial.len() as u64;
-        }
+        turn.stats.partial_bytes -= connection.link.drop_kept() as u64;
     }
 
     /// A connection that has a large incomplete packet. Those that have it no more are let off.
     fn hoarder(&mut self) -> Option<ConnectionId> {
         loop {
             let id = *self.hoarders.iter().next()?;
-            if self.partial_bytes(id) > HOARD_BYTES {
+            if self.kept_bytes(id) > HOARD_BYTES {
                 return Some(id);
             }
             self.hoarders.remove(&id);
@@ -73,16 +79,15 @@ impl Edge {
             let id = *self.strangers.iter().next()?;
             let connection = self.connection(id);
             let is_arriving = connection.is_some_and(|found| found.state.is_arriving());
-            if is_arriving && self.partial_bytes(id) > STRANGER_BYTES {
+            if is_arriving && self.kept_bytes(id) > STRANGER_BYTES {
                 return Some(id);
             }
             self.strangers.remove(&id);
         }
     }
 
-    fn partial_bytes(&mut self, id: ConnectionId) -> usize {
-        let partial = self.connection(id).and_then(|it| it.link.partial.as_ref());
-        partial.map_or(0, |partial| partial.len())
+    fn kept_bytes(&mut self, id: ConnectionId) -> usize {
+        self.connection(id).map_or(0, |it| it.link.kept_bytes())
     }
 }
 

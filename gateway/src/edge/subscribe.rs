@@ -2,7 +2,9 @@
 //! client is answered when all of them have answered.
 
 use edge_proto::encode;
-use edge_proto::packet::{QoS, RetainHandling, SubAck, Subscribe, Unsubscribe, UserProperties};
+use edge_proto::packet::{
+    PacketType, QoS, RetainHandling, SubAck, Subscribe, Unsubscribe, UserProperties,
+};
 use edge_proto::reason::{ReasonCode, Violation};
 use edge_proto::topic::{SharedFilter, TopicFilter};
 use reactor::driver::ConnectionId;
@@ -391,11 +393,15 @@ impl Edge {
             user_properties: UserProperties::default(),
             reasons: &operation.reasons,
         };
-        let version = session.version;
+        let (version, packet_id) = (session.version, operation.packet_id);
         if operation.subscribe {
-            link.write(turn, |out| encode::suback(out, version, &answer));
+            link.answer(turn, PacketType::SubAck, packet_id, |out| {
+                encode::suback(out, version, &answer);
+            });
         } else {
-            link.write(turn, |out| encode::unsuback(out, version, &answer));
+            link.answer(turn, PacketType::UnsubAck, packet_id, |out| {
+                encode::unsuback(out, version, &answer);
+            });
         }
         if !session.durable {
             let wanted = operation.wanted.into_iter().zip(operation.existed);

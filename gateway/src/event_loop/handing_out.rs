@@ -28,6 +28,10 @@ impl<D: Driver> EventLoop<D> {
     /// Sends what was written.
     pub(super) fn send_outputs(&mut self) {
         let mut emptied = Vec::new();
+        if let Some(quic) = &mut self.quic {
+            let streams = self.outbox.streams.drain(..);
+            emptied.extend(streams.filter_map(|(id, what)| quic.for_stream(id, what)));
+        }
         for output in self.outbox.outputs.drain(..) {
             let id = output.connection;
             match (&mut self.secured, &mut self.quic) {

@@ -11,7 +11,7 @@ use super::newcomers::HandshakeTime;
 use crate::access::gate::Gate;
 use crate::core_message::{CoreMessage, StrayDatagram};
 use crate::metrics::TurnedAway;
-use crate::outbox::{Order, Outbox};
+use crate::outbox::{ForStream, Order, Outbox};
 use crate::quic::{Arrived, Endpoints, Output, Stats};
 use crate::shard::{Event, Shard};
 use crate::tls::Acceptor;
@@ -138,6 +138,19 @@ impl Quic {
         self.endpoints.send(id, bytes);
     }
 
+    /// Does what the shard wants done about data streams; returns an emptied vector, to be used again.
+    pub fn for_stream(&mut self, id: ConnectionId, what: ForStream) -> Option<Vec<u8>> {
+        match what {
+            ForStream::Admit => self.endpoints.admit(id),
+            ForStream::Finish(number) => self.endpoints.finish_stream(id, number),
+            ForStream::Write(number, bytes) => {
+                self.endpoints.send_on_stream(id, number, &bytes);
+                return Some(bytes);
+            }
+        }
+        None
+    }
+
     /// Bytes of a stream that wait for room.
     pub fn unsent(&self, id: ConnectionId) -> usize {
         self.endpoints.unsent(id)
@@ -227,6 +240,13 @@ fn tell(now: Now, core: u16, output: Output<'_>, shard: &mut Shard, outbox: &mut
             }
         }
         Output::Data(connection, bytes) => Event::Received { connection, bytes },
+        Output::StreamsOpened(id) => Event::StreamsOpened(id),
+        Output::StreamData(connection, number, bytes) => Event::StreamReceived {
+            connection,
+            number,
+            bytes,
+        },
+        Output::StreamEnded(connection, number) => Event::StreamEnded { connection, number },
         Output::Drained(id) => Event::Drained(id),
         Output::PeerClosed(id) => Event::PeerClosed(id),
         Output::Closed(id) => Event::Closed(id),

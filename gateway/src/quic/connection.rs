@@ -17,8 +17,11 @@ use quinn_proto::{
 };
 use reactor::wheel::TimerKey;
 
+use super::data_streams::DataStreams;
 use super::error_code::ErrorCode;
+use super::stats::Stats;
 use crate::access::bucket::{Bucket, Rate};
+use crate::limits::QuicLimits;
 use crate::shard::Arrival;
 
 /// Where a connection is in its life.
@@ -66,6 +69,8 @@ pub(super) struct Connection {
     is_ended: bool,
     /// What the send window has no room for.
     unsent: Option<Box<Unsent>>,
+    /// Its further streams, if it ever had any.
+    pub(super) data: Option<Box<DataStreams>>,
     /// When a handshake, a first stream or a last byte is late. `u64::MAX`: nothing can be.
     pub(super) deadline_ms: u64,
     /// Who the client is, until the shard is told. Its address is the one that the handshake proves: who does not receive there what
@@ -83,7 +88,7 @@ struct Unsent {
     written: usize,
 }
 
-/// The only stream: the first that a client opens.
+/// The stream that is the connection: the first that a client opens.
 fn stream() -> StreamId {
     StreamId::new(quinn_proto::Side::Client, Dir::Bi, 0)
 }
@@ -107,6 +112,7 @@ impl Connection {
             is_due: false,
             is_ended: false,
             unsent: None,
+            data: None,
             deadline_ms,
             arrival: Some(Box::new(Arrival {
                 secure: true,
@@ -141,18 +147,23 @@ impl Connection {
     /// Bytes that wait for room in the send window.
     pub(super) fn unsent(&self) -> usize {
         let waiting = |unsent: &Unsent| unsent.bytes.len() - unsent.written;
-        self.unsent.as_deref().map_or(0, waiting)
+        let data = self.data.as_deref().map_or(0, DataStreams::unsent);
+        self.unsent.as_deref().map_or(0, waiting) + data
     }
 
-    /// Takes the streams that the client opened. True when the first is among them; the others are refused, and counted.
-    pub(super) fn accept_streams(&mut self, refused: &mut u64) -> bool {
+    /// Takes the streams that the client opened, and counts all but the first. True when the first is among them.
+    pub(super) fn accept_streams(&mut self, limits: &QuicLimits, stats: &mut Stats) -> bool {
         let mut is_first = false;
         while let Some(id) = self.protocol.streams().accept(Dir::Bi) {
             if id == stream() && self.stage == Stage::Established {
                 is_first = true;
                 continue;
             }
-            *refused += 1;
+            if self.accept_data(id, limits) {
+                stats.data_streams_opened += 1;
+                continue;
+            }
+            stats.streams_refused += 1;
             let code = ErrorCode::ExtraStream.number();
             // Either half may be closed already.
             let _ = self.protocol.recv_stream(id).stop(code);
@@ -166,19 +177,7 @@ impl Connection {
         if self.is_ended {
             return Read::Blocked;
         }
-        let mut receiving = self.protocol.recv_stream(stream());
-        let Ok(mut chunks) = receiving.read(true) else {
-            return Read::Blocked;
-        };
-        let read = loop {
-            match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) => out.extend_from_slice(&chunk.bytes),
-                Err(ReadError::Blocked) => break Read::Blocked,
-                Ok(None) | Err(ReadError::Reset(_)) => break Read::Ended,
-            }
-        };
-        // Whether there is something to send now: the caller asks the connection in any case.
-        let _ = chunks.finalize();
+        let read = read_stream(&mut self.protocol, stream(), out);
         self.is_ended = read == Read::Ended;
         read
     }
@@ -224,7 +223,7 @@ impl Connection {
         true
     }
 
-    /// Ends the stream after what was written. False when its end is known already: it was stopped.
+    /// Ends the first stream after what was written. False when its end is known already: it was stopped.
     pub(super) fn finish(&mut self) -> bool {
         self.unsent.is_some() || self.protocol.send_stream(stream()).finish().is_ok()
     }
@@ -233,6 +232,7 @@ impl Connection {
     pub(super) fn lost(&mut self) {
         self.stage = Stage::Closed;
         self.unsent = None;
+        self.data = None;
         self.deadline_ms = u64::MAX;
     }
 
@@ -252,4 +252,22 @@ impl Connection {
             .send_stream(stream())
             .reset(VarInt::from_u32(0));
     }
+}
+
+/// Reads what has come on a stream, in order, into `out`.
+pub(super) fn read_stream(protocol: &mut Protocol, id: StreamId, out: &mut Vec<u8>) -> Read {
+    let mut receiving = protocol.recv_stream(id);
+    let Ok(mut chunks) = receiving.read(true) else {
+        return Read::Blocked;
+    };
+    let read = loop {
+        match chunks.next(usize::MAX) {
+            Ok(Some(chunk)) => out.extend_from_slice(&chunk.bytes),
+            Err(ReadError::Blocked) => break Read::Blocked,
+            Ok(None) | Err(ReadError::Reset(_)) => break Read::Ended,
+        }
+    };
+    // Whether there is something to send now: the caller asks the connection in any case.
+    let _ = chunks.finalize();
+    read
 }

@@ -61,6 +61,12 @@ pub enum Output<'a> {
     Accepted(ConnectionId, Arrival),
     /// Bytes of it, in order.
     Data(ConnectionId, &'a mut [u8]),
+    /// The client opened its first data stream: say with [`Endpoints::admit`] when they may be read.
+    StreamsOpened(ConnectionId),
+    /// Bytes of a data stream, in order.
+    StreamData(ConnectionId, u64, &'a [u8]),
+    /// The client will send nothing more on a data stream.
+    StreamEnded(ConnectionId, u64),
     /// There is room to send again.
     Drained(ConnectionId),
     /// The client will send nothing more.

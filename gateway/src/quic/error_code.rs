@@ -11,7 +11,7 @@ pub enum ErrorCode {
     Ended = 0,
     /// The node stops: connect again, and another node or the next process answers.
     ShuttingDown = 1,
-    /// A connection carries one stream; this was another.
+    /// This server takes no data streams; this was one.
     ExtraStream = 2,
     /// No stream was opened in time.
     NoStream = 3,
@@ -31,7 +31,7 @@ impl ErrorCode {
         match self {
             Self::Ended => b"",
             Self::ShuttingDown => b"the server is shutting down",
-            Self::ExtraStream => b"one stream for each connection",
+            Self::ExtraStream => b"no data streams",
             Self::NoStream => b"no stream was opened in time",
             Self::Certificate => b"the certificate is not accepted any more",
             Self::TurnedAway => b"too many connections",

@@ -7,14 +7,15 @@
 //! ```
 //!
 //! quinn-proto speaks QUIC; this layer gives it datagrams, time and keys, and makes of the first stream that a client opens a
-//! connection of the shard. **Nothing of a client is acted on before its handshake is complete**: what came in 0-RTT packets could
-//! be a recording.
+//! connection of the shard, and of further ones its data streams. **Nothing of a client is acted on before its handshake is
+//! complete**: what came in 0-RTT packets could be a recording.
 //!
 //! One [`Endpoints`] per core has an endpoint for each listener. Time is an argument ([`Now`](crate::turn::Now)); randomness is
 //! that of the system, as in [`tls`](crate::tls).
 
 mod arriving;
 mod connection;
+mod data_streams;
 mod endpoints;
 mod error_code;
 mod ids;

@@ -16,7 +16,8 @@ use crate::tls::{Acceptor, CoreClock};
 
 /// QUIC version 1 (RFC 9000), the only one that is spoken.
 const VERSION: u32 = 1;
-/// The first stream, and another one to be refused: without it a client would wait for ever to be allowed a second.
+/// The first stream, and another one: a data stream, which gets the client leave to open as many as it may have, or one to be refused,
+/// for without it a client would wait for ever. More would cost each connection memory that most have no use for.
 const STREAMS: u32 = 2;
 /// Bytes of a client's handshake that came out of order. Its certificates have to fit.
 const CRYPTO_BYTES: usize = 20 * 1024;

@@ -25,7 +25,9 @@ pub struct Stats {
     pub migrations: u64,
     /// Datagrams of connections that came from elsewhere, too many or from a banned address, and were dropped.
     pub elsewhere_dropped: u64,
-    /// Streams beyond the first of their connection, refused.
+    /// Data streams opened: those beyond the first of their connection.
+    pub data_streams_opened: u64,
+    /// Streams beyond the first of their connection, refused where there are no data streams.
     pub streams_refused: u64,
     /// Connections that ended because the peer was silent for longer than was agreed.
     pub timed_out: u64,

@@ -12,6 +12,7 @@ use super::ids::{split_slot, stream_id};
 use crate::turn::Now;
 
 impl Endpoints {
+    /// Something happened to a stream.
     pub(super) fn stream(
         &mut self,
         key: Key,
@@ -32,32 +33,38 @@ impl Endpoints {
                     if connection.stage == Stage::Finishing {
                         let _ = connection.finish(); // Its end is known later, or by `Stopped`.
                     }
-                    call.tell(Output::Drained(id));
+                    if connection.unsent() == 0 {
+                        call.tell(Output::Drained(id));
+                    }
                 }
                 let after = self.connections.get(key).map_or(0, |it| it.unsent()) as u64;
                 self.stats.unsent_bytes -= before - after;
             }
             StreamEvent::Finished { id } if Connection::is_first(id) => {
+                connection.first_is_over();
                 self.finished(key, call.now);
             }
             StreamEvent::Stopped { id: stream, .. } if Connection::is_first(stream) => {
-                self.stats.unsent_bytes -= connection.unsent() as u64;
+                let before = connection.unsent();
                 connection.stopped();
+                self.stats.unsent_bytes -= (before - connection.unsent()) as u64;
+                connection.first_is_over();
                 match connection.stage {
                     Stage::Finishing => self.finished(key, call.now),
                     Stage::Open => call.tell(Output::PeerClosed(id)),
                     _ => {}
                 }
             }
-            _ => {}
+            event => self.data_stream(key, event, call),
         }
     }
 
-    /// Everything was acknowledged, or nobody wants it.
-    fn finished(&mut self, key: Key, now: Now) {
+    /// Everything was acknowledged on a stream, or nobody wants it: when that is so for all of them, the connection is closed.
+    pub(super) fn finished(&mut self, key: Key, now: Now) {
         let (instant, code) = (self.instant(now), self.ending());
         if let Some(connection) = self.connections.get_mut(key)
             && connection.stage == Stage::Finishing
+            && connection.is_over()
         {
             self.stats.unsent_bytes -= connection.unsent() as u64;
             connection.close(instant, code);
@@ -72,7 +79,7 @@ impl Endpoints {
         if !matches!(connection.stage, Stage::Established | Stage::Open) {
             return;
         }
-        if connection.accept_streams(&mut self.stats.streams_refused) {
+        if connection.accept_streams(&self.limits, &mut self.stats) {
             connection.stage = Stage::Open;
             connection.deadline_ms = u64::MAX;
             let id = stream_id(key.slot, key.generation);
@@ -81,8 +88,10 @@ impl Endpoints {
             }
             self.read(key, call);
         }
+        self.look_at_data_streams(key, call);
     }
 
+    /// Reads the first stream.
     pub(super) fn read(&mut self, key: Key, call: &mut Call<'_, impl FnMut(Output<'_>)>) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -102,7 +111,7 @@ impl Endpoints {
     }
 
     /// The key of a stream of the shard, if it is still known.
-    fn key(&self, id: ConnectionId) -> Option<Key> {
+    pub(super) fn key(&self, id: ConnectionId) -> Option<Key> {
         let (_, slot) = split_slot(id.slot);
         let key = self.connections.key_at(slot)?;
         (key.generation == id.generation).then_some(key)
@@ -159,7 +168,7 @@ impl Endpoints {
             Close::Graceful { linger_ms } => {
                 connection.stage = Stage::Finishing;
                 connection.deadline_ms = now.mono_ms + u64::from(linger_ms);
-                connection.finish()
+                connection.finish_all()
             }
             Close::Abort => false,
         };

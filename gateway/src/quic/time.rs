@@ -67,6 +67,7 @@ impl Endpoints {
         }
         for key in std::mem::take(&mut self.resumed) {
             self.read(key, call);
+            self.look_at_data_streams(key, call);
             self.is_due(key);
         }
         let mut late = Vec::new();

@@ -1,5 +1,6 @@
 //! A client of quinn-proto with one connection, and what it heard.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -26,6 +27,19 @@ pub(crate) struct Client {
     /// What its first stream has not taken yet.
     pub(crate) unsent: Vec<u8>,
     pub(crate) stopped: Vec<VarInt>,
+    /// Its further streams, by number.
+    pub(crate) data: BTreeMap<u64, DataStream>,
+}
+
+/// One of a client's further streams.
+#[derive(Default)]
+pub(crate) struct DataStream {
+    pub(crate) received: Vec<u8>,
+    pub(crate) unsent: Vec<u8>,
+    /// True once it is to end after what is unsent.
+    pub(crate) ends: bool,
+    /// True once the server has ended it.
+    pub(crate) has_ended: bool,
 }
 
 pub(crate) fn stream(index: u64) -> StreamId {
@@ -68,6 +82,33 @@ impl Client {
         }
         self.read();
         self.write();
+        self.drive_data();
+    }
+
+    /// Reads and writes further streams.
+    fn drive_data(&mut self) {
+        for (number, data) in &mut self.data {
+            let id = stream(*number);
+            if let Ok(mut chunks) = self.connection.recv_stream(id).read(true) {
+                while let Ok(chunk) = chunks.next(usize::MAX) {
+                    let Some(chunk) = chunk else {
+                        data.has_ended = true;
+                        break;
+                    };
+                    data.received.extend_from_slice(&chunk.bytes);
+                }
+                let _ = chunks.finalize();
+            }
+            while !data.unsent.is_empty()
+                && let Ok(written) = self.connection.send_stream(id).write(&data.unsent)
+            {
+                data.unsent.drain(..written);
+            }
+            if data.ends && data.unsent.is_empty() {
+                // It has no effect a second time.
+                let _ = self.connection.send_stream(id).finish();
+            }
+        }
     }
 
     fn read(&mut self) {

@@ -287,8 +287,11 @@ fn what_came_before_a_close_is_heard() {
 }
 
 #[test]
-fn streams_beyond_the_first_are_refused_by_name() {
-    let mut world = World::new(QuicLimits::default());
+fn without_data_streams_those_beyond_the_first_are_refused_by_name() {
+    let mut world = World::new(QuicLimits {
+        data_streams_max: 0,
+        ..QuicLimits::default()
+    });
     world.echoes = true;
     let (client, _) = world.client();
     for number in 1..6 {

@@ -5,5 +5,7 @@ mod bounds;
 mod certificates;
 mod client;
 mod conversations;
+mod data_streams;
 mod forged;
+mod node;
 mod world;

@@ -1,6 +1,6 @@
 //! A server core without sockets, clients of quinn-proto, and a network that loses, delays and reorders.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,8 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, version};
 
-use crate::client::Client;
+use crate::client::{Client, DataStream};
+use crate::node::Node;
 
 /// In 2027.
 const UNIX_MS: u64 = 1_800_000_000_000;
@@ -127,9 +128,22 @@ fn file(name: &str, text: String) -> PemFile {
 pub(crate) struct Told {
     pub(crate) arrival: Option<Arrival>,
     pub(crate) data: Vec<u8>,
+    /// What came on further streams, by number, and which of them have ended; `None` while there are none.
+    pub(crate) streams: Option<BTreeMap<u64, (Vec<u8>, bool)>>,
     pub(crate) drained: u32,
     pub(crate) has_peer_closed: bool,
     pub(crate) is_closed: bool,
+}
+
+impl Told {
+    /// What came on a further stream, and whether it has ended.
+    pub(crate) fn stream(&mut self, number: u64) -> &mut (Vec<u8>, bool) {
+        let streams = self.streams.as_mut();
+        streams
+            .expect("it was told of them")
+            .entry(number)
+            .or_default()
+    }
 }
 
 struct Packet {
@@ -167,6 +181,8 @@ pub(crate) struct World {
     pub(crate) now_ms: u64,
     /// Echo what arrives.
     pub(crate) echoes: bool,
+    /// The rest of the node, which is told instead of `told`.
+    pub(crate) node: Option<Node>,
     packets: Vec<Packet>,
     origin: Instant,
     seed: u64,
@@ -216,6 +232,7 @@ impl World {
             drops: |_| false,
             now_ms: 0,
             echoes: false,
+            node: None,
             packets: Vec::new(),
             origin,
             seed: 42,
@@ -275,8 +292,32 @@ impl World {
             received: Vec::new(),
             unsent: Vec::new(),
             stopped: Vec::new(),
+            data: BTreeMap::new(),
         });
         index
+    }
+
+    /// Opens a further stream of a client; `None` when the server does not allow another one now.
+    pub(crate) fn open(&mut self, client: usize) -> Option<u64> {
+        let client = &mut self.clients[client];
+        let number = client.connection.streams().open(Dir::Bi)?.index();
+        client.data.insert(number, DataStream::default());
+        Some(number)
+    }
+
+    /// Sends on a further stream of a client.
+    pub(crate) fn say_on(&mut self, client: usize, number: u64, bytes: &[u8]) {
+        let data = self.clients[client].data.get_mut(&number);
+        data.expect("it is open").unsent.extend_from_slice(bytes);
+    }
+
+    /// What came to a client on one of its streams.
+    pub(crate) fn received(&self, client: usize, number: u64) -> &[u8] {
+        let client = &self.clients[client];
+        match number {
+            0 => &client.received,
+            _ => &client.data[&number].received,
+        }
     }
 
     /// A client that is connected, with its stream open.
@@ -355,7 +396,8 @@ impl World {
         // A turn without time for anything does not bring the next one nearer.
         let soonest = self.now_ms + u64::from(self.time_for == 0);
         let server = self.server.next_deadline_ms().map(|ms| ms.max(soonest));
-        let all = [packets, clients, server];
+        let node = self.node.as_ref().and_then(Node::next_deadline_ms);
+        let all = [packets, clients, server, node];
         all.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
@@ -377,6 +419,10 @@ impl World {
             }
         }
         self.server_turn();
+        let now = self.now();
+        if let Some(node) = &mut self.node {
+            node.turn(&mut self.server, now);
+        }
         for client in 0..self.clients.len() {
             self.client_turn(client);
         }
@@ -488,8 +534,13 @@ impl World {
             gate,
             turned_away,
             echoes,
+            node,
             ..
         } = self;
+        if let Some(node) = node {
+            act(server, now, gate, &mut |output| node.tell(now, output));
+            return node.hand_out(server, now);
+        }
         act(server, now, gate, &mut |output| match output {
             Output::Accepted(id, arrival) => {
                 accepted.push(id);
@@ -507,6 +558,19 @@ impl World {
                 if *echoes {
                     answers.push((id, bytes.to_vec()));
                 }
+            }
+            Output::StreamsOpened(id) => {
+                let told = told.get_mut(&id).expect("it was accepted");
+                assert_eq!(told.streams.replace(BTreeMap::new()), None, "told twice");
+            }
+            Output::StreamData(id, number, bytes) => {
+                let (heard, has_ended) = told.get_mut(&id).expect("accepted").stream(number);
+                assert!(!*has_ended, "data after the end of the stream");
+                heard.extend_from_slice(bytes);
+            }
+            Output::StreamEnded(id, number) => {
+                let (_, has_ended) = told.get_mut(&id).expect("accepted").stream(number);
+                assert!(!std::mem::replace(has_ended, true), "ended twice");
             }
             Output::Drained(id) => told.get_mut(&id).expect("accepted").drained += 1,
             Output::PeerClosed(id) => {

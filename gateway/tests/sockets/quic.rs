@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
 
+use edge_proto::encode;
+use edge_proto::packet::{Publish, PublishProperties, QoS, SubscriptionOptions, Version};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
     ConnectionError, Endpoint, EndpointConfig, RecvStream, SendStream, TokioRuntime, VarInt,
@@ -231,8 +233,8 @@ fn another_protocol_is_refused_and_says_so() {
 }
 
 #[test]
-fn a_second_stream_is_refused_with_its_code_and_the_first_goes_on() {
-    let quic = Quic::start("quic-extra", "auto", &[]);
+fn without_data_streams_a_second_is_refused_with_its_code_and_the_first_goes_on() {
+    let quic = Quic::start("quic-extra", "auto", &["quic.data_streams_max=0"]);
     let mut client = quic.client("client");
     client.subscribe("a");
     let connection = client.stream().connection.clone();
@@ -246,6 +248,74 @@ fn a_second_stream_is_refused_with_its_code_and_the_first_goes_on() {
     }
     quic.client("publisher").publish("a", "still here");
     assert_eq!(client.message(), "still here");
+}
+
+/// Publishes with QoS 1 on a stream of its own; returns what comes back on it until the node ends it.
+async fn publish_on_a_stream_of_its_own(
+    connection: quinn::Connection,
+    packet_id: u16,
+    topic: &'static str,
+) -> Vec<u8> {
+    let text = packet_id.to_string();
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        topic,
+        packet_id: Some(packet_id),
+        properties: PublishProperties::default(),
+        payload: text.as_bytes(),
+    };
+    let mut bytes = Vec::new();
+    encode::publish(&mut bytes, Version::V5, &publish);
+    let (mut send, mut receive) = connection.open_bi().await.expect("its turn comes");
+    send.write_all(&bytes).await.expect("it is sent");
+    send.finish().expect("it was open");
+    receive.read_to_end(100).await.expect("it is answered")
+}
+
+#[test]
+fn data_streams_carry_packets_of_the_same_session() {
+    for io in ["epoll", "auto"] {
+        let quic = Quic::start("quic-data", io, &[]);
+        let mut phone = quic.client("phone");
+        let mut other = Client::connect_for(&quic.node, "other", 0);
+        other.subscribe("to/other");
+        let connection = phone.stream().connection.clone();
+        // More than may be open at once.
+        let publishing: Vec<_> = (1..=20)
+            .map(|packet_id| {
+                let connection = connection.clone();
+                RUNTIME.spawn(publish_on_a_stream_of_its_own(
+                    connection, packet_id, "to/other",
+                ))
+            })
+            .collect();
+        let mut texts: Vec<u16> = (0..20)
+            .map(|_| other.message().parse().expect("it is a number"))
+            .collect();
+        texts.sort_unstable();
+        assert_eq!(texts, Vec::from_iter(1..=20));
+        for (packet_id, answer) in (1_u16..).zip(publishing) {
+            let answer = RUNTIME.block_on(answer).expect("it does not panic");
+            let [high, low] = packet_id.to_be_bytes();
+            assert_eq!(answer, [0x40, 2, high, low]);
+        }
+        // What is subscribed to on a data stream comes on the first one.
+        let answer = RUNTIME.block_on(async {
+            let options = SubscriptionOptions::from_qos(QoS::AtMostOnce);
+            let mut bytes = Vec::new();
+            let filters = [("to/phone", options)];
+            encode::subscribe(&mut bytes, Version::V5, 1, None, &filters);
+            let (mut send, mut receive) = connection.open_bi().await.expect("there is room");
+            send.write_all(&bytes).await.expect("it is sent");
+            send.finish().expect("it was open");
+            receive.read_to_end(100).await.expect("it is answered")
+        });
+        assert_eq!(answer, [0x90, 4, 0, 1, 0, 0]);
+        other.publish("to/phone", "hello");
+        assert_eq!(phone.message(), "hello");
+    }
 }
 
 #[test]

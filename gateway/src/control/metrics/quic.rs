@@ -68,8 +68,13 @@ const COUNTERS: &[Counter] = &[
         |quic| quic.elsewhere_dropped,
     ),
     (
+        "quic_data_streams_total",
+        "Data streams opened: streams of QUIC connections beside the one that they began with.",
+        |quic| quic.data_streams_opened,
+    ),
+    (
         "quic_streams_refused_total",
-        "Streams refused because their QUIC connection had one already.",
+        "Streams refused because their QUIC connection had one already and quic.data_streams_max is 0.",
         |quic| quic.streams_refused,
     ),
     (
