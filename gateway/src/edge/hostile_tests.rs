@@ -158,6 +158,27 @@ fn a_few_bytes_behind_a_large_packet_do_not_keep_its_buffer() {
 }
 
 #[test]
+fn nor_do_a_few_on_a_data_stream() {
+    let mut core = Core::open(Limits::default());
+    core.client(id(1));
+    core.handle(Event::StreamsOpened(id(1)));
+    let mut bytes = publish(600_000);
+    bytes.push(0xC0);
+    for piece in bytes.chunks(8_192) {
+        core.handle(Event::StreamReceived {
+            connection: id(1),
+            number: 1,
+            bytes: piece,
+        });
+    }
+    assert_eq!(core.shard.stats_mut().counters.publishes_received, 1);
+    assert_eq!(core.shard.stats_mut().partial_bytes, 1);
+    let (link, _) = core.edge().live(id(1)).expect("open");
+    let capacity = link.streams().map_or(0, |streams| streams.kept_capacity());
+    assert!((1..1_024).contains(&capacity), "{capacity} bytes");
+}
+
+#[test]
 fn strangers_with_half_a_connect_do_not_cost_those_who_are_in_theirs() {
     let limits = Limits {
         partial_bytes_max: 64 * 1024,

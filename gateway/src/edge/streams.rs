@@ -189,6 +189,12 @@ impl Streams {
         self.active.iter().map(|it| it.kept.len()).sum()
     }
 
+    /// What the bytes that are kept take in memory.
+    #[cfg(test)]
+    pub(super) fn kept_capacity(&self) -> usize {
+        self.active.iter().map(|it| it.kept.capacity()).sum()
+    }
+
     pub(super) fn drop_kept(&mut self) {
         for stream in &mut self.active {
             stream.kept = Vec::new();
@@ -273,7 +279,10 @@ impl Edge {
             } else {
                 self.packets(turn, id, &kept)
             };
-            kept.drain(..consumed);
+            if consumed > 0 {
+                // A few bytes behind a large packet do not keep its whole buffer.
+                kept = kept[consumed..].to_vec();
+            }
         }
         let Some(streams) = self.live(id).and_then(|(link, _)| link.streams()) else {
             return; // It is closing: nothing is left of what came.
