@@ -5,6 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use edge_proto::encode;
+use edge_proto::frame::next_frame;
+use edge_proto::packet::{Connect, PacketType, Publish, PublishProperties, QoS, Version};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -169,6 +172,67 @@ fn certificates_are_replaced_while_connections_stay() {
     assert!(answer.contains("chain.pem"), "{answer}");
     publisher.publish("a", "still here");
     assert_eq!(before.message(), "still here");
+}
+
+/// CONNECT and a long PUBLISH of QoS 1.
+fn pipelined(client_id: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode::connect(&mut bytes, &Connect::new(Version::V5, client_id));
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        topic: "a",
+        packet_id: Some(1),
+        properties: PublishProperties::default(),
+        payload: &[7; 60_000],
+    };
+    encode::publish(&mut bytes, Version::V5, &publish);
+    bytes
+}
+
+#[test]
+fn clients_that_send_on_right_behind_their_handshake_are_served_however_many_wait() {
+    for io in ["epoll", "auto"] {
+        let one_at_a_time = ["tls.handshakes_per_turn=1"];
+        let secure = Secure::start_with("behind", io, free_address(), &one_at_a_time);
+        let mut streams: Vec<TlsStream> = (0..24).map(|_| secure.stream()).collect();
+        for stream in &mut streams {
+            stream.conn.write_tls(&mut stream.sock).expect("it reads");
+        }
+        for (number, stream) in streams.iter_mut().enumerate() {
+            while stream.conn.is_handshaking() {
+                let read = stream.conn.read_tls(&mut stream.sock);
+                assert!(read.expect("it answers") > 0);
+                stream.conn.process_new_packets().expect("it is TLS");
+            }
+            stream.conn.set_buffer_limit(None);
+            let bytes = pipelined(&format!("client-{number}"));
+            stream.conn.writer().write_all(&bytes).expect("no limit");
+        }
+        // Now all of them at once, each from its Finished on.
+        for stream in &mut streams {
+            while stream.conn.wants_write() {
+                stream.conn.write_tls(&mut stream.sock).expect("it reads");
+            }
+        }
+        for stream in &mut streams {
+            let mut heard = Vec::new();
+            let mut packets = Vec::new();
+            while packets.len() < 2 {
+                let mut bytes = [0; 256];
+                let count = stream.read(&mut bytes).expect("it goes on");
+                assert!(count > 0, "it ended after {packets:?}");
+                heard.extend_from_slice(&bytes[..count]);
+                while let Some(frame) = next_frame(&heard, 1_000).expect("it is MQTT") {
+                    packets.push(frame.packet_type());
+                    heard.drain(..frame.length);
+                }
+            }
+            let expected = [PacketType::ConnAck, PacketType::PubAck];
+            assert_eq!(packets, expected.map(Some));
+        }
+    }
 }
 
 #[test]
