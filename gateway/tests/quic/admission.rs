@@ -273,6 +273,14 @@ fn who_claims_to_have_moved_takes_no_room_there_and_leaves_none() {
         world.say(client, b"I am there");
         world.pass(1);
         world.clients[client].address = own;
+        // While the server believes it, and before the client is heard where it is.
+        world.drops = |_| true;
+        world.pass(50);
+        let now_ms = world.now_ms;
+        let look = |from| world.gate.look(0, IpAddr::from(from), now_ms);
+        assert_eq!(look(HOME), Err(TurnedAway::AddressFull));
+        assert_eq!(look(ELSEWHERE), Ok(()));
+        world.drops = |_| false;
         world.pass(300);
         assert_eq!(is_refused(&mut world, HOME), TurnedAway::AddressFull);
     }

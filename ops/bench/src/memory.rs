@@ -122,6 +122,8 @@ pub(crate) struct Division {
     pub(crate) generator_uring: bool,
     /// True exactly when the generator's sockets are on this machine's books too (they are, on the same machine).
     pub(crate) both_here: bool,
+    /// True exactly when a session has a socket of its own: over QUIC all sessions of a core share one.
+    pub(crate) own_sockets: bool,
 }
 
 /// A TCP session is one socket at each end, and a socket has one of each.
@@ -148,6 +150,8 @@ pub(crate) fn divide(before: &Kernel, after: &Kernel, division: Division) -> Vec
             let objects = objects(after, name) - objects(before, name);
             let each = objects.max(0) as f64 / sessions;
             let per_session = match name.as_str() {
+                "io_kiocb" | "eventpoll_epi" | "eventpoll_pwq" if !division.own_sockets => 0.0,
+                name if SOCKET.contains(&name) && !division.own_sockets => 0.0,
                 name if SOCKET.contains(&name) => 1.0,
                 "io_kiocb" if !division.server_uring => 0.0,
                 "io_kiocb" if division.generator_uring => (each / sides).max(1.0),
@@ -192,7 +196,8 @@ pub(crate) fn object_bytes(growth: &[Growth]) -> f64 {
 
 /// Bytes of the kernel for one session, slack of the slabs included.
 pub(crate) fn kernel_bytes(growth: &[Growth]) -> f64 {
-    growth.iter().map(bytes_of).sum()
+    // The sum of nothing is -0, which is written so.
+    growth.iter().map(bytes_of).sum::<f64>() + 0.0
 }
 
 fn is_general(name: &str) -> bool {
@@ -248,6 +253,7 @@ mod tests {
             server_uring: true,
             generator_uring: true,
             both_here: true,
+            own_sockets: true,
         };
         assert_eq!(
             kernel_bytes(&divide(&before, &after, division)),
@@ -259,6 +265,9 @@ mod tests {
             kernel_bytes(&divide(&before, &after, division)),
             2500.0 + 195.0
         );
+        division.own_sockets = false;
+        let without = kernel_bytes(&divide(&before, &after, division));
+        assert_eq!(without.to_string(), "0");
     }
 
     #[test]
@@ -270,6 +279,7 @@ mod tests {
             server_uring: true,
             generator_uring: true,
             both_here: true,
+            own_sockets: true,
         };
         assert_eq!(kernel_bytes(&divide(&before, &after, division)), 0.0);
     }

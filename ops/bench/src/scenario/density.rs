@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::bench::{Bench, Clients, Reading};
 use super::compare::{Comparison, RUNS};
-use crate::arguments::{Density, qos};
+use crate::arguments::{Density, Transport, qos};
 use crate::figures::Figures;
 use crate::generator::{Generator, Latencies, Load, Target, Topics};
 use crate::machine::{self, Cores};
@@ -173,6 +173,7 @@ fn memory_of(
         server_uring: bench.server.uring,
         generator_uring: Generator::is_uring(&bench.plan),
         both_here: bench.server.address.ip().is_loopback(),
+        own_sockets: arguments.common.transport() != Transport::Quic,
     };
     let growth = memory::divide(&before.kernel, &after.kernel, division);
     if after.kernel.caches.is_empty() {
