@@ -171,7 +171,7 @@ pub async fn converse<T>(
 /// # Errors
 /// There is none; the error says for what.
 pub async fn within<T>(what: &str, answer: impl Future<Output = T>) -> Result<T> {
-    let answer = tokio::time::timeout(DEADLINE, answer).await;
+    let answer = tokio::time::timeout(DEADLINE, answer).await.ok();
     answer.with_context(|| format!("waited {} s for {what}", DEADLINE.as_secs()))
 }
 

@@ -271,13 +271,23 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Waits until both have heard what the other has sent from now on.
-    async fn talk_on(&self) -> Result<()> {
-        for speaker in &self.speakers {
-            let before = [speaker.sent(0), speaker.sent(1)];
-            speaker.heard_after(before, BETWEEN).await?;
-        }
-        Ok(())
+    /// Waits until both have heard what the other has sent from now on. Returns how long it was until each had heard a message
+    /// of each kind.
+    async fn talk_on(&self) -> Result<Duration> {
+        let start = Instant::now();
+        let [phone, other] = &self.speakers;
+        let before = |speaker: &Speaker| [speaker.sent(0), speaker.sent(1)];
+        let (from_phone, from_other) = (before(phone), before(other));
+        let both = async |more| {
+            tokio::try_join!(
+                phone.heard_after(from_phone, more),
+                other.heard_after(from_other, more)
+            )
+        };
+        both(1).await?;
+        let silence = start.elapsed();
+        both(BETWEEN).await?;
+        Ok(silence)
     }
 }
 
@@ -293,11 +303,10 @@ async fn live_through(talk: &Arguments, name: &str, changes: &[Change]) -> Resul
     world.talk_on().await?;
     for change in changes {
         world.happen(*change).await?;
-        let start = Instant::now();
-        let result = world.talk_on().await;
-        result.with_context(|| format!("after the change {change:?}"))?;
-        let took = start.elapsed().as_millis();
-        println!("   {change:?}: {BETWEEN} messages of each kind went each way within {took} ms");
+        let silence = world.talk_on().await;
+        let silence = silence.with_context(|| format!("after the change {change:?}"))?;
+        let after_ms = silence.as_millis();
+        println!("   {change:?}: both heard each other again after {after_ms} ms");
     }
     for task in talking {
         task.abort();
