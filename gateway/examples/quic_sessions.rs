@@ -6,15 +6,26 @@
 //! cargo run --release -p gateway --example quic_sessions -- messages       # µs per message in and its echo
 //! ```
 //!
+//! Which part takes how much is the difference of two runs under valgrind, the calls that allocated what is left at their ends:
+//!
+//! ```text
+//! for count in 128 384; do
+//!   valgrind --tool=dhat --dhat-out-file=$count.json quic_sessions idle $count
+//! done
+//! quic_sessions parts 128.json 384.json 256
+//! ```
+//!
 //! A client is a connection of quinn-proto that has sent a message and got one back, and is dropped without a word: the server
 //! cannot tell it from an idle one. Clients announce 5 connection ids, as quinn does.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use gateway::access::gate::{Gate, GateLimits};
 use gateway::limits::QuicLimits;
 use gateway::quic::{Arrived, Endpoints, Listening, NodeKeys, Output};
 use gateway::tls::{
@@ -50,6 +61,7 @@ fn stream() -> StreamId {
 /// The layer that is measured, and how much time was spent in it.
 struct World {
     server: Endpoints,
+    gate: Gate,
     origin: Instant,
     now_ms: u64,
     took: Duration,
@@ -119,6 +131,7 @@ impl World {
         let server = Endpoints::new(limits, listening, &acceptor, &addresses, origin, now);
         Self {
             server: server.expect("it does for QUIC"),
+            gate: Gate::new(GateLimits::default(), 7),
             origin,
             now_ms: 0,
             took: Duration::ZERO,
@@ -174,7 +187,9 @@ impl World {
             }
             let mut to_client = Vec::new();
             let (now, address) = (self.now(), client.address);
-            let Self { server, last, .. } = self;
+            let Self {
+                server, gate, last, ..
+            } = self;
             let start = clock();
             let mut tell = |output: Output<'_>| match output {
                 Output::Data(id, _) | Output::Accepted(id, _) => *last = Some(id),
@@ -191,10 +206,10 @@ impl World {
                     stride: bytes.len(),
                     bytes,
                 };
-                server.received(&arrived, now, &mut tell);
+                server.received(&arrived, now, gate, &mut tell);
             }
-            server.turn(now, &mut tell);
-            server.transmit(now, |_, transmit| {
+            server.turn(now, gate, || true, &mut tell);
+            server.transmit(now, gate, |_, transmit| {
                 if transmit.to == address {
                     to_client.push(transmit);
                 }
@@ -301,6 +316,63 @@ fn memory(count: u32) {
     );
 }
 
+/// Ends with so many idle sessions in memory, for a heap profiler.
+fn idle(count: u32) -> ! {
+    let mut world = World::new(false);
+    for number in 0..count {
+        world.connect(number, 300);
+    }
+    assert_eq!(world.server.stats().connections, u64::from(count));
+    std::process::exit(0);
+}
+
+/// Bytes that were there at the end of a run of DHAT, by the first call that is not of an allocator or a container.
+fn parts_of(file: &str) -> BTreeMap<String, f64> {
+    let text = std::fs::read_to_string(file).expect("a file of DHAT");
+    let profile: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+    let frames = profile["ftbl"].as_array().expect("its frames");
+    let mut parts = BTreeMap::new();
+    for point in profile["pps"].as_array().expect("its points") {
+        let calls = point["fs"].as_array().expect("its calls").iter();
+        let calls = calls.filter_map(|frame| frames[frame.as_u64()? as usize].as_str());
+        let ours = |call: &&str| {
+            let places = [
+                ": gateway::",
+                "quinn_proto::",
+                "rustls::",
+                "quic_sessions::",
+            ];
+            places.iter().any(|place| call.contains(place))
+        };
+        let calls: Vec<&str> = calls.filter(ours).take(3).collect();
+        let calls: Vec<&str> = calls
+            .iter()
+            .map(|call| call.split_once(": ").map_or(*call, |(_, call)| call))
+            .collect();
+        let bytes = point["eb"].as_f64().unwrap_or(0.0);
+        *parts.entry(calls.join(" < ")).or_insert(0.0) += bytes;
+    }
+    parts
+}
+
+/// What each part takes for a session: the growth from one profile to another with so many sessions more.
+fn parts(few: &str, many: &str, sessions: f64) {
+    let before = parts_of(few);
+    let mut each: Vec<(f64, String)> = parts_of(many)
+        .into_iter()
+        .map(|(call, bytes)| {
+            let before = before.get(&call).copied().unwrap_or(0.0);
+            ((bytes - before) / sessions, call)
+        })
+        .collect();
+    each.sort_by(|one, another| another.0.total_cmp(&one.0));
+    for (bytes, call) in each.iter().filter(|(bytes, _)| bytes.abs() >= 1.0) {
+        println!("{bytes:8.1}  {call}");
+    }
+    let sum: f64 = each.iter().map(|(bytes, _)| bytes).sum();
+    println!("{sum:8.1}  bytes asked for, for each session");
+}
+
 fn handshakes() {
     for resume in [false, true] {
         let mut world = World::new(resume);
@@ -336,10 +408,14 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["memory", count] => memory(count.parse().unwrap_or(1_000)),
+        ["idle", count] => idle(count.parse().unwrap_or(100)),
+        ["parts", few, many, sessions] => parts(few, many, sessions.parse().unwrap_or(1.0)),
         ["handshakes"] => handshakes(),
         ["messages"] => messages(),
         _ => {
-            eprintln!("memory COUNT | handshakes | messages: see the head of the source");
+            eprintln!(
+                "memory COUNT | idle COUNT | parts FEW MANY SESSIONS | handshakes | messages: see the head of the source"
+            );
             return ExitCode::FAILURE;
         }
     }

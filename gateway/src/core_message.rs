@@ -47,6 +47,8 @@ pub enum CoreMessage {
     Subscribe(Box<SubscribeRequest>),
     /// Edge or home → owner: remove a subscription.
     Unsubscribe(Box<UnsubscribeRequest>),
+    /// Edge or home → owner: how a subscription is delivered at most, under the rules that hold now.
+    LimitSubscription(Box<LimitSubscription>),
     /// Home → owner: is there this subscription? `SubscriptionDone` answers.
     FindSubscription(Box<FindSubscription>),
     /// Owner → edge or home: the subscription is made, removed or looked for.
@@ -330,10 +332,46 @@ pub struct Subscriber {
     pub session: SessionId,
     /// Where to send.
     pub target: Target,
-    /// Options of the SUBSCRIBE.
+    /// Options of the SUBSCRIBE, with the QoS that was granted.
     pub options: SubscriptionOptions,
     /// Subscription Identifier, 0 = none.
     pub subscription_id: u32,
+    /// The highest QoS that the rules have allowed since: lower than what was granted after a change of rules.
+    pub qos_allowed: QoS,
+}
+
+const _: () = assert!(
+    size_of::<Subscriber>() <= 32,
+    "there is one for every subscription"
+);
+
+impl Subscriber {
+    /// A subscriber that may have what it was granted.
+    pub fn new(session: SessionId, target: Target, granted: SubscriptionRecord) -> Self {
+        Self {
+            session,
+            target,
+            options: granted.options,
+            subscription_id: granted.subscription_id,
+            qos_allowed: QoS::ExactlyOnce,
+        }
+    }
+
+    /// The highest QoS that its messages have.
+    pub fn maximum_qos(&self) -> QoS {
+        self.options.maximum_qos.min(self.qos_allowed)
+    }
+
+    /// The subscription as messages are delivered for it now.
+    pub fn record(&self) -> SubscriptionRecord {
+        SubscriptionRecord {
+            options: SubscriptionOptions {
+                maximum_qos: self.maximum_qos(),
+                ..self.options
+            },
+            subscription_id: self.subscription_id,
+        }
+    }
 }
 
 /// Where the messages for a subscriber go.
@@ -375,6 +413,17 @@ pub struct UnsubscribeRequest {
     pub session: SessionId,
     /// Whom to answer.
     pub reply: Option<ReplyTo>,
+}
+
+/// The rules have changed for a subscription that stays.
+#[derive(Debug)]
+pub struct LimitSubscription {
+    /// The whole filter.
+    pub filter: Box<str>,
+    /// Whose.
+    pub session: SessionId,
+    /// What they allow now; what was granted holds where it is lower.
+    pub qos_allowed: QoS,
 }
 
 /// Ask an owner whether there is a subscription.
@@ -432,6 +481,8 @@ pub struct Attach {
     pub will: Option<WillRecord>,
     /// Where the client connects from.
     pub peer: SocketAddr,
+    /// True when a handshake of TLS or QUIC was done with it: most of what letting it in costs is spent.
+    pub secure: bool,
     /// Who it proved to be.
     pub identity: Option<Arc<Identity>>,
 }

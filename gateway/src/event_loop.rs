@@ -33,7 +33,7 @@ use crate::quic::is_stream;
 use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
 
-pub use newcomers::{Newcomers, NewcomersSample};
+pub use newcomers::{Newcomers, NewcomersBounds, NewcomersSample};
 pub use proxied::{Proxied, ProxyLimits};
 pub use quic::{Batch, Quic};
 pub use secured::Secured;
@@ -280,7 +280,7 @@ impl<D: Driver> EventLoop<D> {
             secured.turn(&mut self.driver, now, &mut self.shard, &mut self.outbox);
         }
         if let Some(quic) = &mut self.quic {
-            quic.turn(now, &mut self.shard, &mut self.outbox);
+            quic.turn(now, &mut self.gate, &mut self.shard, &mut self.outbox);
         }
         let Self {
             shard,
@@ -293,12 +293,13 @@ impl<D: Driver> EventLoop<D> {
             told,
             secured,
             quic,
+            gate,
             ..
         } = self;
         for lane in [Lane::Control, Lane::Data] {
             port.drain(lane, Self::MESSAGES_PER_TURN, |_, message| {
                 if let (CoreMessage::Stray(stray), Some(quic)) = (&message, &mut *quic) {
-                    quic.stray(now, stray, shard, outbox);
+                    quic.stray(now, stray, gate, shard, outbox);
                 } else {
                     shard.handle(now, Event::Core(message), outbox);
                 }
@@ -402,6 +403,7 @@ impl<D: Driver> EventLoop<D> {
                         &mut self.driver,
                         now,
                         batch,
+                        &mut self.gate,
                         &mut self.shard,
                         &mut self.outbox,
                     );
@@ -431,7 +433,7 @@ impl<D: Driver> EventLoop<D> {
         self.send_outputs();
         self.carry_out_orders(now);
         if let Some(quic) = &mut self.quic {
-            quic.flush(&mut self.driver, now);
+            quic.flush(&mut self.driver, now, &mut self.gate);
         }
         self.flush_mesh();
         while let Some(command) = self.outbox.engine.pop_front() {

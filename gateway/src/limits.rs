@@ -186,7 +186,7 @@ pub struct QuicLimits {
     pub handshakes_max: u32,
     /// Handshakes in progress or waiting above which a client has to prove its address first (Retry).
     pub retry_above: u32,
-    /// Handshakes begun in one turn, at 100 to 500 µs each; the others wait for the next turn.
+    /// Handshakes begun in one turn at most, at 100 to 500 µs each; the others wait for the next turn. A turn without time begins fewer.
     pub handshakes_per_turn: u32,
     /// Bytes that a client may send and that were not read. It bounds what a paused or out-of-order client costs.
     pub receive_window_bytes: u32,

@@ -188,11 +188,13 @@ pub enum TurnedAway {
     Pressed,
     /// The address is banned, or the client or its user, whose CONNECT was refused.
     Banned,
+    /// A web page of a site that may not connect.
+    Origin,
 }
 
 impl TurnedAway {
     /// All reasons, by index.
-    pub const ALL: [(Self, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str); 11] = [
         (Self::ListenerFull, "listener_full"),
         (Self::AddressFull, "address_full"),
         (Self::AddressRate, "address_rate"),
@@ -203,6 +205,7 @@ impl TurnedAway {
         (Self::Flapping, "flapping"),
         (Self::Pressed, "pressed"),
         (Self::Banned, "banned"),
+        (Self::Origin, "origin"),
     ];
 
     /// Its word in metrics and logs.

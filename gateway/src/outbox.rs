@@ -75,6 +75,13 @@ pub enum Note {
         /// Why.
         denial: Denial,
     },
+    /// It is a web page of a site that may not connect.
+    Page {
+        /// Its connection.
+        connection: ConnectionId,
+        /// What its browser says of it.
+        origin: Box<str>,
+    },
     /// It connected again and again, and is kept out for a while.
     Flapping {
         /// Its client identifier.

@@ -84,6 +84,8 @@ pub enum Event<'a> {
 pub struct Arrival {
     /// True for a WebSocket listener.
     pub websocket: bool,
+    /// True for TLS and QUIC.
+    pub secure: bool,
     /// Where it comes from.
     pub peer: SocketAddr,
     /// The certificate that the client showed, verified.
@@ -95,6 +97,7 @@ impl Arrival {
     pub fn plain(websocket: bool, peer: SocketAddr) -> Self {
         Self {
             websocket,
+            secure: false,
             peer,
             certificate: None,
         }
@@ -323,15 +326,11 @@ impl Shard {
                     .owners_of_filter(filter)
                     .contains(&turn.facts.core)
                 {
-                    let subscriber = Subscriber {
-                        session: *session,
-                        target: Target::Home { core: home },
-                        options: record.options,
-                        subscription_id: record.subscription_id,
-                    };
+                    let target = Target::Home { core: home };
                     let request = SubscribeRequest {
                         filter: filter.clone(),
-                        subscriber,
+                        // It is judged when its client comes back.
+                        subscriber: Subscriber::new(*session, target, *record),
                         presence: Presence {
                             connected: false,
                             load: 0,
@@ -495,6 +494,7 @@ fn dispatch(
         CoreMessage::DeliverHome(deliver) => home.deliver_live(turn, *deliver),
         CoreMessage::Subscribe(request) => owner.subscribe(turn, *request),
         CoreMessage::Unsubscribe(request) => owner.unsubscribe(turn, &request),
+        CoreMessage::LimitSubscription(limit) => owner.limit_subscription(turn, &limit),
         CoreMessage::FindSubscription(find) => owner.find_subscription(turn, &find),
         CoreMessage::SubscriptionDone { reply, existed } if reply.home => {
             home.operation_step(turn, reply.request, Some(existed));

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use cluster::partition::Placement;
+use edge_proto::packet::QoS;
 use edge_proto::topic::RootDepths;
 use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 use reactor::wheel::Wheel;
 
 use crate::access::policy::Policy;
-use crate::core_message::{CoreMessage, Origin, Presence, PublishRequest, SharedPresence};
+use crate::core_message::{
+    CoreMessage, LimitSubscription, Origin, Presence, PublishRequest, SharedPresence,
+};
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::metrics::{Counters, DropReason, TurnedAway};
@@ -235,6 +238,19 @@ impl Turn<'_> {
                 self.outbox
                     .tell(core, CoreMessage::SharedPresence(Box::new(member)));
             }
+        }
+    }
+
+    /// Tells the owners of a subscription what the rules allow it now.
+    pub fn limit_subscription(&mut self, session: SessionId, filter: &str, qos_allowed: QoS) {
+        for core in self.facts.owners_of_filter(filter) {
+            let limit = LimitSubscription {
+                filter: filter.into(),
+                session,
+                qos_allowed,
+            };
+            self.outbox
+                .tell(core, CoreMessage::LimitSubscription(Box::new(limit)));
         }
     }
 

@@ -123,6 +123,15 @@ const REFUSED: &[(&str, &str)] = &[
         r#"node.toml:2: listeners.tcp = 1883: not a list of addresses; write e.g. ["127.0.0.1:1883", "[::1]:1883"]"#,
     ),
     (
+        "[listeners]\nwebsocket_origins = [\"https://a.example/\"]",
+        r#"node.toml:2: listeners.websocket_origins = ["https://a.example/"]: "https://a.example/" is no origin; write e.g. "https://app.example.com", with the port unless it is 443 or 80, and nothing behind it"#,
+    ),
+    (
+        // What is refused for being shown is not shown.
+        "[http]\nurl = \"https://user:hunter2@a.example/\"",
+        r#"node.toml:2: http.url = "https://…@a.example/": user and password in an address are shown wherever it is; take them out, and give a header with the secret in http.headers_file"#,
+    ),
+    (
         "[listeners]\nwebsocket_path = \"mqtt\"",
         r#"node.toml:2: listeners.websocket_path = "mqtt": not a path; write e.g. "/mqtt""#,
     ),

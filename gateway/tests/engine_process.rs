@@ -288,6 +288,24 @@ fn a_second_process_is_refused() {
 }
 
 #[test]
+fn what_is_stored_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let parent = Folder::new("mode");
+    let folder = parent.0.join("of/the/store");
+    drop(open(&folder).expect("it opens"));
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    for file in fs::read_dir(&folder).expect("a folder") {
+        let path = file.expect("an entry").path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+    // What its operator has chosen stays.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).expect("ours");
+    drop(open(&folder).expect("it opens again"));
+    assert_eq!(mode(&folder), 0o750);
+}
+
+#[test]
 fn a_folder_that_cannot_be_made_is_named() {
     let folder = Folder::new("unusable");
     fs::create_dir_all(&folder.0).expect("is made");

@@ -276,6 +276,10 @@ pub trait Driver {
     /// others wait in the kernel. io_uring may still tell of those whose accepts are under way.
     fn accept_at_most(&mut self, connections: u32);
 
+    /// From now on at most about so many connections wait in the kernel at each listener, which may be more or less than it was opened
+    /// with. The kernel does not answer those beyond: they try again a second later. Those that wait already stay.
+    fn wait_at_most(&mut self, connections: u32);
+
     /// How many connections wait in the kernel to be accepted.
     fn accept_backlog(&self) -> AcceptBacklog;
 

@@ -162,9 +162,7 @@ pub(crate) fn listen(
     }
     set_common(&fd, options.keepalive)?;
     bind(&fd, address)?;
-    let backlog = c_int::try_from(options.backlog).unwrap_or(c_int::MAX);
-    // SAFETY: listen takes integers and no memory.
-    checked(unsafe { libc::listen(fd.as_raw_fd(), backlog) })?;
+    start_listening(&fd, options.backlog)?;
     let bound = bound_address(&fd)?;
     Ok((fd, bound))
 }
@@ -227,6 +225,20 @@ pub(crate) fn accept(listener: RawFd) -> io::Result<(OwnedFd, SocketAddr)> {
         .address()
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     Ok((fd, peer))
+}
+
+fn start_listening(fd: &OwnedFd, backlog: u32) -> io::Result<()> {
+    let backlog = c_int::try_from(backlog).unwrap_or(c_int::MAX);
+    // SAFETY: listen takes integers and no memory.
+    checked(unsafe { libc::listen(fd.as_raw_fd(), backlog) }).map(|_| ())
+}
+
+/// Changes how many connections may wait at listening sockets. For a socket that listens, listen(2) does that and nothing else.
+pub(crate) fn wait_at_most<'a>(listeners: impl Iterator<Item = &'a OwnedFd>, connections: u32) {
+    for listener in listeners {
+        // It cannot fail for a socket that listens; if it does, the bound stays as it was.
+        let _ = start_listening(listener, connections);
+    }
 }
 
 /// How many connections wait at listening sockets. A socket that cannot be asked has none.

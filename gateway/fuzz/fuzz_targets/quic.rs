@@ -6,6 +6,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
+use gateway::access::gate::{Gate, GateLimits};
 use gateway::limits::QuicLimits;
 use gateway::quic::{Arrived, Endpoints, Listening, NodeKeys, Output};
 use gateway::tls::{
@@ -97,6 +98,12 @@ fuzz_target!(|input: &[u8]| {
     let addresses = [([192, 0, 2, 200], 14_567).into()];
     let server = Endpoints::new(limits, listening, &ACCEPTOR, &addresses, origin, at(0));
     let mut server = server.expect("it does for QUIC");
+    let bounds = GateLimits {
+        listener_connections_max: Some(3),
+        address_connections_max: Some(1),
+        ..GateLimits::default()
+    };
+    let mut gate = Gate::new(bounds, 7);
     let mut tell = |output: Output<'_>| {
         assert!(
             matches!(output, Output::Failed(..)),
@@ -125,10 +132,12 @@ fuzz_target!(|input: &[u8]| {
                 stride: bytes.len(),
                 bytes: &bytes,
             };
-            server.received(&arrived, at(now_ms), &mut tell);
+            server.received(&arrived, at(now_ms), &mut gate, &mut tell);
         }
-        server.turn(at(now_ms), &mut tell);
-        server.transmit(at(now_ms), |_, transmit| sent += transmit.bytes.len());
+        server.turn(at(now_ms), &mut gate, || true, &mut tell);
+        server.transmit(at(now_ms), &mut gate, |_, transmit| {
+            sent += transmit.bytes.len();
+        });
     }
     while server.stats().connections > 0 || server.stats().handshakes_waiting > 0 {
         let next_ms = server
@@ -136,8 +145,10 @@ fuzz_target!(|input: &[u8]| {
             .expect("something is still to come");
         now_ms = now_ms.max(next_ms);
         assert!(now_ms < 10_000_000, "it must end");
-        server.turn(at(now_ms), &mut tell);
-        server.transmit(at(now_ms), |_, transmit| sent += transmit.bytes.len());
+        server.turn(at(now_ms), &mut gate, || true, &mut tell);
+        server.transmit(at(now_ms), &mut gate, |_, transmit| {
+            sent += transmit.bytes.len();
+        });
     }
     let stats = server.stats();
     assert_eq!((stats.handshakes_in_progress, stats.unsent_bytes), (0, 0));

@@ -37,6 +37,11 @@ impl Bucket {
         fits
     }
 
+    /// True when so many tokens could be taken.
+    pub fn has(mut self, rate: Rate, now_ms: u64, tokens: u32) -> bool {
+        self.take(rate, now_ms, tokens)
+    }
+
     /// Takes so many tokens in any case, for what has been done already, and says how many milliseconds to wait until the bucket is not
     /// overdrawn; 0 when it is not. `None`: nothing comes back.
     pub fn charge(&mut self, rate: Rate, now_ms: u64, tokens: u32) -> Option<u64> {
@@ -108,6 +113,13 @@ impl AddressBuckets {
             self.forgotten += 1;
         }
         bucket.take(rate, now_ms, tokens)
+    }
+
+    /// True when an address has so many tokens.
+    pub fn has(&self, address: IpAddr, now_ms: u64, tokens: u32) -> bool {
+        let bucket = self.buckets.get(&AddressKey::of(address));
+        let bucket = bucket.copied().unwrap_or_default();
+        bucket.has(self.rate, now_ms, tokens)
     }
 
     /// Another rate from now on. What is missing stays missing.
@@ -194,6 +206,17 @@ mod tests {
         assert_eq!(empty("2001:db8::1"), 5);
         assert_eq!(empty("2001:db8::ffff:1"), 0);
         assert_eq!(empty("2001:db8:0:1::1"), 5);
+    }
+
+    #[test]
+    fn to_look_at_a_bucket_takes_nothing_from_it() {
+        let mut table = AddressBuckets::new(64, RATE, 7);
+        let here = address("192.0.2.1");
+        assert!((0..20).all(|_| table.has(here, 0, 5)));
+        assert!(table.take(here, 0, 3));
+        assert!(table.has(here, 0, 2) && !table.has(here, 0, 3));
+        assert!(table.has(here, 100, 3), "what comes back is seen");
+        assert!(table.take(here, 0, 2) && !table.has(here, 0, 1));
     }
 
     #[test]

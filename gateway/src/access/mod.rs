@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`Identity`] (the outcome of authentication), [`rules`] (what an identity may do), then the ways to come by
 //! one: [`password`], [`scram`], [`token`], [`call_out`], and [`policy`], which puts them in order; then what keeps peers in bounds:
-//! [`gate`], [`bans`], [`flap`], [`bucket`].
+//! [`gate`], [`bans`], [`flap`], [`bucket`], [`web_origin`].
 //!
 //! **Invariants**
 //! - What no rule allows is denied.
@@ -21,6 +21,7 @@ pub mod rules;
 pub mod scram;
 pub mod token;
 mod ways;
+pub mod web_origin;
 
 use std::fmt;
 use std::sync::Arc;

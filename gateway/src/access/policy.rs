@@ -20,6 +20,7 @@ use super::password::PasswordFile;
 use super::rules::{Decision, Denial, Rules};
 use super::scram::ScramError;
 use super::token::{self, KeySet, TokenError, TokenPolicy};
+use super::web_origin::WebOrigins;
 use super::{Identity, Who};
 use crate::tls;
 use edge_proto::packet::QoS;
@@ -41,6 +42,8 @@ pub struct Policy {
     pub stamps_senders: bool,
     /// Who is kept out, whoever they prove to be.
     pub bans: Arc<Bans>,
+    /// Which web pages may connect.
+    pub web_origins: WebOrigins,
 }
 
 /// The user property with the authenticated user who sent a message to an inbox. Nobody but the server writes it.
@@ -187,7 +190,20 @@ impl Policy {
             unruled: Origins::Everywhere,
             stamps_senders: true,
             bans: Arc::new(Bans::new(0, 0)),
+            web_origins: WebOrigins::default(),
         }
+    }
+
+    /// Whether a WebSocket client with this Origin may connect. From this machine a page could come in as nobody in particular, and with a
+    /// certificate as its holder, whatever site it is of.
+    pub fn may_page_connect(
+        &self,
+        origin: Option<&str>,
+        peer: IpAddr,
+        has_certificate: bool,
+    ) -> bool {
+        let is_here = Origins::Loopback.contain(peer) && self.anonymous.contain(peer);
+        self.web_origins.admit(origin, is_here || has_certificate)
     }
 
     /// Asks the methods from a number on, as far as they answer at once.
@@ -345,6 +361,40 @@ impl Policy {
 
     fn is_unruled(&self, who: &Who<'_>, peer: IpAddr) -> bool {
         who.identity.rules.is_none() && self.unruled.contain(peer)
+    }
+}
+
+/// What a change of rules, or of who a client is, means for its subscriptions.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Those that it may not have any more.
+    pub cut: Vec<Box<str>>,
+    /// Those of which the owners hear: the rules limit their QoS, or did.
+    pub allowed: Vec<(Box<str>, QoS)>,
+}
+
+impl Changes {
+    /// Judges the filters of a session; `limited` is what [`Changes::limits`] said the last time.
+    pub fn of(
+        filters: &[Box<str>],
+        limited: bool,
+        judge: impl Fn(&str) -> Result<QoS, Denial>,
+    ) -> Self {
+        let mut changes = Self::default();
+        for filter in filters {
+            match judge(filter) {
+                Ok(QoS::ExactlyOnce) if !limited => {}
+                Ok(qos_allowed) => changes.allowed.push((filter.clone(), qos_allowed)),
+                Err(_) => changes.cut.push(filter.clone()),
+            }
+        }
+        changes
+    }
+
+    /// True when the rules limit the QoS of one of them.
+    pub fn limits(&self) -> bool {
+        let mut allowed = self.allowed.iter();
+        allowed.any(|(_, qos_allowed)| *qos_allowed < QoS::ExactlyOnce)
     }
 }
 

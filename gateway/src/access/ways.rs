@@ -2,6 +2,7 @@
 //! lines and an entry is replaced only by one of the same set.
 
 use std::hash::{BuildHasher, Hash};
+use std::ops::Range;
 
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
@@ -50,6 +51,21 @@ impl<T: Clone + Default> Ways<T> {
         }
     }
 
+    /// The value of a key, where there is one.
+    pub(super) fn get(&self, key: &impl Hash) -> Option<&T> {
+        let hash = self.hasher.hash_one(key).max(1);
+        let mut set = self.slots[self.set(hash)].iter();
+        let slot = set.find(|slot| slot.hash == hash);
+        slot.map(|slot| &slot.value)
+    }
+
+    /// The places that what has this hash can be in.
+    fn set(&self, hash: u64) -> Range<usize> {
+        let sets = self.slots.len() / WAYS;
+        let start = (hash as usize & (sets - 1)) * WAYS;
+        start..start + WAYS
+    }
+
     /// The value of a key, made from its default where there is none. When all slots of its set are taken, the one whose value is
     /// worth least is replaced.
     pub(super) fn entry<W: Ord>(
@@ -58,9 +74,8 @@ impl<T: Clone + Default> Ways<T> {
         worth: impl Fn(&T) -> W,
     ) -> (&mut T, Replaced<T>) {
         let hash = self.hasher.hash_one(key).max(1);
-        let sets = self.slots.len() / WAYS;
-        let start = (hash as usize & (sets - 1)) * WAYS;
-        let set = &mut self.slots[start..start + WAYS];
+        let places = self.set(hash);
+        let set = &mut self.slots[places];
         if let Some(at) = set.iter().position(|slot| slot.hash == hash) {
             return (&mut set[at].value, Replaced::Nothing);
         }
@@ -100,7 +115,9 @@ mod tests {
         let (slot, replaced) = table.entry(&99, |value| *value);
         assert_eq!((*slot, replaced), (0, Replaced::Other(10)));
         *slot = 99;
+        assert_eq!((table.get(&10), table.get(&99)), (None, Some(&99)));
         for value in 11..14_u32 {
+            assert_eq!(table.get(&value), Some(&value));
             assert_eq!(
                 table.entry(&value, |value| *value),
                 (&mut { value }, Replaced::Nothing)

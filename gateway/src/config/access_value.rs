@@ -6,6 +6,7 @@ use hyper::Uri;
 use toml::Value;
 
 use super::value::{Setting, choices};
+use crate::access::web_origin::WebOrigins;
 
 choices! {
     /// A way to prove who one is.
@@ -193,6 +194,47 @@ impl Setting for OptionalUrl {
     }
 }
 
+/// Origins of web pages, as browsers write them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PageOrigins(pub Vec<String>);
+
+impl PageOrigins {
+    /// As the policy asks them.
+    pub fn to_web_origins(&self) -> WebOrigins {
+        WebOrigins::new(self.0.iter().map(|origin| origin.as_str().into()))
+    }
+}
+
+impl Setting for PageOrigins {
+    fn parse(value: &Value) -> Result<Self, String> {
+        const HINT: &str = r#"write e.g. "https://app.example.com", with the port unless it is 443 or 80, and nothing behind it"#;
+        let words: Option<Vec<&str>> = match value {
+            Value::String(text) if text.trim().is_empty() => Some(Vec::new()),
+            Value::String(text) => Some(text.split(',').map(str::trim).collect()),
+            Value::Array(items) => items.iter().map(Value::as_str).collect(),
+            _ => None,
+        };
+        let words = words.ok_or_else(|| format!("not a list of origins; {HINT}"))?;
+        let is_origin = |word: &str| {
+            let rest = word
+                .strip_prefix("https://")
+                .or_else(|| word.strip_prefix("http://"));
+            let plain = |byte: u8| {
+                byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']')
+            };
+            rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(plain))
+        };
+        match words.iter().find(|word| !is_origin(word)) {
+            Some(word) => Err(format!("\"{word}\" is no origin; {HINT}")),
+            None => Ok(Self(words.into_iter().map(str::to_owned).collect())),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::Array(self.0.iter().cloned().map(Value::String).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,6 +303,32 @@ mod tests {
         ] {
             let parsed = OptionalUrl::parse(&text(url)).expect(url);
             assert_eq!(parsed.is_exposed(), exposed, "{url}");
+        }
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_write_them() {
+        for good in [
+            "https://app.example.com",
+            "http://localhost:5173",
+            "http://[::1]:3000",
+        ] {
+            let parsed = PageOrigins::parse(&text(good)).expect(good);
+            assert_eq!(parsed.0, [good]);
+            assert_eq!(PageOrigins::parse(&parsed.to_value()), Ok(parsed));
+        }
+        let two = PageOrigins::parse(&text("https://a.example, https://b.example"));
+        assert_eq!(two.expect("two").0.len(), 2);
+        assert_eq!(PageOrigins::parse(&text("")), Ok(PageOrigins::default()));
+        for bad in [
+            "app.example.com",
+            "https://",
+            "https://a.example/",
+            "https://*",
+            "null",
+            "wss://a.example",
+        ] {
+            assert!(PageOrigins::parse(&text(bad)).is_err(), "{bad}");
         }
     }
 }

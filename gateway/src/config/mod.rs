@@ -18,7 +18,7 @@ mod value;
 
 pub use access_value::{
     AccessMethod, CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl,
-    Unruled,
+    PageOrigins, Unruled,
 };
 pub use define::{Key, Section};
 pub use error::{ConfigError, ConfigErrors};

@@ -233,11 +233,20 @@ pub(super) fn read<T: Setting>(
         errors.push(ConfigError::BadValue {
             origin: origin.clone(),
             key: path,
-            value: shown,
+            value: without_password(shown),
             problem,
         });
         default()
     })
+}
+
+/// A value for a message: without the user and password of an address, which is refused because it would be shown.
+fn without_password(shown: String) -> String {
+    let hidden = shown.split_once("://").and_then(|(scheme, rest)| {
+        let at = rest.rfind('@')?;
+        Some(format!("{scheme}://…{}", &rest[at..]))
+    });
+    hidden.unwrap_or(shown)
 }
 
 /// Text of a variable or flag: a TOML value (`4`, `true`, `["a"]`) or, where that does not fit, a bare string.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::access_value::{
-    CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl, Unruled,
+    CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl, PageOrigins,
+    Unruled,
 };
 use super::define::sections;
 use super::value::{
@@ -75,6 +76,10 @@ sections! {
         quic: Vec<SocketAddr> = vec![];
         /// Path of the WebSocket upgrade request; another path is answered with 404.
         websocket_path: HttpPath = HttpPath("/mqtt".into());
+        /// Origins of the web pages that may connect over WebSocket (e.g. "https://app.example.com"); others are answered with 403, and
+        /// counted. [] = pages of any site, but where `access.anonymous` lets this machine in, and with a client certificate, only those of
+        /// a server on the browser's own machine. Clients that are no browsers have no origin.
+        websocket_origins: PageOrigins = PageOrigins::default();
         /// Which of the addresses above are behind a proxy that sends PROXY headers (HAProxy's protocol, version 1 or 2): the client's
         /// address is then the one that the proxy tells, in bans, rates and logs too. Every connection must begin with a header,
         /// before TLS, within `mqtt.connect_timeout`.
@@ -137,7 +142,8 @@ sections! {
         /// Handshakes in progress or waiting above which a client must show that it is where it says (Retry): one round trip more
         /// for honest clients, and forged addresses cost nothing. 0 = always.
         retry_above: u32 = 256, 0 => 1_000_000;
-        /// Handshakes that one turn of a core begins, each 100 to 500 µs; the others wait.
+        /// Handshakes that one turn of a core begins at most, each 100 to 500 µs, and no further one when they have taken 500 µs of CPU
+        /// time; the others wait.
         handshakes_per_turn: u32 = 8, 1 => 1_024;
         /// Bytes that a client may have sent and the node not read: what a client costs that sends faster than it is served. Larger
         /// is faster for uploads over long distances.
@@ -153,7 +159,8 @@ sections! {
     /// `roadstead_turned_away_total`. The bounds of an address are off until they are set: behind a load balancer without PROXY headers,
     /// or a NAT, many clients have the same one.
     admission: AdmissionSection {
-        /// Connections at once on each listener of the node, divided evenly among the cores. 0 = only `io.connections_max`.
+        /// Connections at once on each listener of the node, divided evenly among the cores. 0 = only `io.connections_max`, and
+        /// `quic.connections_max`.
         listener_connections_max: u32 = 0, 0 => 1_000_000_000;
         /// Connections at once of one address (IPv6: of its /64). Each core counts for itself, so that an address may have up to this
         /// many on each. 0 = no bound.

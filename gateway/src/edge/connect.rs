@@ -10,7 +10,7 @@ use edge_proto::reason::ReasonCode;
 use reactor::driver::ConnectionId;
 
 use super::depart::Leave;
-use super::exchange::Method;
+use super::exchange::{Method, unguessable};
 use super::login::{Login, judge_will};
 use super::publish::forwarded_properties;
 use super::session::{Session, Traffic};
@@ -228,6 +228,7 @@ impl Edge {
             expiry_s,
             will,
             peer: entry.arrival.peer,
+            secure: entry.arrival.secure,
             identity: entry.identity,
         };
         connection.state = State::Attaching(Box::new(attaching));
@@ -238,17 +239,9 @@ impl Edge {
 
     /// A client identifier that nobody else has and nobody can guess (MQTT-3.1.3-6, -7).
     fn assign_client_id(&mut self, turn: &Turn<'_>) -> Box<str> {
-        use std::hash::BuildHasher;
         self.assigned += 1;
-        let seed = turn.facts.seed;
-        let part = |salt: u64| {
-            let state = foldhash::quality::SeedableRandomState::with_seed(
-                seed ^ salt,
-                foldhash::SharedSeed::global_fixed(),
-            );
-            state.hash_one((seed, turn.facts.core, self.assigned, salt))
-        };
-        format!("auto-{:016x}{:016x}", part(1), part(2)).into()
+        let bytes: [u8; 16] = unguessable(turn.facts, b"client", self.assigned);
+        format!("auto-{:032x}", u128::from_be_bytes(bytes)).into()
     }
 
     /// The home has answered.
@@ -316,6 +309,7 @@ impl Edge {
             sequence: 0,
             filters: Box::default(),
             shared: false,
+            limited: false,
             login: attaching.login.take(),
             traffic: Traffic::resumed(attached.received),
         };
@@ -351,6 +345,7 @@ impl Edge {
             turn.outbox.streams.push((id, ForStream::Admit));
         }
         connection.state = State::Live(Box::new(session));
+        self.strangers.remove(&id);
         self.live += 1;
         turn.stats.counters.connects += 1;
         if !fits {

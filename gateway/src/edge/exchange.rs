@@ -26,7 +26,7 @@ use crate::access::Identity;
 use crate::access::policy::{Credentials, Question, Refusal};
 use crate::access::scram::{self, Exchange};
 use crate::shard::Arrival;
-use crate::turn::Turn;
+use crate::turn::{Facts, Turn};
 
 /// A way to authenticate by AUTH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,14 +182,7 @@ impl Edge {
     /// A nonce that was never given before and that nobody outside can know (RFC 5802 §5.1).
     fn nonce(&mut self, turn: &Turn<'_>) -> [u8; 18] {
         self.nonces += 1;
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &turn.facts.seed.to_le_bytes());
-        let mut name = [0; 10];
-        name[..2].copy_from_slice(&turn.facts.core.to_le_bytes());
-        name[2..].copy_from_slice(&self.nonces.to_le_bytes());
-        let tag = hmac::sign(&key, &name);
-        let mut nonce = [0; 18];
-        nonce.copy_from_slice(&tag.as_ref()[..18]);
-        nonce
+        unguessable(turn.facts, b"nonce", self.nonces)
     }
 
     /// The packet behind a CONNECT whose exchange has begun, which must be AUTH.
@@ -369,6 +362,23 @@ impl Edge {
         });
         reason
     }
+}
+
+/// Bytes that nobody outside can know: another lot for each purpose, number, core and run of the node. 32 at most.
+pub(super) fn unguessable<const BYTES: usize>(
+    facts: &Facts,
+    purpose: &[u8],
+    number: u64,
+) -> [u8; BYTES] {
+    const { assert!(BYTES <= 32, "one tag of HMAC-SHA256") };
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &facts.seed.to_le_bytes());
+    let mut context = hmac::Context::with_key(&key);
+    context.update(&facts.core.to_le_bytes());
+    context.update(&number.to_le_bytes());
+    context.update(purpose);
+    let mut bytes = [0; BYTES];
+    bytes.copy_from_slice(&context.sign().as_ref()[..BYTES]);
+    bytes
 }
 
 fn is_next(auth: &Auth<'_>, method: Method) -> bool {

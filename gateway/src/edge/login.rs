@@ -13,7 +13,7 @@ use super::depart::Leave;
 use super::exchange::Method;
 use super::session::Session;
 use super::{Edge, Flow, State};
-use crate::access::policy::{Answer, Credentials, Outcome, Question, Verdict};
+use crate::access::policy::{Answer, Changes, Credentials, Outcome, Question, Verdict};
 use crate::access::rules::Denial;
 use crate::access::{Identity, Who, scram};
 use crate::core_message::{CoreMessage, Identify, Introduce};
@@ -269,8 +269,8 @@ impl Edge {
         }
     }
 
-    /// Ends the subscriptions of a live-only session that it may not have any more, and drops what waits for it. The subscriptions of a
-    /// durable one are its home's.
+    /// Ends the subscriptions of a live-only session that it may not have any more, drops what waits for them, and has the others delivered
+    /// as they may be now. The subscriptions of a durable one are its home's.
     fn review_session(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
         let Some((_, session)) = self.live(id) else {
             return;
@@ -284,24 +284,22 @@ impl Edge {
             login.peer,
         );
         let policy = Arc::clone(turn.policy);
-        let may_read = |filter: &str| {
+        let judged = |filter: &str| {
             let who = Who {
                 identity: &identity,
                 client: &client,
             };
-            let judged = policy.may_subscribe((&who, peer), filter, QoS::AtMostOnce);
-            judged.is_ok()
+            policy.may_subscribe((&who, peer), filter, QoS::ExactlyOnce)
         };
-        let cut: Vec<Box<str>> = session
-            .filters
-            .iter()
-            .filter(|filter| !may_read(filter))
-            .cloned()
-            .collect();
-        for filter in cut {
+        let changes = Changes::of(&session.filters, session.limited, judged);
+        session.limited = changes.limits();
+        for filter in changes.cut {
             self.cut_subscription(turn, id, &filter);
         }
-        self.drop_denied(turn, id, may_read);
+        for (filter, qos_allowed) in changes.allowed {
+            self.limit_subscription(turn, id, &filter, qos_allowed);
+        }
+        self.drop_denied(turn, id, |topic| judged(topic).is_ok());
     }
 
     /// The home knows a client of which this edge did not have to know anything until the policy changed.

@@ -15,6 +15,8 @@ mod connections;
 mod deliver;
 mod depart;
 mod exchange;
+#[cfg(test)]
+mod hostile_tests;
 mod inbound;
 mod link;
 mod login;
@@ -52,6 +54,9 @@ use link::{Link, Transport};
 use session::Session;
 use subscribe::SubscribePacket;
 
+/// Connections that are gone and may still be in the list of those that wait for a bound of the core.
+const STALLED_GONE_MAX: u64 = 1_024;
+
 /// State of the edge role on one core.
 #[derive(Debug, Default)]
 pub struct Edge {
@@ -62,6 +67,8 @@ pub struct Edge {
     scans: Slab<Scan<ConnectionId>>,
     /// Connections with a large incomplete packet, or that had one when they were last looked at.
     hoarders: HashSet<ConnectionId, FixedState>,
+    /// The same of clients that are not let in, of whom less is large.
+    strangers: HashSet<ConnectionId, FixedState>,
     /// Connections that are not read because a bound of the core was reached.
     stalled: VecDeque<ConnectionId>,
     count: u64,
@@ -199,7 +206,10 @@ impl Edge {
             self.packets(turn, id, &partial)
         };
         if consumed < partial.len() {
-            partial.drain(..consumed);
+            if consumed > 0 {
+                // A few bytes behind a large packet do not keep its whole buffer.
+                *partial = partial[consumed..].to_vec();
+            }
             self.keep(turn, id, partial);
         }
     }
@@ -359,13 +369,16 @@ impl Edge {
             connection.close_state(turn);
             self.count -= 1;
             turn.stats.counters.connections_closed += 1;
-            if connection.link.waits {
-                self.stalled.retain(|waiting| *waiting != id);
+            // Who waited for a bound stays in the list, which is looked through only when most of it may be gone.
+            if self.stalled.len() as u64 > 2 * self.count + STALLED_GONE_MAX {
+                let connections = &mut self.connections;
+                self.stalled.retain(|id| connections.get_mut(*id).is_some());
             }
             if let Some(timer) = connection.link.timer.take() {
                 turn.timers.cancel(timer);
             }
             self.hoarders.remove(&id);
+            self.strangers.remove(&id);
             turn.stats.partial_bytes -= connection.link.drop_kept() as u64;
         }
     }

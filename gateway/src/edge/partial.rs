@@ -1,5 +1,5 @@
 //! Bytes that were received and not handled: packets that are not complete, and packets that cannot be taken now. All
-//! connections of a core share a bound; when it is near, those that have most go first.
+//! connections of a core share a bound; when it is near, those that are not let in yet go first, then those that have most.
 
 use edge_proto::reason::ReasonCode;
 use reactor::driver::ConnectionId;
@@ -10,6 +10,9 @@ use crate::turn::Turn;
 
 /// More than a receive buffer usually leaves: whoever has this much waits for the rest of a large packet.
 const HOARD_BYTES: usize = 16 * 1024;
+
+/// The same before CONNECT is answered: most are smaller, and come whole.
+const STRANGER_BYTES: usize = 1024;
 
 impl Edge {
     /// Keeps the bytes of an incomplete packet, or of packets that cannot be taken now.
@@ -30,7 +33,10 @@ impl Edge {
             return;
         };
         let bytes = connection.link.kept_bytes();
-        if bytes > HOARD_BYTES {
+        let is_stranger = connection.state.is_arriving();
+        if is_stranger && bytes > STRANGER_BYTES {
+            self.strangers.insert(id);
+        } else if bytes > HOARD_BYTES {
             self.hoarders.insert(id);
         }
         // A quarter is kept for connections that have little, so that nobody suffers for those who send half a packet.
@@ -38,10 +44,11 @@ impl Edge {
         let kept_for_each = total / 4 / count.max(1);
         let is_short = |turn: &Turn<'_>| turn.stats.partial_bytes > total - total / 4;
         while bytes as u64 > kept_for_each && is_short(turn) {
-            let has_most = self.hoarder().unwrap_or(id);
+            // Whoever has proved nothing must not cost those who are in theirs.
+            let victim = self.stranger().or_else(|| self.hoarder()).unwrap_or(id);
             turn.stats.counters.partial_overflows += 1;
-            self.leave(turn, has_most, Leave::because(ReasonCode::QuotaExceeded));
-            if has_most == id {
+            self.leave(turn, victim, Leave::because(ReasonCode::QuotaExceeded));
+            if victim == id {
                 return;
             }
         }
@@ -59,12 +66,29 @@ impl Edge {
     fn hoarder(&mut self) -> Option<ConnectionId> {
         loop {
             let id = *self.hoarders.iter().next()?;
-            let found = self.connection(id);
-            if found.is_some_and(|found| found.link.kept_bytes() > HOARD_BYTES) {
+            if self.partial_bytes(id) > HOARD_BYTES {
                 return Some(id);
             }
             self.hoarders.remove(&id);
         }
+    }
+
+    /// A connection whose client is not let in and has sent a part of something large.
+    fn stranger(&mut self) -> Option<ConnectionId> {
+        loop {
+            let id = *self.strangers.iter().next()?;
+            let connection = self.connection(id);
+            let is_arriving = connection.is_some_and(|found| found.state.is_arriving());
+            if is_arriving && self.partial_bytes(id) > STRANGER_BYTES {
+                return Some(id);
+            }
+            self.strangers.remove(&id);
+        }
+    }
+
+    fn partial_bytes(&mut self, id: ConnectionId) -> usize {
+        let connection = self.connection(id);
+        connection.map_or(0, |connection| connection.link.kept_bytes())
     }
 }
 

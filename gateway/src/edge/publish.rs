@@ -17,6 +17,7 @@ use super::{Edge, Flow};
 use crate::access::Identity;
 use crate::access::policy::SENDER;
 use crate::core_message::{CoreMessage, Origin, PublishRequest};
+use crate::limits::Limits;
 use crate::message::{Message, MessageParts};
 use crate::turn::Turn;
 
@@ -25,6 +26,9 @@ const OVER_MAXIMUM: Violation = Violation::new(
     "MQTT-3.3.4-7",
     "more unacknowledged messages than the server's Receive Maximum",
 );
+
+/// A topic that no client may publish to.
+const NOBODYS: &str = "$";
 
 impl Edge {
     /// PUBLISH (§3.3).
@@ -47,7 +51,7 @@ impl Edge {
             return Ok(Flow::Stall);
         }
         // What can break a rule comes before the packet identifier is taken, or its session would wait for an answer for ever.
-        let alias = resolve_alias(session, publish, limits.topic_alias_maximum)?;
+        let alias = resolve_alias(session, publish, limits)?;
         let topic = alias.as_deref().unwrap_or(publish.topic);
         let levels = TopicName::parse(topic)?.level_count();
         if let Some(packet_id) = publish.packet_id
@@ -200,12 +204,12 @@ fn take_packet_id(
 fn resolve_alias(
     session: &mut Session,
     publish: &Publish<'_>,
-    maximum: u16,
+    limits: &Limits,
 ) -> Result<Option<Box<str>>, Violation> {
     let Some(alias) = publish.properties.topic_alias else {
         return Ok(None);
     };
-    if alias > maximum {
+    if alias > limits.topic_alias_maximum {
         let detail = "a topic alias above the server's Topic Alias Maximum";
         return Err(Violation::new(
             ReasonCode::TopicAliasInvalid,
@@ -221,7 +225,9 @@ fn resolve_alias(
             .map(|topic| Some(topic.into()))
             .ok_or(unknown);
     }
-    aliases.set(alias, publish.topic);
+    // What is too long to be published to is not kept, and its alias is refused like itself.
+    let is_kept = publish.topic.len() <= limits.topic_bytes_max;
+    aliases.set(alias, if is_kept { publish.topic } else { NOBODYS });
     Ok(None)
 }
 

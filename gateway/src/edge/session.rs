@@ -44,6 +44,8 @@ pub(super) struct Session {
     pub(super) filters: Box<[Box<str>]>,
     /// True exactly when one of `filters` is a shared subscription: its owners hear how busy the session is.
     pub(super) shared: bool,
+    /// True when an owner was told that the rules allow one of `filters` less than the highest QoS.
+    pub(super) limited: bool,
     /// Who its client is, where that matters.
     pub(super) login: Option<Box<Login>>,
     pub(super) traffic: Option<Box<Traffic>>,
@@ -127,7 +129,8 @@ impl Session {
             .traffic
             .as_ref()
             .map_or(0, |traffic| traffic.waiting_scans.len());
-        usize::from(self.subscribing) + scans >= limits.filters_per_packet_max
+        let bound = limits.filters_per_packet_max.min(u16::MAX.into());
+        usize::from(self.subscribing) + scans >= bound
     }
 
     /// Tells the owners of shared subscriptions when more or less waits for the client than did.

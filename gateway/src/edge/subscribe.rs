@@ -3,7 +3,7 @@
 
 use edge_proto::encode;
 use edge_proto::packet::{
-    PacketType, RetainHandling, SubAck, Subscribe, Unsubscribe, UserProperties,
+    PacketType, QoS, RetainHandling, SubAck, Subscribe, Unsubscribe, UserProperties,
 };
 use edge_proto::reason::{ReasonCode, Violation};
 use edge_proto::topic::{SharedFilter, TopicFilter};
@@ -26,7 +26,7 @@ pub(super) struct SubscribePacket {
     connection: ConnectionId,
     packet_id: u16,
     outstanding: u32,
-    /// One reason code per filter.
+    /// One reason code per filter; the lists below have no more of them than a packet may have.
     reasons: Vec<u8>,
     /// What was asked for, by filter; `None` for an UNSUBSCRIBE and for refused filters.
     wanted: Vec<Option<(Box<str>, SubscriptionRecord)>>,
@@ -58,8 +58,13 @@ impl Edge {
                 Some(shared) => shared.filter,
                 None => TopicFilter::parse(filter)?,
             };
-            operation.existed.push(false);
             let place = operation.reasons.len();
+            if place >= turn.facts.limits.filters_per_packet_max {
+                // Its place in the answer is all that it costs.
+                operation.reasons.push(ReasonCode::QuotaExceeded as u8);
+                continue;
+            }
+            operation.existed.push(false);
             let admitted = self
                 .admit(turn, id, filter, parsed, place)
                 .and_then(|only_replaces| {
@@ -121,9 +126,6 @@ impl Edge {
         if too_long || filter.levels().count() > limits.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        if index >= limits.filters_per_packet_max {
-            return Err(ReasonCode::QuotaExceeded);
-        }
         let count = session.subscriptions + u32::from(session.subscribing) + index as u32;
         if count < limits.subscriptions_per_session_max {
             return Ok(false);
@@ -148,17 +150,13 @@ impl Edge {
         let Some((_, session)) = self.live(id) else {
             return 0;
         };
-        let SubscriptionRecord {
-            options,
-            subscription_id,
-        } = record;
         if session.durable {
             let request = HomeSubscribe {
                 home: session.home,
                 reply,
                 filter,
-                options,
-                subscription_id,
+                options: record.options,
+                subscription_id: record.subscription_id,
                 only_replaces,
             };
             turn.outbox.tell(
@@ -183,12 +181,7 @@ impl Edge {
             core: turn.facts.core,
             connection: id,
         };
-        let subscriber = Subscriber {
-            session: session.session,
-            target,
-            options,
-            subscription_id,
-        };
+        let subscriber = Subscriber::new(session.session, target, record);
         let owners = turn.facts.owners_of_filter(&filter);
         let count = owners.len() as u32;
         for core in owners {
@@ -294,6 +287,28 @@ impl Edge {
         }
     }
 
+    /// Tells the owners of a subscription of a live-only session what the rules allow it now.
+    pub(super) fn limit_subscription(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        filter: &str,
+        qos_allowed: QoS,
+    ) {
+        let Some((_, session)) = self.live(id) else {
+            return;
+        };
+        turn.limit_subscription(session.session, filter, qos_allowed);
+        let of_it = self.scans.iter();
+        let of_it = of_it.filter(|(_, scan)| scan.is_for(&id, filter));
+        let scans: Vec<Key> = of_it.map(|(key, _)| key).collect();
+        for key in scans {
+            if let Some(scan) = self.scans.get_mut(key) {
+                scan.record.limit(qos_allowed);
+            }
+        }
+    }
+
     /// Ends the scans of a subscription that is replaced or removed.
     fn end_scans(&mut self, id: ConnectionId, filter: &str) {
         let ended = self
@@ -318,7 +333,7 @@ impl Edge {
             return;
         };
         operation.outstanding = outstanding;
-        let (id, filters) = (operation.connection, operation.reasons.len() as u16);
+        let (id, filters) = (operation.connection, operation.asked());
         if let Some((_, session)) = self.live(id) {
             session.subscribing = session.subscribing.saturating_add(filters);
         }
@@ -348,7 +363,7 @@ impl Edge {
         let Some((link, session)) = self.live(id) else {
             return;
         };
-        let filters = operation.reasons.len() as u16;
+        let filters = operation.asked();
         session.subscribing = session.subscribing.saturating_sub(filters);
         for (index, existed) in operation.existed.iter().enumerate() {
             if operation.subscribe && operation.only_replaces[index] && !existed {
@@ -495,5 +510,10 @@ impl SubscribePacket {
             only_replaces: Vec::new(),
             subscribe,
         }
+    }
+
+    /// Filters that somebody is asked about, which is what bounds the next packet.
+    fn asked(&self) -> u16 {
+        u16::try_from(self.existed.len()).unwrap_or(u16::MAX)
     }
 }

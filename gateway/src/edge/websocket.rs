@@ -6,7 +6,9 @@ use reactor::driver::ConnectionId;
 
 use super::depart::Leave;
 use super::link::Transport;
-use super::{Edge, State};
+use super::{Connection, Edge, State};
+use crate::metrics::TurnedAway;
+use crate::outbox::Note;
 use crate::turn::Turn;
 
 impl Edge {
@@ -24,6 +26,9 @@ impl Edge {
         let parsed = match parse_upgrade(&head) {
             Ok(Some(upgrade)) if !is_path(upgrade.path, &turn.facts.websocket_path) => {
                 Err(UpgradeError::UnknownPath)
+            }
+            Ok(Some(upgrade)) if !may_connect(turn, connection, upgrade.origin) => {
+                Err(UpgradeError::OriginNotAllowed)
             }
             other => other,
         };
@@ -45,7 +50,11 @@ impl Edge {
     }
 
     fn refuse_upgrade(&mut self, turn: &mut Turn<'_>, id: ConnectionId, error: UpgradeError) {
-        turn.stats.counters.protocol_violations += 1;
+        if error == UpgradeError::OriginNotAllowed {
+            turn.stats.turn_away(TurnedAway::Origin);
+        } else {
+            turn.stats.counters.protocol_violations += 1;
+        }
         let Some(connection) = self.connection(id) else {
             return;
         };
@@ -69,7 +78,11 @@ impl Edge {
             Event::Data(data) => self.stream(turn, id, data),
             Event::Ping(payload) => {
                 if let Some(connection) = self.connection(id) {
-                    if connection.link.is_flooded(turn) {
+                    let link = &connection.link;
+                    // Before CONNECT is answered nothing else is sent to it that could pile up.
+                    if link.is_flooded(turn)
+                        || connection.state.is_arriving() && !link.can_take_more(turn)
+                    {
                         closed = true; // It pings and does not read.
                         return;
                     }
@@ -100,6 +113,23 @@ impl Edge {
             self.leave(turn, id, Leave::lost());
         }
     }
+}
+
+/// Whether the page that a client runs in, if it runs in one, may connect.
+fn may_connect(turn: &mut Turn<'_>, connection: &Connection, origin: Option<&str>) -> bool {
+    let State::AwaitConnect(arrival) = &connection.state else {
+        return true; // Its CONNECT cannot come before the upgrade.
+    };
+    let has_certificate = arrival.certificate.is_some();
+    let peer = arrival.peer.ip();
+    let may = turn.policy.may_page_connect(origin, peer, has_certificate);
+    if !may {
+        turn.outbox.note(|| Note::Page {
+            connection: connection.link.id,
+            origin: origin.unwrap_or_default().into(),
+        });
+    }
+    may
 }
 
 /// True when a request target is this path, whatever its query.

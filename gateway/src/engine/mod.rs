@@ -72,6 +72,11 @@ pub struct SubscriptionRecord {
 }
 
 impl SubscriptionRecord {
+    /// Messages are delivered with this QoS at most from now on.
+    pub fn limit(&mut self, qos_allowed: QoS) {
+        self.options.maximum_qos = self.options.maximum_qos.min(qos_allowed);
+    }
+
     /// How a message that is not a retained one reaches a subscriber.
     pub fn delivery(&self, message: &Message) -> Delivery {
         Delivery {

@@ -10,6 +10,7 @@ use reactor::driver::{BufferRef, Close, ConnectionId, Driver, ListenerId};
 use reactor::probe::thread_cpu_time;
 
 use super::EventLoop;
+use super::newcomers::Newcome;
 use super::proxied::Heard;
 use crate::metrics::TurnedAway;
 use crate::shard::{Arrival, Event};
@@ -53,7 +54,7 @@ impl<D: Driver> EventLoop<D> {
             self.turn_away(id, TurnedAway::Banned, peer);
             return false;
         }
-        if let Err(reason) = self.gate.identify(id, listener, peer.ip(), now.mono_ms) {
+        if let Err(reason) = self.gate.identify(id, peer.ip(), now.mono_ms) {
             self.turn_away(id, reason, peer);
             return false;
         }
@@ -181,16 +182,21 @@ impl<D: Driver> EventLoop<D> {
         let accepted = std::mem::take(&mut self.accepted) + handshakes;
         let newcomers = &mut self.newcomers;
         if newcomers.wants_look(now.mono_ms) {
-            let mut backlog = self.driver.accept_backlog();
-            // What the kernel's queue is to TCP, that of handshakes which wait for their turn is to QUIC.
+            let backlog = self.driver.accept_backlog();
             let quic = self.quic.as_ref();
             let waiting = quic.map_or(0, super::Quic::waiting_permille);
-            backlog.fullest_permille = backlog.fullest_permille.max(waiting);
-            newcomers.look(now.mono_ms, backlog);
+            if let Some(waiting_max) = newcomers.look(now.mono_ms, backlog, waiting) {
+                self.driver.wait_at_most(waiting_max);
+            }
         }
-        newcomers.turn_ended(accepted, thread_cpu_time);
-        let secured = self.secured.as_ref();
-        let waiting = secured.map_or(0, |secured| secured.stats().handshakes_waiting);
+        let secured = self.secured.as_mut();
+        let flights = secured.map_or(0, super::Secured::take_flights);
+        newcomers.turn_ended(Newcome { accepted, flights }, thread_cpu_time);
+        let mut waiting = 0;
+        if let Some(secured) = &mut self.secured {
+            secured.allow_flights(newcomers.flights());
+            waiting = secured.stats().handshakes_waiting;
+        }
         self.driver.accept_at_most(newcomers.accepts(waiting));
     }
 

@@ -23,6 +23,15 @@ pub(super) fn log(core: u16, note: &Note) {
             let slot = connection.slot;
             tracing::debug!(core, slot, ?client, action, ?topic, %denial, "a client may not do this");
         }
+        Note::Page { connection, origin } => {
+            let slot = connection.slot;
+            tracing::debug!(
+                core,
+                slot,
+                ?origin,
+                "a web page may not connect; listeners.websocket_origins says which may"
+            );
+        }
         Note::Flapping {
             client,
             peer,

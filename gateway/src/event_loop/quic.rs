@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use reactor::datagram::{DatagramSocketId, Ecn};
 use reactor::driver::{BufferRef, Close, ConnectionId, Driver};
+use reactor::probe::thread_cpu_time;
 
+use super::newcomers::HandshakeTime;
+use crate::access::gate::Gate;
 use crate::core_message::{CoreMessage, StrayDatagram};
 use crate::metrics::TurnedAway;
 use crate::outbox::{ForStream, Order, Outbox};
@@ -63,6 +66,7 @@ impl Quic {
         driver: &mut impl Driver,
         now: Now,
         batch: Batch,
+        gate: &mut Gate,
         shard: &mut Shard,
         outbox: &mut Outbox,
     ) {
@@ -78,7 +82,7 @@ impl Quic {
                 bytes: driver.received(batch.buffer),
             };
             let mut tell = teller(now, listener as u16, &arrived, shard, outbox);
-            self.endpoints.received(&arrived, now, &mut tell);
+            self.endpoints.received(&arrived, now, gate, &mut tell);
         }
         driver.recycle(batch.buffer);
     }
@@ -88,6 +92,7 @@ impl Quic {
         &mut self,
         now: Now,
         stray: &StrayDatagram,
+        gate: &mut Gate,
         shard: &mut Shard,
         outbox: &mut Outbox,
     ) {
@@ -101,14 +106,16 @@ impl Quic {
             bytes: &stray.bytes,
         };
         let mut tell = teller(now, stray.listener, &arrived, shard, outbox);
-        self.endpoints.received(&arrived, now, &mut tell);
+        self.endpoints.received(&arrived, now, gate, &mut tell);
     }
 
     /// Does what waited for this turn and what is late.
-    pub fn turn(&mut self, now: Now, shard: &mut Shard, outbox: &mut Outbox) {
+    pub fn turn(&mut self, now: Now, gate: &mut Gate, shard: &mut Shard, outbox: &mut Outbox) {
         let core = shard.facts().core;
+        let mut time = HandshakeTime::new(thread_cpu_time);
+        let mut tell = |output: Output<'_>| tell(now, core, output, shard, outbox);
         self.endpoints
-            .turn(now, &mut |output| tell(now, core, output, shard, outbox));
+            .turn(now, gate, || time.has_more(), &mut tell);
     }
 
     /// How many handshakes were begun since the last call.
@@ -160,14 +167,14 @@ impl Quic {
     }
 
     /// Gives the driver what is to be sent.
-    pub fn flush(&mut self, driver: &mut impl Driver, now: Now) {
+    pub fn flush(&mut self, driver: &mut impl Driver, now: Now, gate: &mut Gate) {
         while self.endpoints.wants_buffers()
             && let Some(buffer) = driver.reclaim()
         {
             self.endpoints.recycle(buffer);
         }
         let sockets = &self.sockets;
-        self.endpoints.transmit(now, |listener, transmit| {
+        self.endpoints.transmit(now, gate, |listener, transmit| {
             driver.send_datagrams(sockets[usize::from(listener)], transmit);
         });
     }
@@ -244,9 +251,9 @@ fn tell(now: Now, core: u16, output: Output<'_>, shard: &mut Shard, outbox: &mut
         Output::PeerClosed(id) => Event::PeerClosed(id),
         Output::Closed(id) => Event::Closed(id),
         Output::Stray(..) => return,
-        Output::Banned(peer) => {
-            shard.stats_mut().turn_away(TurnedAway::Banned);
-            tracing::debug!(core, %peer, "a QUIC client was not answered: banned");
+        Output::TurnedAway(peer, reason) => {
+            shard.stats_mut().turn_away(reason);
+            tracing::debug!(core, %peer, reason = reason.word(), "a QUIC client was turned away");
             return;
         }
         Output::Failed(peer, reason, detail) => {

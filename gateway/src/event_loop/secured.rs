@@ -134,6 +134,16 @@ impl Secured {
         self.hand_over(driver);
     }
 
+    /// How many flights of handshakes a turn may process from now on.
+    pub fn allow_flights(&mut self, per_turn: u32) {
+        self.sessions.allow_flights(per_turn);
+    }
+
+    /// Flights that were processed since the last call.
+    pub fn take_flights(&mut self) -> u32 {
+        self.sessions.take_flights()
+    }
+
     /// When `turn` has something to do, in milliseconds of the monotonic clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.sessions.next_deadline_ms()
@@ -232,6 +242,7 @@ impl Teller<'_> {
                 if let Some(Arriving { websocket, peer }) = self.arriving.remove(&id) {
                     let arrival = Arrival {
                         websocket,
+                        secure: true,
                         peer,
                         certificate: established.identity.map(Arc::new),
                     };

@@ -1,5 +1,8 @@
 //! The sessions of a home, by place and by user and client id: each user has client ids of its own, and those who proved nothing have theirs.
 //! The index holds keys, not names: a name is stored once.
+//!
+//! **Two sessions share a place in the index only by chance**, also when all users give their clients the same name, which SDKs do and
+//! strangers may.
 
 use std::hash::BuildHasher;
 
@@ -14,8 +17,8 @@ use crate::admin::{SessionInfo, page_length};
 #[derive(Debug)]
 pub struct Directory {
     sessions: Slab<HomeSession>,
-    by_client_id: HashTable<Key>,
-    /// Client ids come from clients: the seed keeps them from choosing where they fall in the table.
+    by_name: HashTable<Key>,
+    /// Names come from clients: the seed keeps them from choosing where they fall in the table.
     hasher: FixedState,
 }
 
@@ -24,14 +27,14 @@ impl Directory {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             sessions: Slab::default(),
-            by_client_id: HashTable::new(),
+            by_name: HashTable::new(),
             hasher: FixedState::with_seed(seed),
         }
     }
 
     /// Number of sessions, those that are being made or deleted included.
     pub fn count(&self) -> usize {
-        self.by_client_id.len()
+        self.by_name.len()
     }
 
     pub(super) fn find(&self, user: Option<&str>, client_id: &str) -> Option<Key> {
@@ -40,24 +43,19 @@ impl Directory {
             session
                 .is_some_and(|session| *session.client_id == *client_id && session.user() == user)
         };
-        self.by_client_id
-            .find(self.hasher.hash_one(client_id), named)
-            .copied()
+        let hashed = hash(&self.hasher, user, client_id);
+        self.by_name.find(hashed, named).copied()
     }
 
-    /// The sessions of a client id, whoever its user is; those of one user when one is named.
+    /// The sessions of a client id, whoever its user is, which looks at all sessions; that of one user when one is named.
     pub(super) fn named(&self, user: Option<&str>, client_id: &str) -> Vec<Key> {
-        let mut found: Vec<Key> = self
-            .by_client_id
-            .iter_hash(self.hasher.hash_one(client_id))
-            .copied()
-            .collect();
-        found.retain(|key| {
-            self.sessions.get(*key).is_some_and(|session| {
-                *session.client_id == *client_id && (user.is_none() || session.user() == user)
-            })
-        });
-        found
+        if user.is_some() {
+            return self.find(user, client_id).into_iter().collect();
+        }
+        let named = |session: &HomeSession| *session.client_id == *client_id;
+        let found = self.sessions.iter();
+        let found = found.filter(|(_, session)| named(session));
+        found.map(|(key, _)| key).collect()
     }
 
     /// Where all sessions are.
@@ -74,15 +72,13 @@ impl Directory {
     }
 
     pub(super) fn insert(&mut self, session: HomeSession) -> Key {
-        let hashed = self.hasher.hash_one(&*session.client_id);
+        let hasher = &self.hasher;
+        let of = |session: &HomeSession| hash(hasher, session.user(), &session.client_id);
+        let hashed = of(&session);
         let key = self.sessions.insert(session);
         let sessions = &self.sessions;
-        let rehash = |key: &Key| {
-            sessions
-                .get(*key)
-                .map_or(0, |session| self.hasher.hash_one(&*session.client_id))
-        };
-        self.by_client_id.insert_unique(hashed, key, rehash);
+        let rehash = |key: &Key| sessions.get(*key).map_or(0, of);
+        self.by_name.insert_unique(hashed, key, rehash);
         key
     }
 
@@ -90,12 +86,8 @@ impl Directory {
         let Some(session) = self.sessions.remove(key) else {
             return;
         };
-        if let Ok(entry) = self
-            .by_client_id
-            .find_entry(self.hasher.hash_one(&*session.client_id), |known| {
-                *known == key
-            })
-        {
+        let hashed = hash(&self.hasher, session.user(), &session.client_id);
+        if let Ok(entry) = self.by_name.find_entry(hashed, |known| *known == key) {
             entry.remove();
         }
     }
@@ -152,5 +144,68 @@ impl HomeSession {
             mailbox_bytes: durable.map_or(0, |durable| durable.mailbox.bytes()),
             disconnected_at_unix_ms: durable.and_then(|durable| durable.disconnected_at_unix_ms),
         }
+    }
+}
+
+/// Where a session falls in the index. Its user never changes.
+fn hash(hasher: &FixedState, user: Option<&str>, client_id: &str) -> u64 {
+    hasher.hash_one((user, client_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::access::Identity;
+    use crate::message::SessionId;
+
+    fn session(user: Option<&str>, client_id: &str) -> HomeSession {
+        HomeSession {
+            client_id: client_id.into(),
+            session: SessionId(0),
+            phase: Phase::Offline,
+            next: None,
+            will: None,
+            durable: None,
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            identity: user.map(|user| Arc::new(Identity::of_user(user))),
+        }
+    }
+
+    #[test]
+    fn clients_of_one_name_and_many_users_do_not_crowd_one_place() {
+        let mut directory = Directory::new(7);
+        let users: Vec<String> = (0..4_000).map(|number| format!("user-{number}")).collect();
+        for user in &users {
+            directory.insert(session(Some(user), "phone"));
+        }
+        for user in &users {
+            let hashed = hash(&directory.hasher, Some(user), "phone");
+            let looked_at = directory.by_name.iter_hash(hashed).count();
+            assert!(looked_at <= 16, "{looked_at} sessions for one name");
+            assert!(directory.find(Some(user), "phone").is_some());
+        }
+        assert!(directory.find(Some("user-4000"), "phone").is_none());
+    }
+
+    #[test]
+    fn a_client_is_found_by_its_user_and_those_of_a_name_together() {
+        let mut directory = Directory::new(7);
+        let nobodys = directory.insert(session(None, "phone"));
+        let alices = directory.insert(session(Some("alice"), "phone"));
+        let other = directory.insert(session(Some("alice"), "tablet"));
+        assert_eq!(directory.find(None, "phone"), Some(nobodys));
+        assert_eq!(directory.find(Some("alice"), "phone"), Some(alices));
+        assert_eq!(directory.find(Some("bob"), "phone"), None);
+        assert_eq!(directory.named(Some("alice"), "phone"), [alices]);
+        let mut all = directory.named(None, "phone");
+        all.sort_by_key(|key| *key != nobodys);
+        assert_eq!(all, [nobodys, alices]);
+        directory.remove(alices);
+        assert_eq!(directory.find(Some("alice"), "phone"), None);
+        assert_eq!(directory.find(Some("alice"), "tablet"), Some(other));
+        assert_eq!(directory.count(), 2);
     }
 }

@@ -131,6 +131,8 @@ struct Durable {
     load: u8,
     /// True when its subscriptions were judged since the node started.
     reviewed: bool,
+    /// True when an owner was told that the rules allow one of its subscriptions less than the highest QoS.
+    limited: bool,
     /// True when a subscription was taken from it and what that one brought may still be in the mailbox: what is read from it is judged.
     suspect: bool,
     /// QoS 2 packet identifiers received and not released, while it is not connected.
@@ -426,7 +428,7 @@ impl Home {
                     session, filters, ..
                 },
             ) => {
-                self.reviewed(turn, key, session, filters);
+                self.reviewed(turn, key, session, &filters);
             }
             (Some(Request::Subscription(operation)), _) => {
                 self.operation_step(turn, operation, None);

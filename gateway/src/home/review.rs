@@ -11,6 +11,8 @@ use edge_proto::topic::TopicName;
 use reactor::slab::Key;
 
 use super::{Home, HomeSession, Phase, Request};
+use crate::access::policy::Changes;
+use crate::access::rules::Denial;
 use crate::access::{Identity, Who};
 use crate::core_message::{CoreMessage, Identify, Introduce};
 use crate::engine::{Command, WillRecord};
@@ -71,13 +73,10 @@ impl Home {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
-        if turn
-            .policy
-            .is_open_to(session.identity.as_deref(), session.peer_to_judge())
+        let (identity, peer) = (session.identity.as_deref(), session.peer_to_judge());
+        if let Phase::Attached(edge) = session.phase
+            && !turn.policy.is_open_to(identity, peer)
         {
-            return;
-        }
-        if let Phase::Attached(edge) = session.phase {
             let introduce = Introduce {
                 connection: edge.connection,
                 client_id: session.client_id.clone(),
@@ -106,7 +105,7 @@ impl Home {
         durable.reviewed = true;
         let is_open = turn.policy.is_open_to(session.identity.as_deref(), peer);
         durable.suspect |= !is_open && durable.mailbox.len() > 0;
-        if is_open || durable.subscriptions == 0 {
+        if is_open && !durable.limited || durable.subscriptions == 0 {
             return;
         }
         let session = session.session;
@@ -116,42 +115,33 @@ impl Home {
             .push_back(Command::ListSubscriptions { token, session });
     }
 
-    /// The engine has told the subscriptions of a session: those that it may not have go.
+    /// The engine has told the subscriptions of a session: those that it may not have go, and the others are delivered as they may be now.
     pub(super) fn reviewed(
         &mut self,
         turn: &mut Turn<'_>,
         key: Key,
         id: SessionId,
-        filters: Vec<Box<str>>,
+        filters: &[Box<str>],
     ) {
-        let session = self.sessions.get(key);
+        let session = self.sessions.get_mut(key);
         let Some(session) = session.filter(|session| session.session == id) else {
             return;
         };
-        let nobody = Identity::anonymous();
-        let who = session.who(&nobody);
-        let peer = session.peer_to_judge();
-        let may_stay = |filter: &str| {
-            let judged = turn
-                .policy
-                .may_subscribe((&who, peer), filter, QoS::ExactlyOnce);
-            judged.is_ok()
+        let judge = Judge::of(session.identity.as_ref(), &session.client_id, session.peer);
+        let Some(durable) = &mut session.durable else {
+            return;
         };
-        let cut: Vec<Box<str>> = filters
-            .into_iter()
-            .filter(|filter| !may_stay(filter))
-            .collect();
-        if let Some(durable) = self
-            .sessions
-            .get_mut(key)
-            .and_then(|session| session.durable.as_mut())
-        {
-            durable.suspect |= !cut.is_empty();
-        }
-        for filter in cut {
+        let changes = Changes::of(filters, durable.limited, |filter| judge.judge(turn, filter));
+        durable.limited = changes.limits();
+        durable.suspect |= !changes.cut.is_empty();
+        for filter in changes.cut {
             turn.stats.counters.subscriptions_cut += 1;
             self.keep_retained(id, &filter);
             self.unsubscribe(turn, key, None, filter);
+        }
+        for (filter, qos_allowed) in changes.allowed {
+            turn.limit_subscription(id, &filter, qos_allowed);
+            self.limit_retained((key, id), &filter, qos_allowed);
         }
     }
 
@@ -180,18 +170,22 @@ impl Judge {
         }
     }
 
-    /// True when the client may subscribe to a filter, or read a topic, which is a filter too.
-    pub(super) fn may_read(&self, turn: &Turn<'_>, filter: &str) -> bool {
+    /// The highest QoS with which the client may subscribe to a filter, or read a topic, which is a filter too.
+    pub(super) fn judge(&self, turn: &Turn<'_>, filter: &str) -> Result<QoS, Denial> {
         let who = Who {
             identity: &self.identity,
             client: &self.client_id,
         };
-        let is_open = turn.policy.is_open_to(Some(&self.identity), self.peer);
-        let judged = || {
-            turn.policy
-                .may_subscribe((&who, self.peer), filter, QoS::AtMostOnce)
-        };
-        is_open || judged().is_ok()
+        if turn.policy.is_open_to(Some(&self.identity), self.peer) {
+            return Ok(QoS::ExactlyOnce);
+        }
+        turn.policy
+            .may_subscribe((&who, self.peer), filter, QoS::ExactlyOnce)
+    }
+
+    /// True when the client may read it at all.
+    pub(super) fn may_read(&self, turn: &Turn<'_>, filter: &str) -> bool {
+        self.judge(turn, filter).is_ok()
     }
 }
 

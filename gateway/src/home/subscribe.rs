@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use edge_proto::packet::RetainHandling;
+use edge_proto::packet::{QoS, RetainHandling};
 use reactor::slab::Key;
 
 use super::review::Judge;
@@ -15,7 +15,7 @@ use crate::core_message::{
 use crate::engine::{Command, Delivery, SubscriptionRecord};
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
-use crate::turn::{Turn, is_shared, without_share};
+use crate::turn::{Turn, is_shared};
 
 /// A SUBSCRIBE or UNSUBSCRIBE of one filter that waits for the engine and the owners.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct SubscriptionOp {
     outstanding: u16,
     existed: bool,
     filter: Box<str>,
-    /// `None` for an UNSUBSCRIBE.
+    /// How retained messages come; `None` for an UNSUBSCRIBE.
     subscribe: Option<SubscriptionRecord>,
     stage: Stage,
 }
@@ -50,9 +50,9 @@ impl Home {
         if request.only_replaces {
             return self.look(turn, request);
         }
-        if self.refuses(turn, &request) {
+        let Some(qos_allowed) = self.judge(turn, &request) else {
             return;
-        }
+        };
         let HomeSubscribe {
             home,
             reply,
@@ -67,6 +67,7 @@ impl Home {
         let Some(durable) = &mut session.durable else {
             return;
         };
+        durable.limited |= qos_allowed < QoS::ExactlyOnce;
         let (id, connected) = (session.session, matches!(session.phase, Phase::Attached(_)));
         let load = durable.note_shared(&filter);
         self.end_scans((home, id), &filter);
@@ -74,6 +75,8 @@ impl Home {
             options,
             subscription_id,
         };
+        let mut retained = record;
+        retained.limit(qos_allowed);
         let owners = turn.facts.owners_of_filter(&filter);
         let operation = SubscriptionOp {
             reply: Some(reply),
@@ -82,17 +85,14 @@ impl Home {
             outstanding: owners.len() as u16 + 1,
             existed: false,
             filter: filter.clone(),
-            subscribe: Some(record),
+            subscribe: Some(retained),
             stage: Stage::Doing,
         };
         let operation = self.operations.insert(operation);
+        let core = turn.facts.core;
         let subscriber = Subscriber {
-            session: id,
-            target: Target::Home {
-                core: turn.facts.core,
-            },
-            options,
-            subscription_id,
+            qos_allowed,
+            ..Subscriber::new(id, Target::Home { core }, record)
         };
         let reply = Some(ReplyTo {
             core: turn.facts.core,
@@ -119,20 +119,32 @@ impl Home {
         });
     }
 
-    /// True when the rules deny a subscription that its edge has judged under those of a moment ago: it is as if it had been made
-    /// and cut.
-    fn refuses(&self, turn: &mut Turn<'_>, request: &HomeSubscribe) -> bool {
-        let may_read = self.sessions.get(request.home).is_none_or(|session| {
-            let judge = Judge::of(session.identity.as_ref(), &session.client_id, session.peer);
-            judge.may_read(turn, without_share(&request.filter))
-        });
-        if !may_read {
+    /// What the rules allow a subscription that its edge has judged under those of a moment ago. `None` when that is nothing: it is as
+    /// if it had been made and cut, and whoever asked is answered.
+    fn judge(&self, turn: &mut Turn<'_>, request: &HomeSubscribe) -> Option<QoS> {
+        let session = self.sessions.get(request.home)?;
+        let judge = Judge::of(session.identity.as_ref(), &session.client_id, session.peer);
+        let allowed = judge.judge(turn, &request.filter).ok();
+        if allowed.is_none() {
             turn.stats.counters.subscriptions_cut += 1;
             let (reply, existed) = (request.reply, false);
             let done = CoreMessage::SubscriptionDone { reply, existed };
             turn.outbox.tell(reply.core, done);
         }
-        !may_read
+        allowed
+    }
+
+    /// Retained messages that are still to come for a subscription have what the rules allow it now.
+    pub(super) fn limit_retained(&mut self, target: (Key, SessionId), filter: &str, qos: QoS) {
+        self.change_operations(target.1, filter, |record| record.limit(qos));
+        let of_it = self.scans.iter();
+        let of_it = of_it.filter(|(_, scan)| scan.is_for(&target, filter));
+        let scans: Vec<Key> = of_it.map(|(key, _)| key).collect();
+        for key in scans {
+            if let Some(scan) = self.scans.get_mut(key) {
+                scan.record.limit(qos);
+            }
+        }
     }
 
     /// Asks an owner whether a subscription exists, before it is replaced.
@@ -226,13 +238,25 @@ impl Home {
 
     /// A subscription that is cut while it is being made brings no retained messages.
     pub(super) fn keep_retained(&mut self, session: SessionId, filter: &str) {
+        self.change_operations(session, filter, |record| {
+            record.options.retain_handling = RetainHandling::DoNotSend;
+        });
+    }
+
+    /// Changes how retained messages come for a subscription that is being made.
+    fn change_operations(
+        &mut self,
+        session: SessionId,
+        filter: &str,
+        change: impl Fn(&mut SubscriptionRecord),
+    ) {
         let is_it = |found: &SubscriptionOp| found.session == session && *found.filter == *filter;
         let found = self.operations.iter().filter(|(_, found)| is_it(found));
         let keys: Vec<Key> = found.map(|(key, _)| key).collect();
         for key in keys {
             let operation = self.operations.get_mut(key);
             if let Some(record) = operation.and_then(|found| found.subscribe.as_mut()) {
-                record.options.retain_handling = RetainHandling::DoNotSend;
+                change(record);
             }
         }
     }

@@ -93,14 +93,15 @@ impl Home {
     }
 
     /// True for most of those who have no session here, so that those who have one come in first. Some come in even so: a node that
-    /// is pressed for long must not be closed to everybody new.
+    /// is pressed for long must not be closed to everybody new. Handshakes are dearer than anything that follows, and have had an order
+    /// of their own: tickets first. Who has one behind him comes in.
     fn must_give_way(&mut self, attach: &Attach) -> bool {
         let is_known = !attach.clean_start
             && self
                 .sessions
                 .find(attach.user(), &attach.client_id)
                 .is_some();
-        if is_known {
+        if is_known || attach.secure {
             return false;
         }
         self.strangers = self.strangers.wrapping_add(1);
@@ -164,6 +165,7 @@ mod tests {
         now: Now,
         behind: bool,
         pressed: bool,
+        secure: bool,
         connects: u32,
     }
 
@@ -187,6 +189,7 @@ mod tests {
                 now: Now::default(),
                 behind: true,
                 pressed: false,
+                secure: false,
                 connects: 0,
             }
         }
@@ -223,6 +226,7 @@ mod tests {
                 expiry_s,
                 will: None,
                 peer: ([127, 0, 0, 1], 1).into(),
+                secure: self.secure,
             };
             self.turn(|home, turn| home.attach(turn, attach));
         }
@@ -301,7 +305,16 @@ mod tests {
             .into_iter()
             .filter(|(_, answer)| *answer == refused);
         assert_eq!(refusals.count(), 0);
-        tested.pressed = false;
+        tested.secure = true;
+        for number in 0..4 {
+            tested.connect(&format!("stranger-in-tls-{number}"), 0);
+        }
+        let answers = tested.answers();
+        assert!(
+            answers.iter().all(|(_, answer)| answer.is_ok()),
+            "their handshakes are done"
+        );
+        (tested.pressed, tested.secure) = (false, false);
         tested.connect("stranger-9", 0);
         assert_eq!(tested.answers().len(), 1);
     }

@@ -26,8 +26,8 @@ use crate::core_message::CoreMessage;
 use crate::engine::thread::CommandSender;
 use crate::engine::{Completion, Restored};
 use crate::event_loop::{
-    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Newcomers, Proxied, ProxyLimits, Quic,
-    Secured, Stopping,
+    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Newcomers, NewcomersBounds, Proxied,
+    ProxyLimits, Quic, Secured, Stopping,
 };
 use crate::limits::{QuicLimits, TlsLimits};
 use crate::outbox::Outbox;
@@ -158,6 +158,10 @@ fn live<D: Driver>(
     if reports.send(CoreReport::Listening(bound)).is_err() {
         return Ok(());
     }
+    let newcomers = NewcomersBounds {
+        flights_per_turn: plan.tls.handshakes_per_turn,
+        backlog: plan.listen.backlog,
+    };
     let event_loop = EventLoop {
         driver,
         shard,
@@ -173,7 +177,7 @@ fn live<D: Driver>(
         listeners: kinds(&kit.listeners, &plan.proxied),
         secured: (!plan.acceptors.is_empty()).then(|| Secured::new(plan.tls, &plan.acceptors)),
         gate: Gate::new(plan.gate, seed),
-        newcomers: Newcomers::default(),
+        newcomers: Newcomers::new(newcomers),
         accepted: 0,
         proxied: plan.proxy.map(Proxied::new),
         quic,

@@ -100,7 +100,7 @@ impl Member {
     }
 
     fn stores(&self) -> bool {
-        self.subscriber.options.maximum_qos > QoS::AtMostOnce
+        self.subscriber.maximum_qos() > QoS::AtMostOnce
     }
 }
 
@@ -154,6 +154,14 @@ impl Group {
     /// Removes a member. True when it was there.
     pub(super) fn leave(&mut self, session: SessionId) -> bool {
         self.take(session).is_some()
+    }
+
+    /// Notes what the rules allow a member now.
+    pub(super) fn limit(&mut self, session: SessionId, qos_allowed: QoS) {
+        if let Some(mut member) = self.take(session) {
+            member.subscriber.qos_allowed = qos_allowed;
+            self.put(member);
+        }
     }
 
     /// Notes that a member came or went, or has more or less to do.

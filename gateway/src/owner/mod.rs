@@ -21,8 +21,8 @@ use hashbrown::HashMap;
 use reactor::slab::Key;
 
 use crate::core_message::{
-    CoreMessage, Deliver, DeliverHome, FindSubscription, Origin, PublishRequest, Recipient,
-    RetainedPage, RetainedScan, SubscribeRequest, Target, UnsubscribeRequest,
+    CoreMessage, Deliver, DeliverHome, FindSubscription, LimitSubscription, Origin, PublishRequest,
+    Recipient, RetainedPage, RetainedScan, SubscribeRequest, Target, UnsubscribeRequest,
 };
 use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
 use crate::message::{Message, SessionId};
@@ -243,6 +243,25 @@ impl Owner {
         if let Some(reply) = request.reply {
             turn.outbox
                 .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
+        }
+    }
+
+    /// The rules allow another QoS to a subscription than they did. What was sent or stored for it stays as it is.
+    pub fn limit_subscription(&mut self, turn: &mut Turn<'_>, limit: &LimitSubscription) {
+        let inner = without_share(&limit.filter);
+        let root = turn.facts.root_depths.root_of_filter(inner);
+        let of_it = |scan: &&mut RetainedScan| *scan.filter == *limit.filter;
+        for scan in self.scans.iter_mut().filter(of_it) {
+            if let Some((session, record)) = &mut scan.mailbox
+                && *session == limit.session
+            {
+                record.limit(limit.qos_allowed);
+            }
+        }
+        self.subscriptions
+            .limit(root, &limit.filter, limit.session, limit.qos_allowed);
+        if let Some(key) = self.subscriptions.group(root, &limit.filter) {
+            self.drain(turn, key); // It may take now what it did not.
         }
     }
 

@@ -20,7 +20,7 @@ use reactor::slab::Key;
 
 use super::Owner;
 use super::groups::Group;
-use super::subscriptions::{Match, record};
+use super::subscriptions::Match;
 use crate::core_message::{CoreMessage, Hand, SharedPresence, Subscriber, Target};
 use crate::engine::{
     Append, Command, Completion, Delivery, Evicted, MailboxEntry, SessionRecord, Token,
@@ -262,7 +262,7 @@ impl Owner {
             let message = message.filter(|message| !message.is_expired(turn.now.unix_ms));
             match (message, &member) {
                 (Some(message), Some(member)) => {
-                    let delivery = record(member).delivery(&message);
+                    let delivery = member.record().delivery(&message);
                     messages.push((message, delivery));
                     mailbox.handed.push_back(Handed {
                         sequence,
@@ -421,7 +421,7 @@ impl Owner {
 
 /// True for a durable member that takes more than QoS 0.
 fn takes_into_mailbox(member: &Subscriber) -> bool {
-    matches!(member.target, Target::Home { .. }) && member.options.maximum_qos > QoS::AtMostOnce
+    matches!(member.target, Target::Home { .. }) && member.maximum_qos() > QoS::AtMostOnce
 }
 
 /// The first step of a transfer: a mailbox takes messages over in the engine, for anyone else they are read.
@@ -439,7 +439,7 @@ fn transfer(
             from,
             to: member.session,
             home: core,
-            record: record(member),
+            record: member.record(),
             messages_max,
             bytes_max,
         },

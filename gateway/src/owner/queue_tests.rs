@@ -14,7 +14,8 @@ use crate::access::policy::Policy;
 use crate::core_message::{
     Origin, Presence, PublishRequest, SubscribeRequest, UnsubscribeRequest, load_level,
 };
-use crate::engine::{Engine, MailboxLimits, Restored, WhenFull, memory::Memory};
+use crate::engine::memory::Memory;
+use crate::engine::{Engine, MailboxLimits, Restored, SubscriptionRecord, WhenFull};
 use crate::limits::Limits;
 use crate::message::MessageParts;
 use crate::metrics::Counters;
@@ -99,14 +100,13 @@ impl Tested {
     }
 
     fn join(&mut self, session: u64, target: Target, connected: bool) {
+        let granted = SubscriptionRecord {
+            options: SubscriptionOptions::from_qos(QoS::ExactlyOnce),
+            subscription_id: 0,
+        };
         let request = SubscribeRequest {
             filter: FILTER.into(),
-            subscriber: Subscriber {
-                session: SessionId(session),
-                target,
-                options: SubscriptionOptions::from_qos(QoS::ExactlyOnce),
-                subscription_id: 0,
-            },
+            subscriber: Subscriber::new(SessionId(session), target, granted),
             presence: Presence { connected, load: 0 },
             reply: None,
         };

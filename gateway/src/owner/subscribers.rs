@@ -44,6 +44,18 @@ impl SubscriberSet {
         }
     }
 
+    /// The subscriber of a session. Its session is not to be changed.
+    pub(super) fn get_mut(&mut self, session: SessionId) -> Option<&mut Subscriber> {
+        match self {
+            Self::None => None,
+            Self::One(known) => (known.session == session).then_some(known),
+            Self::Many(many) => {
+                let position = many.position(session)?;
+                many.list.get_mut(position)
+            }
+        }
+    }
+
     /// True when the session was in the set; its subscription is replaced.
     pub(super) fn insert(&mut self, subscriber: Subscriber) -> bool {
         match self {

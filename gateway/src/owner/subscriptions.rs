@@ -1,5 +1,6 @@
 //! Which subscribers a message reaches: the rooted filters of the partitions this core owns, and all broad filters.
 
+use edge_proto::packet::QoS;
 use edge_proto::topic::filter_matches;
 use edge_proto::trie::FilterTrie;
 use foldhash::fast::FixedState;
@@ -10,7 +11,7 @@ use reactor::slab::Key;
 use super::groups::{Group, Groups, GroupsOfFilter};
 use super::subscribers::SubscriberSet;
 use crate::core_message::{Presence, Subscriber, Target};
-use crate::engine::{Delivery, SubscriptionRecord};
+use crate::engine::Delivery;
 use crate::message::{Message, SessionId};
 use crate::turn::without_share;
 
@@ -142,6 +143,30 @@ impl Subscriptions {
         }
         self.count -= u64::from(ended.existed);
         ended
+    }
+
+    /// Notes the highest QoS that the rules allow a subscription now, if there is such a subscription.
+    pub fn limit(
+        &mut self,
+        root: Option<&str>,
+        filter: &str,
+        session: SessionId,
+        qos_allowed: QoS,
+    ) {
+        if let Some(key) = self.group(root, filter) {
+            if let Some(group) = self.groups.get_mut(key) {
+                group.limit(session, qos_allowed);
+            }
+            return;
+        }
+        let set = match root {
+            Some(root) => self.rooted.get_mut(root),
+            None => Some(&mut self.broad),
+        };
+        let entry = set.and_then(|set| set.get_mut(filter));
+        if let Some(subscriber) = entry.and_then(|entry| entry.subscribers.get_mut(session)) {
+            subscriber.qos_allowed = qos_allowed;
+        }
     }
 
     /// The group of a shared subscription.
@@ -277,16 +302,8 @@ impl Match {
         Self {
             session: subscriber.session,
             target: subscriber.target,
-            delivery: record(subscriber).delivery(message),
+            delivery: subscriber.record().delivery(message),
         }
-    }
-}
-
-/// A subscription as the engine knows it.
-pub(super) fn record(subscriber: &Subscriber) -> SubscriptionRecord {
-    SubscriptionRecord {
-        options: subscriber.options,
-        subscription_id: subscriber.subscription_id,
     }
 }
 

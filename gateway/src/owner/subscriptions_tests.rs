@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use reactor::driver::ConnectionId;
 
 use super::*;
+use crate::engine::SubscriptionRecord;
 use crate::message::MessageParts;
 
 const OPTIONS: SubscriptionOptions = SubscriptionOptions {
@@ -20,15 +21,15 @@ fn subscriber(session: u64) -> Subscriber {
         slot: session as u32,
         generation: 0,
     };
-    Subscriber {
-        session: SessionId(session),
-        target: Target::Live {
-            core: 0,
-            connection,
-        },
+    let target = Target::Live {
+        core: 0,
+        connection,
+    };
+    let granted = SubscriptionRecord {
         options: OPTIONS,
         subscription_id: 0,
-    }
+    };
+    Subscriber::new(SessionId(session), target, granted)
 }
 
 fn message(topic: &str, qos: QoS, publisher: u64) -> Message {

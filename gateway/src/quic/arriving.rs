@@ -1,49 +1,115 @@
 //! Handshakes of one core: who waits, who has to prove an address, who is refused, and what is known when one is complete.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use quinn_proto::Incoming;
 use reactor::slab::Key;
 
 use super::connection::{Connection, Stage};
-use super::endpoints::{Endpoints, Output};
+use super::endpoints::{Call, Endpoints, Output, Waiting};
 use super::error_code::ErrorCode;
+use super::ids::stream_id;
 use crate::tls::{Identity, Reason};
-use crate::turn::Now;
 
 impl Endpoints {
-    /// Somebody wants to connect.
+    /// Somebody wants to connect. The first datagram proves nothing: it is answered without a thought, or waits for a turn.
     pub(super) fn incoming(
         &mut self,
         listener: u16,
         incoming: Incoming,
-        now: Now,
-        output: &mut impl FnMut(Output<'_>),
+        call: &mut Call<'_, impl FnMut(Output<'_>)>,
     ) {
         let pressure = self.stats.handshakes_in_progress + self.waiting.len() as u64;
-        let endpoint = &mut self.listeners[usize::from(listener)].endpoint;
-        let mut answer = Vec::new();
         let is_full = self.connections.len() + self.waiting.len()
             >= self.limits.connections_max as usize
             || pressure >= u64::from(self.limits.handshakes_max)
             || self.is_stopping;
-        let must_prove = !incoming.remote_address_validated();
-        if must_prove && (is_full || pressure >= u64::from(self.limits.retry_above)) {
-            // Who has not proven its address may have as many names as it likes, and gets what costs least.
+        if is_full {
+            self.stats.refused += 1;
+            return self.refuse(listener, incoming);
+        }
+        let (remote, now_ms) = (incoming.remote_address(), call.now.mono_ms);
+        let standing = if incoming.remote_address_validated() {
+            call.gate.admit(listener, remote.ip(), now_ms).map(Some)
+        } else {
+            let looked = call.gate.look(listener, remote.ip(), now_ms);
+            looked.map(|()| None)
+        };
+        let counted = match standing {
+            Ok(counted) => counted,
+            Err(reason) => {
+                self.refuse(listener, incoming);
+                return call.tell(Output::TurnedAway(remote, reason));
+            }
+        };
+        if counted.is_none() && pressure >= u64::from(self.limits.retry_above) {
+            // Who has not proven its address may have as many names as it likes.
+            let mut answer = Vec::new();
+            let endpoint = &mut self.listeners[usize::from(listener)].endpoint;
             if let Ok(transmit) = endpoint.retry(incoming, &mut answer) {
                 self.stats.retried += 1;
                 self.answer(listener, &transmit, answer);
             }
-        } else if is_full {
-            self.stats.refused += 1;
-            let transmit = endpoint.refuse(incoming, &mut answer);
-            self.answer(listener, &transmit, answer);
-        } else if self.handshakes_left > 0 && self.waiting.is_empty() {
-            self.accept(listener, incoming, now, output);
-        } else {
-            self.waiting.push_back((listener, now.mono_ms, incoming));
+            return;
         }
+        self.waiting.push_back(Waiting {
+            listener,
+            since_ms: now_ms,
+            incoming,
+            counted,
+        });
+    }
+
+    /// Tells a client that it cannot connect, in one small datagram (RFC 9000 §5.2.2), and keeps nothing of it.
+    fn refuse(&mut self, listener: u16, incoming: Incoming) {
+        let mut answer = Vec::new();
+        let endpoint = &mut self.listeners[usize::from(listener)].endpoint;
+        let transmit = endpoint.refuse(incoming, &mut answer);
+        self.answer(listener, &transmit, answer);
+    }
+
+    /// Begins the handshakes of this turn, in the order in which clients came.
+    pub(super) fn begin_handshakes(
+        &mut self,
+        mut has_time: impl FnMut() -> bool,
+        call: &mut Call<'_, impl FnMut(Output<'_>)>,
+    ) {
+        let latest_ms = call
+            .now
+            .mono_ms
+            .checked_sub(self.limits.handshake_timeout_ms);
+        let mut left = self.limits.handshakes_per_turn;
+        while left > 0
+            && let Some(first) = self.waiting.front()
+        {
+            let is_late = latest_ms.is_some_and(|latest_ms| first.since_ms <= latest_ms);
+            if !is_late && !has_time() {
+                return;
+            }
+            let Some(waiting) = self.waiting.pop_front() else {
+                return;
+            };
+            if is_late {
+                self.give_up(waiting, call);
+            } else {
+                left -= 1;
+                self.begin(waiting, call);
+            }
+        }
+    }
+
+    /// A client waited for too long, and has given up by now.
+    fn give_up(&mut self, waiting: Waiting, call: &mut Call<'_, impl FnMut(Output<'_>)>) {
+        if let Some(counted) = waiting.counted {
+            call.gate.release(counted);
+        }
+        let remote = waiting.incoming.remote_address();
+        let listener = &mut self.listeners[usize::from(waiting.listener)];
+        listener.endpoint.ignore(waiting.incoming);
+        let reason = Reason::TimedOut;
+        self.stats.handshakes_failed[reason as usize] += 1;
+        let words = "the handshake had to wait for too long".to_owned();
+        call.tell(Output::Failed(remote, reason, words));
     }
 
     /// How many handshakes were begun since the last call.
@@ -60,36 +126,43 @@ impl Endpoints {
     }
 
     /// Begins a handshake.
-    pub(super) fn accept(
-        &mut self,
-        listener: u16,
-        incoming: Incoming,
-        now: Now,
-        output: &mut impl FnMut(Output<'_>),
-    ) {
-        self.handshakes_left = self.handshakes_left.saturating_sub(1);
+    fn begin(&mut self, waiting: Waiting, call: &mut Call<'_, impl FnMut(Output<'_>)>) {
+        let Waiting {
+            listener,
+            incoming,
+            counted,
+            ..
+        } = waiting;
         self.begun += 1;
         self.desk.clear();
         let remote = incoming.remote_address();
-        let instant = self.instant(now);
+        let instant = self.instant(call.now);
         let place = &mut self.listeners[usize::from(listener)];
         let mut answer = Vec::new();
         match place.endpoint.accept(incoming, instant, &mut answer, None) {
             Ok((handle, protocol)) => {
-                let deadline_ms = now.mono_ms + self.limits.handshake_timeout_ms;
-                let connection = Connection::new(protocol, handle, listener, remote, deadline_ms);
+                let deadline_ms = call.now.mono_ms + self.limits.handshake_timeout_ms;
+                let mut connection =
+                    Connection::new(protocol, handle, listener, remote, deadline_ms);
+                connection.is_admitted = counted.is_some();
                 let key = self.connections.insert(Box::new(connection));
+                if let Some(counted) = counted {
+                    call.gate.keep(stream_id(key.slot, key.generation), counted);
+                }
                 if place.keys.len() <= handle.0 {
                     place.keys.resize(handle.0 + 1, None);
                 }
                 place.keys[handle.0] = Some(key);
                 self.stats.handshakes_in_progress += 1;
-                self.drive(key, now, output);
+                self.drive(key, call);
             }
             Err(error) => {
+                if let Some(counted) = counted {
+                    call.gate.release(counted);
+                }
                 let reason = self.desk.failed().unwrap_or(Reason::Violation);
                 self.stats.handshakes_failed[reason as usize] += 1;
-                output(Output::Failed(remote, reason, error.cause.to_string()));
+                call.tell(Output::Failed(remote, reason, error.cause.to_string()));
                 if let Some(transmit) = error.response {
                     self.answer(listener, &transmit, answer);
                 }
@@ -98,8 +171,8 @@ impl Endpoints {
     }
 
     /// The handshake is complete: who is it?
-    pub(super) fn connected(&mut self, key: Key, now: Now, output: &mut impl FnMut(Output<'_>)) {
-        let instant = self.instant(now);
+    pub(super) fn connected(&mut self, key: Key, call: &mut Call<'_, impl FnMut(Output<'_>)>) {
+        let instant = self.instant(call.now);
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -126,11 +199,11 @@ impl Endpoints {
             (None, None) => None,
             (None, Some(Ok(identity))) => Some(Arc::new(identity)),
             (Some((reason, words)), _) => {
-                return self.refuse_certificate(key, reason, words, instant, output);
+                return self.refuse_certificate(key, reason, words, call);
             }
             (None, Some(Err(error))) => {
                 let reason = Reason::CertificateRefused;
-                return self.refuse_certificate(key, reason, error.to_string(), instant, output);
+                return self.refuse_certificate(key, reason, error.to_string(), call);
             }
         };
         if completed.resumed {
@@ -142,8 +215,35 @@ impl Endpoints {
         if let Some(arrival) = &mut connection.arrival {
             arrival.certificate = identity;
         }
-        connection.deadline_ms = now.mono_ms + self.limits.handshake_timeout_ms;
-        self.streams_opened(key, output);
+        connection.deadline_ms = call.now.mono_ms + self.limits.handshake_timeout_ms;
+        if self.is_admitted(key, call) {
+            self.streams_opened(key, call);
+        }
+    }
+
+    /// Counts a client that has shown where it is by completing its handshake. False when there is no room for it any more, which ends it.
+    fn is_admitted(&mut self, key: Key, call: &mut Call<'_, impl FnMut(Output<'_>)>) -> bool {
+        let instant = self.instant(call.now);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return false;
+        };
+        if connection.is_admitted {
+            return true;
+        }
+        let remote = connection.protocol.remote_address();
+        let (listener, now_ms) = (connection.listener, call.now.mono_ms);
+        match call.gate.admit(listener, remote.ip(), now_ms) {
+            Ok(counted) => {
+                connection.is_admitted = true;
+                call.gate.keep(stream_id(key.slot, key.generation), counted);
+                true
+            }
+            Err(reason) => {
+                connection.close(instant, ErrorCode::TurnedAway);
+                call.tell(Output::TurnedAway(remote, reason));
+                false
+            }
+        }
     }
 
     fn refuse_certificate(
@@ -151,15 +251,12 @@ impl Endpoints {
         key: Key,
         reason: Reason,
         words: String,
-        instant: Instant,
-        output: &mut impl FnMut(Output<'_>),
+        call: &mut Call<'_, impl FnMut(Output<'_>)>,
     ) {
+        let instant = self.instant(call.now);
         if let Some(connection) = self.connections.get_mut(key) {
-            output(Output::Failed(
-                connection.protocol.remote_address(),
-                reason,
-                words,
-            ));
+            let remote = connection.protocol.remote_address();
+            call.tell(Output::Failed(remote, reason, words));
             connection.close(instant, ErrorCode::Certificate);
             self.stats.handshakes_failed[reason as usize] += 1;
         }

@@ -59,6 +59,10 @@ pub(super) struct Connection {
     pub(super) stage: Stage,
     /// True exactly when the shard does not want to hear from it.
     pub(super) is_paused: bool,
+    /// True exactly when the client has shown that it is where it says, and the gate has let it in.
+    pub(super) is_admitted: bool,
+    /// True exactly when it has gone on at another address at least once.
+    pub(super) has_moved: bool,
     /// True exactly when it is in the list of those that may have something to send.
     pub(super) is_due: bool,
     /// True exactly when the shard was told that the client sends nothing more.
@@ -103,12 +107,17 @@ impl Connection {
             listener,
             stage: Stage::Handshaking,
             is_paused: false,
+            is_admitted: false,
+            has_moved: false,
             is_due: false,
             is_ended: false,
             unsent: None,
             data: None,
             deadline_ms,
-            arrival: Some(Box::new(Arrival::plain(false, peer))),
+            arrival: Some(Box::new(Arrival {
+                secure: true,
+                ..Arrival::plain(false, peer)
+            })),
             elsewhere: None,
             timer: None,
         }
@@ -123,6 +132,11 @@ impl Connection {
     pub(super) fn hears_elsewhere(&mut self, now_ms: u64) -> bool {
         let bucket = self.elsewhere.get_or_insert_default();
         bucket.take(ELSEWHERE, now_ms, 1)
+    }
+
+    /// PATH_CHALLENGE frames sent. **A packet to an address that has not been proved has one**, so one without says that it was.
+    pub(super) fn challenges(&self) -> u64 {
+        self.protocol.stats().frame_tx.path_challenge
     }
 
     /// True while the shard knows it.

@@ -11,10 +11,9 @@ use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 
 use super::connection::{Connection, Read, Stage, read_stream};
-use super::endpoints::{Endpoints, Output};
+use super::endpoints::{Call, Endpoints, Output};
 use super::ids::stream_id;
 use crate::limits::QuicLimits;
-use crate::turn::Now;
 
 /// The data streams of one connection.
 #[derive(Default)]
@@ -221,8 +220,7 @@ impl Endpoints {
         &mut self,
         key: Key,
         event: StreamEvent,
-        now: Now,
-        output: &mut impl FnMut(Output<'_>),
+        call: &mut Call<'_, impl FnMut(Output<'_>)>,
     ) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -237,7 +235,7 @@ impl Endpoints {
             return;
         };
         match event {
-            StreamEvent::Readable { id } => return self.read_data(key, Some(id), output),
+            StreamEvent::Readable { id } => return self.read_data(key, Some(id), call),
             StreamEvent::Writable { id } => {
                 if let Some(stream) = data.find(id) {
                     stream.write_on(protocol);
@@ -261,13 +259,17 @@ impl Endpoints {
         self.stats.unsent_bytes -= before as u64;
         connection.forget_data(&self.limits);
         if before > 0 && after == 0 {
-            output(Output::Drained(stream_id(key.slot, key.generation)));
+            call.tell(Output::Drained(stream_id(key.slot, key.generation)));
         }
-        self.finished(key, now);
+        self.finished(key, call.now);
     }
 
     /// Tells the shard of the first data streams of a connection, and reads them once they may be read.
-    pub(super) fn look_at_data_streams(&mut self, key: Key, output: &mut impl FnMut(Output<'_>)) {
+    pub(super) fn look_at_data_streams(
+        &mut self,
+        key: Key,
+        call: &mut Call<'_, impl FnMut(Output<'_>)>,
+    ) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -278,15 +280,20 @@ impl Endpoints {
         match data.reading {
             Reading::Unknown if stage == Stage::Open => {
                 data.reading = Reading::Asked;
-                output(Output::StreamsOpened(stream_id(key.slot, key.generation)));
+                call.tell(Output::StreamsOpened(stream_id(key.slot, key.generation)));
             }
-            Reading::Admitted => self.read_data(key, None, output),
+            Reading::Admitted => self.read_data(key, None, call),
             Reading::Unknown | Reading::Asked => {}
         }
     }
 
     /// Reads one data stream, or all.
-    fn read_data(&mut self, key: Key, only: Option<StreamId>, output: &mut impl FnMut(Output<'_>)) {
+    fn read_data(
+        &mut self,
+        key: Key,
+        only: Option<StreamId>,
+        call: &mut Call<'_, impl FnMut(Output<'_>)>,
+    ) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -313,11 +320,11 @@ impl Endpoints {
             let read = read_stream(protocol, stream.id, &mut self.scratch);
             let number = stream.id.index();
             if !self.scratch.is_empty() {
-                output(Output::StreamData(id, number, &self.scratch));
+                call.tell(Output::StreamData(id, number, &self.scratch));
             }
             if read == Read::Ended {
                 stream.is_read = false;
-                output(Output::StreamEnded(id, number));
+                call.tell(Output::StreamEnded(id, number));
             }
         }
         connection.forget_data(&self.limits);

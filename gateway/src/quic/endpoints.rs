@@ -1,8 +1,8 @@
 //! The QUIC connections of one core: datagrams to connections, bounds, time, and what the shard is told.
 //!
-//! **A storm does not stall live connections**: a turn begins `handshakes_per_turn` handshakes. The others wait in a bounded queue; above
-//! `retry_above` a client has to prove its address first, which costs this server no memory and two AEADs; above `handshakes_max` it
-//! is refused.
+//! **A storm does not stall live connections**: a turn begins `handshakes_per_turn` handshakes, and fewer when they take long. The others wait
+//! in a bounded queue; above `retry_above` a client has to prove its address first, which costs this server no memory and two AEADs; above
+//! `handshakes_max`, and at a bound of the [`Gate`], it is refused.
 //!
 //! Every call that changes a connection puts it into the list of those that may have something to send; [`Endpoints::transmit`] asks
 //! them, once, at the end of the turn.
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use quinn_proto::{
     ConnectionError, ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint,
-    EndpointEvent, Event, Incoming,
+    Event, Incoming,
 };
 use reactor::datagram::{Ecn, Transmit};
 use reactor::driver::ConnectionId;
@@ -23,13 +23,14 @@ use reactor::slab::{Key, Slab};
 use reactor::wheel::Wheel;
 
 use super::connection::{Connection, Stage};
-use super::error_code::ErrorCode;
 use super::ids::stream_id;
 use super::sending::transmit_of;
 use super::session::Desk;
 use super::setup::{Listening, endpoint_config, server_config};
 use super::stats::Stats;
+use crate::access::gate::{Counted, Gate};
 use crate::limits::QuicLimits;
+use crate::metrics::TurnedAway;
 use crate::shard::Arrival;
 use crate::tls::{Acceptor, CoreClock, Reason, SettingsError};
 use crate::turn::Now;
@@ -74,10 +75,37 @@ pub enum Output<'a> {
     Closed(ConnectionId),
     /// A datagram for another core: hand it over.
     Stray(u16, &'a [u8]),
-    /// Somebody at a banned address wanted to connect, and gets no answer.
-    Banned(SocketAddr),
+    /// Somebody was not let in: banned, who gets no answer, or at a bound, who is refused.
+    TurnedAway(SocketAddr, TurnedAway),
     /// A handshake failed, for the log: from whom, why and in which words.
     Failed(SocketAddr, Reason, String),
+}
+
+/// What a call of the endpoints works with.
+pub(super) struct Call<'a, F> {
+    pub(super) now: Now,
+    pub(super) gate: &'a mut Gate,
+    output: &'a mut F,
+}
+
+impl<'a, F: FnMut(Output<'_>)> Call<'a, F> {
+    pub(super) fn new(now: Now, gate: &'a mut Gate, output: &'a mut F) -> Self {
+        Self { now, gate, output }
+    }
+
+    pub(super) fn tell(&mut self, output: Output<'_>) {
+        (self.output)(output);
+    }
+}
+
+/// A client that waits for its handshake.
+pub(super) struct Waiting {
+    pub(super) listener: u16,
+    /// When it came in.
+    pub(super) since_ms: u64,
+    pub(super) incoming: Incoming,
+    /// As what it is counted, if it has shown that it is where it says.
+    pub(super) counted: Option<Counted>,
 }
 
 /// The endpoint of one listener.
@@ -99,10 +127,7 @@ pub struct Endpoints {
     pub(super) listeners: Vec<Listener>,
     pub(super) connections: Slab<Box<Connection>>,
     pub(super) timers: Wheel<Key>,
-    /// With the listener, and when it came in.
-    pub(super) waiting: VecDeque<(u16, u64, Incoming)>,
-    /// Handshakes that may still be begun in this turn.
-    pub(super) handshakes_left: u32,
+    pub(super) waiting: VecDeque<Waiting>,
     /// Handshakes begun since [`Endpoints::take_begun`].
     pub(super) begun: u32,
     pub(super) due: Vec<Key>,
@@ -122,9 +147,6 @@ pub struct Endpoints {
     pub(super) spare: Vec<Vec<u8>>,
     pub(super) stats: Stats,
 }
-
-/// Timers handled in one turn; the rest fires in the next.
-const TIMERS_PER_TURN: usize = 1024;
 
 impl Endpoints {
     /// An endpoint for each listener at these addresses, without connections. `origin` is the instant of `mono_ms` 0.
@@ -156,7 +178,6 @@ impl Endpoints {
         };
         Ok(Self {
             listeners: addresses.iter().map(listener).collect(),
-            handshakes_left: limits.handshakes_per_turn,
             begun: 0,
             limits,
             listening,
@@ -208,13 +229,15 @@ impl Endpoints {
         self.origin + Duration::from_millis(now.mono_ms)
     }
 
-    /// Datagrams from the driver, or from another core.
+    /// Datagrams from the driver, or from another core. Handshakes that they ask for begin in [`Endpoints::turn`].
     pub fn received(
         &mut self,
         arrived: &Arrived<'_>,
         now: Now,
+        gate: &mut Gate,
         output: &mut impl FnMut(Output<'_>),
     ) {
+        let call = &mut Call::new(now, gate, output);
         self.clock.set(now.unix_ms);
         let instant = self.instant(now);
         let ecn = arrived
@@ -224,7 +247,7 @@ impl Endpoints {
         for datagram in arrived.bytes.chunks(arrived.stride.max(1)) {
             if let Some(core) = self.listening.other_core(datagram) {
                 self.stats.strays += 1;
-                output(Output::Stray(core, datagram));
+                call.tell(Output::Stray(core, datagram));
                 continue;
             }
             let Some(listener) = self.listeners.get_mut(place) else {
@@ -250,14 +273,14 @@ impl Endpoints {
                 }
                 Some(DatagramEvent::NewConnection(incoming)) if arrived.is_banned => {
                     listener.endpoint.ignore(incoming);
-                    output(Output::Banned(remote));
+                    call.tell(Output::TurnedAway(remote, TurnedAway::Banned));
                 }
                 Some(DatagramEvent::NewConnection(incoming)) => {
-                    self.incoming(arrived.listener, incoming, now, output);
+                    self.incoming(arrived.listener, incoming, call);
                 }
                 Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                     if let Some(key) = listener.keys.get(handle.0).copied().flatten() {
-                        self.happened(key, event, arrived, now, output);
+                        self.happened(key, event, arrived, call);
                     }
                 }
             }
@@ -279,8 +302,7 @@ impl Endpoints {
         key: Key,
         event: ConnectionEvent,
         arrived: &Arrived<'_>,
-        now: Now,
-        output: &mut impl FnMut(Output<'_>),
+        call: &mut Call<'_, impl FnMut(Output<'_>)>,
     ) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -288,21 +310,23 @@ impl Endpoints {
         let before = connection.protocol.remote_address();
         let is_elsewhere = arrived.remote != before;
         // Not closed for a ban: that would let anybody who can repeat a datagram of it from a banned address end it.
-        if is_elsewhere && (arrived.is_banned || !connection.hears_elsewhere(now.mono_ms)) {
+        if is_elsewhere && (arrived.is_banned || !connection.hears_elsewhere(call.now.mono_ms)) {
             self.stats.elsewhere_dropped += 1;
             return;
         }
         self.desk.clear();
         connection.protocol.handle_event(event);
-        self.stats.migrations += u64::from(connection.protocol.remote_address() != before);
-        self.drive(key, now, output);
+        let has_moved = connection.protocol.remote_address() != before;
+        connection.has_moved |= has_moved;
+        self.stats.migrations += u64::from(has_moved);
+        self.drive(key, call);
     }
 
     /// Lets a connection say everything that it has to say, to the endpoint and to the shard.
-    pub(super) fn drive(&mut self, key: Key, now: Now, output: &mut impl FnMut(Output<'_>)) {
+    pub(super) fn drive(&mut self, key: Key, call: &mut Call<'_, impl FnMut(Output<'_>)>) {
         loop {
             if self.exchange(key) {
-                return self.drained(key, now, output);
+                return self.drained(key, call);
             }
             let Some(connection) = self.connections.get_mut(key) else {
                 return;
@@ -311,9 +335,9 @@ impl Endpoints {
                 break;
             };
             match event {
-                Event::Connected => self.connected(key, now, output),
-                Event::ConnectionLost { reason } => self.lost(key, &reason, output),
-                Event::Stream(event) => self.stream(key, event, now, output),
+                Event::Connected => self.connected(key, call),
+                Event::ConnectionLost { reason } => self.lost(key, &reason, call),
+                Event::Stream(event) => self.stream(key, event, call),
                 Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {
                 }
             }
@@ -340,7 +364,7 @@ impl Endpoints {
     }
 
     /// quinn-proto needs nothing of this connection any more.
-    fn drained(&mut self, key: Key, now: Now, output: &mut impl FnMut(Output<'_>)) {
+    pub(super) fn drained(&mut self, key: Key, call: &mut Call<'_, impl FnMut(Output<'_>)>) {
         // What it still has to tell: why it was lost.
         while let Some(event) = self
             .connections
@@ -348,16 +372,18 @@ impl Endpoints {
             .and_then(|connection| connection.protocol.poll())
         {
             match event {
-                Event::ConnectionLost { reason } => self.lost(key, &reason, output),
-                Event::Stream(event) => self.stream(key, event, now, output),
+                Event::ConnectionLost { reason } => self.lost(key, &reason, call),
+                Event::Stream(event) => self.stream(key, event, call),
                 _ => {}
             }
         }
         let Some(connection) = self.connections.remove(key) else {
             return;
         };
+        let id = stream_id(key.slot, key.generation);
+        call.gate.leave(id);
         if connection.is_known() {
-            output(Output::Closed(stream_id(key.slot, key.generation)));
+            call.tell(Output::Closed(id));
         }
         if connection.stage == Stage::Handshaking {
             self.stats.handshakes_in_progress -= 1;
@@ -383,7 +409,12 @@ impl Endpoints {
     }
 
     /// The connection ended, and not by this side.
-    fn lost(&mut self, key: Key, why: &ConnectionError, output: &mut impl FnMut(Output<'_>)) {
+    fn lost(
+        &mut self,
+        key: Key,
+        why: &ConnectionError,
+        call: &mut Call<'_, impl FnMut(Output<'_>)>,
+    ) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -399,7 +430,7 @@ impl Endpoints {
                 self.stats.handshakes_in_progress -= 1;
                 self.stats.handshakes_failed[reason as usize] += 1;
                 let remote = connection.protocol.remote_address();
-                output(Output::Failed(remote, reason, why.to_string()));
+                call.tell(Output::Failed(remote, reason, why.to_string()));
             }
             (_, ConnectionError::TimedOut) => self.stats.timed_out += 1,
             (_, ConnectionError::TransportError(_)) => self.stats.violations += 1,
@@ -409,128 +440,7 @@ impl Endpoints {
         self.stats.unsent_bytes -= connection.unsent() as u64;
         connection.lost();
         if was_known {
-            output(Output::Closed(stream_id(key.slot, key.generation)));
-        }
-    }
-
-    /// The node stops: nobody comes in any more, and who is not known to the shard goes.
-    pub fn shut_down(&mut self, now: Now) {
-        let instant = self.instant(now);
-        self.is_stopping = true;
-        for (listener, _, incoming) in self.waiting.drain(..) {
-            let endpoint = &mut self.listeners[usize::from(listener)].endpoint;
-            endpoint.ignore(incoming);
-        }
-        let unknown: Vec<Key> = self
-            .connections
-            .iter()
-            .filter(|(_, it)| matches!(it.stage, Stage::Handshaking | Stage::Established))
-            .map(|(key, _)| key)
-            .collect();
-        for key in unknown {
-            if let Some(connection) = self.connections.get_mut(key) {
-                let was_handshaking = connection.stage == Stage::Handshaking;
-                self.stats.handshakes_in_progress -= u64::from(was_handshaking);
-                connection.close(instant, ErrorCode::ShuttingDown);
-                self.is_due(key);
-            }
-        }
-    }
-
-    /// Connections that are not closed: the node must not stop before they have been told.
-    #[must_use]
-    pub fn open(&self) -> usize {
-        let stages = self.connections.iter().map(|(_, it)| it.stage);
-        stages.filter(|stage| *stage != Stage::Closed).count()
-    }
-
-    /// Begins handshakes that waited, handles what is late, and tells which connections ended; once a turn.
-    pub fn turn(&mut self, now: Now, output: &mut impl FnMut(Output<'_>)) {
-        self.clock.set(now.unix_ms);
-        self.handshakes_left = self.limits.handshakes_per_turn;
-        while self.handshakes_left > 0
-            && let Some((listener, since_ms, incoming)) = self.waiting.pop_front()
-        {
-            if since_ms + self.limits.handshake_timeout_ms > now.mono_ms {
-                self.accept(listener, incoming, now, output);
-            } else {
-                // It has given up by now.
-                let remote = incoming.remote_address();
-                let endpoint = &mut self.listeners[usize::from(listener)].endpoint;
-                endpoint.ignore(incoming);
-                let reason = Reason::TimedOut;
-                self.stats.handshakes_failed[reason as usize] += 1;
-                let words = "the handshake had to wait for too long".to_owned();
-                output(Output::Failed(remote, reason, words));
-            }
-        }
-        for key in std::mem::take(&mut self.gone) {
-            self.drained(key, now, output);
-        }
-        for key in std::mem::take(&mut self.resumed) {
-            self.read(key, output);
-            self.look_at_data_streams(key, output);
-            self.is_due(key);
-        }
-        let mut late = Vec::new();
-        self.timers
-            .expire(now.mono_ms, TIMERS_PER_TURN, |key| late.push(key));
-        for key in late {
-            self.late(key, now, output);
-        }
-        for id in self.ended.drain(..) {
-            output(Output::Closed(id));
-        }
-    }
-
-    /// When `turn` has something to do, in milliseconds of the monotonic clock.
-    #[must_use]
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        let keys = [&self.due, &self.gone, &self.resumed];
-        let is_pending = keys.iter().any(|keys| !keys.is_empty()) || !self.ended.is_empty();
-        if is_pending || !self.waiting.is_empty() {
-            return Some(0);
-        }
-        self.timers.next_deadline()
-    }
-
-    /// A timer of a connection fired.
-    fn late(&mut self, key: Key, now: Now, output: &mut impl FnMut(Output<'_>)) {
-        let (instant, code) = (self.instant(now), self.ending());
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        connection.timer = None;
-        if connection.deadline_ms <= now.mono_ms {
-            match connection.stage {
-                Stage::Handshaking => {
-                    let reason = Reason::TimedOut;
-                    self.stats.handshakes_in_progress -= 1;
-                    self.stats.handshakes_failed[reason as usize] += 1;
-                    let remote = connection.protocol.remote_address();
-                    let words = "the handshake was not complete in time".to_owned();
-                    output(Output::Failed(remote, reason, words));
-                    connection.close(instant, ErrorCode::NoStream);
-                }
-                Stage::Established => connection.close(instant, ErrorCode::NoStream),
-                Stage::Finishing => {
-                    self.stats.unsent_bytes -= connection.unsent() as u64;
-                    connection.close(instant, code);
-                    self.ended.push(stream_id(key.slot, key.generation));
-                }
-                Stage::Open => connection.deadline_ms = u64::MAX,
-                Stage::Closed => {
-                    let listener = &mut self.listeners[usize::from(connection.listener)];
-                    let drained = EndpointEvent::drained();
-                    listener.endpoint.handle_event(connection.handle, drained);
-                    return self.drained(key, now, output);
-                }
-            }
-        }
-        if let Some(connection) = self.connections.get_mut(key) {
-            self.desk.clear();
-            connection.protocol.handle_timeout(instant);
-            self.drive(key, now, output);
+            call.tell(Output::Closed(stream_id(key.slot, key.generation)));
         }
     }
 }

@@ -17,6 +17,8 @@ pub enum ErrorCode {
     NoStream = 3,
     /// The certificate of a resumed session is not accepted any more.
     Certificate = 4,
+    /// A bound of `[admission]` was reached while the handshake went on.
+    TurnedAway = 5,
 }
 
 impl ErrorCode {
@@ -32,6 +34,7 @@ impl ErrorCode {
             Self::ExtraStream => b"no data streams",
             Self::NoStream => b"no stream was opened in time",
             Self::Certificate => b"the certificate is not accepted any more",
+            Self::TurnedAway => b"too many connections",
         }
     }
 }

@@ -26,6 +26,7 @@ mod session;
 mod setup;
 mod stats;
 mod streams;
+mod time;
 
 pub use endpoints::{Arrived, Endpoints, Output};
 pub use error_code::ErrorCode;

@@ -1,10 +1,13 @@
 //! What the connections of one core have to send, at the end of a turn, and when they want to be asked again.
 
 use reactor::datagram::{Ecn, Transmit};
+use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 
-use super::connection::Stage;
+use super::connection::{Connection, Stage};
 use super::endpoints::Endpoints;
+use super::ids::stream_id;
+use crate::access::gate::Gate;
 use crate::turn::Now;
 
 /// Datagrams of one transmit at most: what the kernel cuts at once, and no more than a congestion window wants at a time.
@@ -32,8 +35,8 @@ impl Endpoints {
         }
     }
 
-    /// Hands out what is to be sent, and sets timers; at the end of a turn.
-    pub fn transmit(&mut self, now: Now, mut send: impl FnMut(u16, Transmit)) {
+    /// Hands out what is to be sent, sets timers, and tells the gate who has gone or moved; at the end of a turn.
+    pub fn transmit(&mut self, now: Now, gate: &mut Gate, mut send: impl FnMut(u16, Transmit)) {
         for (listener, transmit) in self.answers.drain(..) {
             send(listener, transmit);
         }
@@ -44,13 +47,24 @@ impl Endpoints {
                 continue;
             };
             connection.is_due = false;
+            let id = stream_id(key.slot, key.generation);
+            if connection.stage == Stage::Closed {
+                gate.leave(id);
+            }
             loop {
                 self.outgoing.clear();
+                let challenges = to_be_moved(connection, id, gate).then(|| connection.challenges());
                 let (protocol, outgoing) = (&mut connection.protocol, &mut self.outgoing);
                 let polled = protocol.poll_transmit(instant, DATAGRAMS_PER_TRANSMIT, outgoing);
                 let Some(transmit) = polled else {
                     break;
                 };
+                let remote = connection.protocol.remote_address();
+                if challenges.is_some_and(|before| before == connection.challenges())
+                    && transmit.destination == remote
+                {
+                    gate.moved(id, remote.ip());
+                }
                 // quinn-proto reserves room for all the datagrams that there may be, and who waits is bounded by its capacity.
                 let mut bytes = self.spare.pop().unwrap_or_default();
                 bytes.reserve_exact(outgoing.len());
@@ -88,6 +102,14 @@ impl Endpoints {
         }
         connection.timer = (due_ms < u64::MAX).then(|| (self.timers.arm(due_ms, key), due_ms));
     }
+}
+
+/// True when a connection is counted at another address than the one at which it goes on.
+fn to_be_moved(connection: &Connection, id: ConnectionId, gate: &Gate) -> bool {
+    connection.has_moved
+        && connection.is_admitted
+        && connection.stage != Stage::Closed
+        && gate.is_elsewhere(id, connection.protocol.remote_address().ip())
 }
 
 pub(super) fn transmit_of(transmit: &quinn_proto::Transmit, bytes: Vec<u8>) -> Transmit {

@@ -6,7 +6,7 @@ use reactor::slab::Key;
 use quinn_proto::StreamEvent;
 
 use super::connection::{Connection, Read, Stage};
-use super::endpoints::{Endpoints, Output};
+use super::endpoints::{Call, Endpoints, Output};
 use super::error_code::ErrorCode;
 use super::ids::{split_slot, stream_id};
 use crate::turn::Now;
@@ -17,8 +17,7 @@ impl Endpoints {
         &mut self,
         key: Key,
         event: StreamEvent,
-        now: Now,
-        output: &mut impl FnMut(Output<'_>),
+        call: &mut Call<'_, impl FnMut(Output<'_>)>,
     ) {
         let id = stream_id(key.slot, key.generation);
         let Some(connection) = self.connections.get_mut(key) else {
@@ -26,8 +25,8 @@ impl Endpoints {
         };
         match event {
             // What came in 0-RTT packets waits where it is until the handshake is complete.
-            StreamEvent::Opened { .. } => self.streams_opened(key, output),
-            StreamEvent::Readable { id } if Connection::is_first(id) => self.read(key, output),
+            StreamEvent::Opened { .. } => self.streams_opened(key, call),
+            StreamEvent::Readable { id } if Connection::is_first(id) => self.read(key, call),
             StreamEvent::Writable { id: stream } if Connection::is_first(stream) => {
                 let before = connection.unsent() as u64;
                 if before > 0 && connection.write_on() {
@@ -35,7 +34,7 @@ impl Endpoints {
                         let _ = connection.finish(); // Its end is known later, or by `Stopped`.
                     }
                     if connection.unsent() == 0 {
-                        output(Output::Drained(id));
+                        call.tell(Output::Drained(id));
                     }
                 }
                 let after = self.connections.get(key).map_or(0, |it| it.unsent()) as u64;
@@ -43,7 +42,7 @@ impl Endpoints {
             }
             StreamEvent::Finished { id } if Connection::is_first(id) => {
                 connection.first_is_over();
-                self.finished(key, now);
+                self.finished(key, call.now);
             }
             StreamEvent::Stopped { id: stream, .. } if Connection::is_first(stream) => {
                 let before = connection.unsent();
@@ -51,12 +50,12 @@ impl Endpoints {
                 self.stats.unsent_bytes -= (before - connection.unsent()) as u64;
                 connection.first_is_over();
                 match connection.stage {
-                    Stage::Finishing => self.finished(key, now),
-                    Stage::Open => output(Output::PeerClosed(id)),
+                    Stage::Finishing => self.finished(key, call.now),
+                    Stage::Open => call.tell(Output::PeerClosed(id)),
                     _ => {}
                 }
             }
-            event => self.data_stream(key, event, now, output),
+            event => self.data_stream(key, event, call),
         }
     }
 
@@ -73,7 +72,7 @@ impl Endpoints {
         }
     }
 
-    pub(super) fn streams_opened(&mut self, key: Key, output: &mut impl FnMut(Output<'_>)) {
+    pub(super) fn streams_opened(&mut self, key: Key, call: &mut Call<'_, impl FnMut(Output<'_>)>) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -85,15 +84,15 @@ impl Endpoints {
             connection.deadline_ms = u64::MAX;
             let id = stream_id(key.slot, key.generation);
             if let Some(arrival) = connection.arrival.take() {
-                output(Output::Accepted(id, *arrival));
+                call.tell(Output::Accepted(id, *arrival));
             }
-            self.read(key, output);
+            self.read(key, call);
         }
-        self.look_at_data_streams(key, output);
+        self.look_at_data_streams(key, call);
     }
 
     /// Reads the first stream.
-    pub(super) fn read(&mut self, key: Key, output: &mut impl FnMut(Output<'_>)) {
+    pub(super) fn read(&mut self, key: Key, call: &mut Call<'_, impl FnMut(Output<'_>)>) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -104,10 +103,10 @@ impl Endpoints {
         let read = connection.read(&mut self.scratch);
         let id = stream_id(key.slot, key.generation);
         if !self.scratch.is_empty() {
-            output(Output::Data(id, &mut self.scratch));
+            call.tell(Output::Data(id, &mut self.scratch));
         }
         if read == Read::Ended {
-            output(Output::PeerClosed(id));
+            call.tell(Output::PeerClosed(id));
         }
     }
 

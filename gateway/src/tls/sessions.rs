@@ -112,8 +112,11 @@ pub struct Sessions {
     waiting: Waiting,
     /// When each handshake must be complete, in the order in which they began. Those that ended stay until they are first.
     deadlines: VecDeque<(u64, ConnectionId)>,
-    /// Flights that may still be processed in this turn.
+    /// Flights that a turn may process, and that this turn still may.
+    flights_per_turn: u32,
     flights_left: u32,
+    /// Flights that were processed since this was asked last.
+    flights_done: u32,
     stats: Stats,
 }
 
@@ -122,7 +125,9 @@ impl Sessions {
     #[must_use]
     pub fn new(limits: TlsLimits, acceptors: &[Arc<Acceptor>]) -> Self {
         let mut sessions = Self {
+            flights_per_turn: limits.handshakes_per_turn,
             flights_left: limits.handshakes_per_turn,
+            flights_done: 0,
             limits,
             acceptors: Vec::new(),
             clock: Arc::default(),
@@ -288,7 +293,7 @@ impl Sessions {
                 self.handshake_failed(id, Failure::new(Reason::TimedOut, None, detail), output);
             }
         }
-        self.flights_left = self.limits.handshakes_per_turn;
+        self.flights_left = self.flights_per_turn;
         while self.flights_left > 0 {
             let Some(id) = self.waiting.pop() else {
                 break;
@@ -303,6 +308,16 @@ impl Sessions {
                 self.step(id, output);
             }
         }
+    }
+
+    /// A turn may process so many flights from now on, within the configured bound.
+    pub fn allow_flights(&mut self, per_turn: u32) {
+        self.flights_per_turn = per_turn.clamp(1, self.limits.handshakes_per_turn);
+    }
+
+    /// Flights that were processed since the last call.
+    pub fn take_flights(&mut self) -> u32 {
+        std::mem::take(&mut self.flights_done)
     }
 
     /// When `turn` has something to do: 0 is at once, `None` never.
@@ -380,6 +395,7 @@ impl Sessions {
         let Some(Session::Handshaking(handshake)) = self.table.get_mut(id.slot) else {
             return;
         };
+        self.flights_done += 1;
         let mut out = Vec::new();
         let before = handshake.bytes() as u64;
         let step = handshake.step(&self.clock, &self.capture, &mut out);

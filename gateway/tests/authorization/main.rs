@@ -1,5 +1,6 @@
 //! Who comes in and what they may do, asked of a whole core by its bytes: no sockets, no clock.
 
+mod changes;
 mod matrix;
 mod rights;
 mod search;

@@ -280,6 +280,20 @@ impl World {
         heard
     }
 
+    /// The QoS of the messages that a client has heard.
+    pub(crate) fn hear_qos(&mut self, id: ConnectionId) -> Vec<QoS> {
+        let bytes = self.heard.get(&id.slot).cloned().unwrap_or_default();
+        self.hear(id); // Acknowledges them.
+        let (mut rest, mut heard) = (&bytes[..], Vec::new());
+        while let Some(frame) = next_frame(rest, 1 << 20).expect("the server keeps the rules") {
+            if let Ok(Packet::Publish(publish)) = decode(Version::V5, Sender::Server, frame) {
+                heard.push(publish.qos);
+            }
+            rest = &rest[frame.length..];
+        }
+        heard
+    }
+
     /// The user properties of the next message that a client has heard.
     pub(crate) fn hear_user_properties(&mut self, id: ConnectionId) -> Vec<[String; 2]> {
         let bytes = self.heard.get(&id.slot).cloned().unwrap_or_default();

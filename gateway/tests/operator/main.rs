@@ -6,6 +6,7 @@ mod documentation;
 mod exposition;
 mod fake;
 mod http;
+mod security;
 
 use std::path::{Path, PathBuf};
 

@@ -30,7 +30,6 @@ fn a_handshake_that_is_not_complete_in_time_leaves_nothing() {
     let mut world = World::new(QuicLimits::default());
     let initial = world.initial();
     world.deliver(([203, 0, 113, 1], 1).into(), &initial);
-    assert_eq!(world.server.stats().handshakes_in_progress, 1);
     world.pass(9_900);
     assert_eq!(world.server.stats().handshakes_in_progress, 1);
     world.pass(60_000);
@@ -50,21 +49,34 @@ fn a_turn_begins_only_so_many_handshakes_and_the_others_wait() {
         let initial = world.initial();
         world.deliver(([203, 0, 113, client], 1).into(), &initial);
     }
+    for (begun, left) in [(0, 10), (3, 7), (6, 4), (9, 1)] {
+        let stats = world.server.stats();
+        assert_eq!(
+            (stats.handshakes_in_progress, stats.handshakes_waiting),
+            (begun, left)
+        );
+        let next = world.server.next_deadline_ms();
+        assert_eq!(next, Some(0), "the next turn is at once");
+        world.server_turn();
+    }
+    assert_eq!(world.server.stats().handshakes_waiting, 0);
+}
+
+#[test]
+fn a_turn_begins_no_more_handshakes_than_it_has_time_for() {
+    let mut world = World::new(QuicLimits::default());
+    world.time_for = 1;
+    let config = world.authority.client_config(b"mqtt", None);
+    let clients: Vec<usize> = (0..5).map(|_| world.connect(config.clone())).collect();
+    world.run(1_000, |world| world.server.stats().handshakes_waiting > 0);
     let stats = world.server.stats();
     assert_eq!(
         (stats.handshakes_in_progress, stats.handshakes_waiting),
-        (3, 7)
+        (1, 4)
     );
-    assert_eq!(
-        world.server.next_deadline_ms(),
-        Some(0),
-        "the next turn is at once"
-    );
-    for left in [4, 1, 0] {
-        let now = world.now();
-        world.server.turn(now, &mut |_| {});
-        assert_eq!(world.server.stats().handshakes_waiting, left);
-    }
+    // The others get their turns, one each.
+    let all_connected = |world: &World| clients.iter().all(|it| world.clients[*it].is_connected);
+    world.run(1_000, all_connected);
 }
 
 #[test]
@@ -78,11 +90,11 @@ fn a_handshake_that_waited_for_too_long_is_counted() {
         let initial = world.initial();
         world.deliver(([203, 0, 113, client], 1).into(), &initial);
     }
+    world.server_turn();
     assert_eq!(world.server.stats().handshakes_waiting, 1);
     assert_eq!(world.server.take_begun(), 1);
     world.now_ms += 10_000;
-    let now = world.now();
-    world.server.turn(now, &mut |_| {});
+    world.server_turn();
     let stats = world.server.stats();
     assert_eq!(stats.handshakes_waiting, 0);
     assert_eq!(stats.failed(Reason::TimedOut), 1);
@@ -128,9 +140,10 @@ fn what_is_sent_takes_no_more_room_than_it_is_long() {
     }
     let mut capacities = 0;
     let now = world.now();
-    world
-        .server
-        .transmit(now, |_, transmit| capacities += transmit.bytes.capacity());
+    let gate = &mut world.gate;
+    world.server.transmit(now, gate, |_, transmit| {
+        capacities += transmit.bytes.capacity();
+    });
     assert!(capacities < 100 * 200, "{capacities} bytes");
 }
 
@@ -145,6 +158,7 @@ fn under_pressure_a_client_has_to_show_that_it_is_where_it_says() {
         let initial = world.initial();
         world.deliver(([203, 0, 113, client], 1).into(), &initial);
     }
+    world.server_turn();
     let stats = world.server.stats();
     assert_eq!((stats.handshakes_in_progress, stats.retried), (5, 95));
     assert_eq!(stats.connections, 5, "the others cost nothing");

@@ -312,5 +312,6 @@ fn a_datagram_of_another_core_is_handed_over_and_works_there() {
     world.restart(listening(0, 2));
     let (_, datagram) = world.strays.pop().expect("there are some");
     world.deliver(server_address(), &datagram);
+    world.server_turn();
     assert_eq!(world.server.stats().handshakes_in_progress, 1);
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use gateway::limits::QuicLimits;
+use gateway::metrics::TurnedAway;
 use gateway::quic::{Listening, NodeKeys};
 use gateway::tls::ClusterSecret;
 use quinn_proto::ConnectionError;
@@ -153,7 +154,7 @@ fn who_is_banned_gets_no_answer_and_nobody_goes_on_from_there() {
     let initial = world.initial();
     world.deliver(banned, &initial);
     world.pass(1_000);
-    assert_eq!(world.turned_away, [banned]);
+    assert_eq!(world.turned_away, [(banned, TurnedAway::Banned)]);
     assert_eq!(world.sent_to.get(&banned), None);
     assert_eq!(world.server.stats().handshakes_in_progress, 0);
 

@@ -1,5 +1,6 @@
 //! The QUIC layer of a core against quinn-proto's client, in virtual time: no socket, no sleep, one seed.
 
+mod admission;
 mod bounds;
 mod certificates;
 mod client;

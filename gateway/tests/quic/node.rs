@@ -76,7 +76,7 @@ impl Node {
             Output::Drained(id) => Event::Drained(id),
             Output::PeerClosed(id) => Event::PeerClosed(id),
             Output::Closed(id) => Event::Closed(id),
-            Output::Stray(..) | Output::Banned(_) | Output::Failed(..) => return,
+            Output::Stray(..) | Output::TurnedAway(..) | Output::Failed(..) => return,
         };
         self.shard.handle(now, event, &mut self.outbox);
     }

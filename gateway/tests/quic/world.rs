@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gateway::access::gate::{Gate, GateLimits};
 use gateway::limits::QuicLimits;
+use gateway::metrics::TurnedAway;
 use gateway::quic::{Arrived, Endpoints, Listening, NodeKeys, Output};
 use gateway::shard::Arrival;
 use gateway::tls::{
@@ -133,6 +135,31 @@ pub(crate) struct Told {
     pub(crate) is_closed: bool,
 }
 
+/// What the server told of further streams.
+fn told_of_streams(told: &mut HashMap<ConnectionId, Told>, output: Output<'_>) {
+    let (Output::StreamsOpened(id) | Output::StreamData(id, ..) | Output::StreamEnded(id, _)) =
+        &output
+    else {
+        return;
+    };
+    let told = told.get_mut(id).expect("it was accepted");
+    match output {
+        Output::StreamData(_, number, bytes) => {
+            let (heard, has_ended) = told.stream(number);
+            assert!(!*has_ended, "data after the end of the stream");
+            heard.extend_from_slice(bytes);
+        }
+        Output::StreamEnded(_, number) => {
+            let (_, has_ended) = told.stream(number);
+            assert!(!std::mem::replace(has_ended, true), "ended twice");
+        }
+        _ => {
+            let before = told.streams.replace(BTreeMap::new());
+            assert_eq!(before, None, "told twice");
+        }
+    }
+}
+
 impl Told {
     /// What came on a further stream, and whether it has ended.
     pub(crate) fn stream(&mut self, number: u64) -> &mut (Vec<u8>, bool) {
@@ -162,9 +189,13 @@ pub(crate) struct World {
     pub(crate) told: HashMap<ConnectionId, Told>,
     pub(crate) strays: Vec<(u16, Vec<u8>)>,
     pub(crate) failed: Vec<Reason>,
-    /// Where nobody may come from, and who was told of coming from there.
+    /// Where nobody may come from.
     pub(crate) banned: Vec<SocketAddr>,
-    pub(crate) turned_away: Vec<SocketAddr>,
+    /// The bounds of who may come in; none at first.
+    pub(crate) gate: Gate,
+    pub(crate) turned_away: Vec<(SocketAddr, TurnedAway)>,
+    /// Handshakes that a turn has time for.
+    pub(crate) time_for: u32,
     /// What the server sent to each address, in bytes.
     pub(crate) sent_to: HashMap<SocketAddr, usize>,
     /// What a client sends next comes from here, too.
@@ -217,7 +248,9 @@ impl World {
             strays: Vec::new(),
             failed: Vec::new(),
             banned: Vec::new(),
+            gate: Gate::new(GateLimits::default(), 7),
             turned_away: Vec::new(),
+            time_for: u32::MAX,
             sent_to: HashMap::new(),
             network_loss_percent: 0,
             jitter_ms: 0,
@@ -385,8 +418,11 @@ impl World {
             Some(after.as_nanos().div_ceil(1_000_000) as u64)
         });
         let clients = clients.min();
+        // A turn without time for anything does not bring the next one nearer.
+        let soonest = self.now_ms + u64::from(self.time_for == 0);
+        let server = self.server.next_deadline_ms().map(|ms| ms.max(soonest));
         let node = self.node.as_ref().and_then(Node::next_deadline_ms);
-        let all = [packets, clients, self.server.next_deadline_ms(), node];
+        let all = [packets, clients, server, node];
         all.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
@@ -407,7 +443,7 @@ impl World {
                 self.clients[client].deliver(instant, packet.ecn, &packet.bytes);
             }
         }
-        self.with_server(|server, now, mut tell| server.turn(now, &mut tell));
+        self.server_turn();
         let now = self.now();
         if let Some(node) = &mut self.node {
             node.turn(&mut self.server, now);
@@ -416,6 +452,17 @@ impl World {
             self.client_turn(client);
         }
         self.flush();
+    }
+
+    /// The server does what waits for its turn.
+    pub(crate) fn server_turn(&mut self) {
+        let mut left = self.time_for;
+        let has_time = || {
+            let has_time = left > 0;
+            left = left.saturating_sub(1);
+            has_time
+        };
+        self.with_server(|server, now, gate, mut tell| server.turn(now, gate, has_time, &mut tell));
     }
 
     fn client_turn(&mut self, index: usize) {
@@ -472,7 +519,9 @@ impl World {
             stride: bytes.len(),
             bytes,
         };
-        self.with_server(|server, now, mut tell| server.received(&arrived, now, &mut tell));
+        self.with_server(|server, now, gate, mut tell| {
+            server.received(&arrived, now, gate, &mut tell);
+        });
     }
 
     /// What is on its way to the server comes from another address.
@@ -495,7 +544,10 @@ impl World {
         bytes
     }
 
-    fn with_server(&mut self, act: impl FnOnce(&mut Endpoints, Now, &mut dyn FnMut(Output<'_>))) {
+    fn with_server(
+        &mut self,
+        act: impl FnOnce(&mut Endpoints, Now, &mut Gate, &mut dyn FnMut(Output<'_>)),
+    ) {
         let now = self.now();
         let mut answers = Vec::new();
         let Self {
@@ -504,16 +556,17 @@ impl World {
             accepted,
             strays,
             failed,
+            gate,
             turned_away,
             echoes,
             node,
             ..
         } = self;
         if let Some(node) = node {
-            act(server, now, &mut |output| node.tell(now, output));
+            act(server, now, gate, &mut |output| node.tell(now, output));
             return node.hand_out(server, now);
         }
-        act(server, now, &mut |output| match output {
+        act(server, now, gate, &mut |output| match output {
             Output::Accepted(id, arrival) => {
                 accepted.push(id);
                 let told = told.entry(id).or_default();
@@ -531,19 +584,9 @@ impl World {
                     answers.push((id, bytes.to_vec()));
                 }
             }
-            Output::StreamsOpened(id) => {
-                let told = told.get_mut(&id).expect("it was accepted");
-                assert_eq!(told.streams.replace(BTreeMap::new()), None, "told twice");
-            }
-            Output::StreamData(id, number, bytes) => {
-                let (heard, has_ended) = told.get_mut(&id).expect("accepted").stream(number);
-                assert!(!*has_ended, "data after the end of the stream");
-                heard.extend_from_slice(bytes);
-            }
-            Output::StreamEnded(id, number) => {
-                let (_, has_ended) = told.get_mut(&id).expect("accepted").stream(number);
-                assert!(!std::mem::replace(has_ended, true), "ended twice");
-            }
+            output @ (Output::StreamsOpened(_)
+            | Output::StreamData(..)
+            | Output::StreamEnded(..)) => told_of_streams(told, output),
             Output::Drained(id) => told.get_mut(&id).expect("accepted").drained += 1,
             Output::PeerClosed(id) => {
                 told.get_mut(&id).expect("accepted").has_peer_closed = true;
@@ -555,7 +598,7 @@ impl World {
             }
             Output::Stray(core, bytes) => strays.push((core, bytes.to_vec())),
             Output::Failed(_, reason, _) => failed.push(reason),
-            Output::Banned(from) => turned_away.push(from),
+            Output::TurnedAway(from, reason) => turned_away.push((from, reason)),
         });
         for (id, bytes) in answers {
             self.server.send(id, &bytes);
@@ -566,7 +609,9 @@ impl World {
     pub(crate) fn flush(&mut self) {
         let mut sent = Vec::new();
         let now = self.now();
-        self.server.transmit(now, |_, transmit| sent.push(transmit));
+        let gate = &mut self.gate;
+        self.server
+            .transmit(now, gate, |_, transmit| sent.push(transmit));
         for transmit in sent {
             let Transmit {
                 to, segment, bytes, ..

@@ -3,7 +3,7 @@
 //! It answers CONNECT and SUBSCRIBE with what a server would, and from then on sends whatever one client of a pair sends
 //! to the other, unread. So it receives and sends the same packets on the same sockets as a server does, acknowledgements
 //! included, and does nothing else: no session, no topic, no queue. Who is whose partner follows from the client
-//! identifiers of the generator: 2k and 2k + 1.
+//! identifiers of the generator: 2k and 2k + 1. A PINGREQ alone is answered.
 
 use anyhow::{Context as _, Result};
 use edge_proto::decode::{Sender, decode};
@@ -16,6 +16,9 @@ use reactor::uring::UringDriver;
 
 use crate::arguments::Relay;
 use crate::generator::number_of;
+
+/// A PINGREQ (MQTT 5.0, 3.12).
+const PINGREQ: [u8; 2] = [0xC0, 0];
 
 /// A connection of the relay, by slot.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +70,10 @@ pub(crate) fn run(arguments: &Relay) -> Result<()> {
                 Event::Received { connection, buffer } => {
                     let mut out = driver.reclaim().unwrap_or_default();
                     let received = driver.received(buffer);
-                    if let Peer::Paired(partner) = state.peers[connection.slot as usize] {
+                    if received == PINGREQ {
+                        encode::pingresp(&mut out);
+                        driver.send(connection, out);
+                    } else if let Peer::Paired(partner) = state.peers[connection.slot as usize] {
                         out.extend_from_slice(received);
                         driver.send(partner, out);
                     } else if state.answer(connection, received, &mut out).is_some() {

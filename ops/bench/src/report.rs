@@ -62,8 +62,16 @@ const fn ratio(
 const CPU: &str = "cpu_us_per_message";
 
 /// A line each. Messages per core are what a second of CPU is enough for, the inverse of the CPU of each.
-const RATIOS: [Ratio; 14] = [
+const RATIOS: [Ratio; 16] = [
     ratio("cpu_per_message_vs_limit", "p2p", CPU, "roadstead", "limit"),
+    ratio("cpu_per_ping_vs_limit", "ping", CPU, "roadstead", "limit"),
+    ratio(
+        "cpu_per_ping_at_pace_vs_limit",
+        "ping",
+        "cpu_us_per_ping_at_pace",
+        "roadstead",
+        "limit",
+    ),
     ratio(
         "cpu_per_message_vs_limit_at_90",
         "p2p",

@@ -1,13 +1,15 @@
 //! Real clients hold the scripted conversation of `ops/clients` with a server, one step for each client and server.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::run;
+use crate::network::{CLIENT, DEVICE, NODE, NODE_STILL, Network, Side};
+use crate::process::{LIMIT, run};
 use crate::project::Project;
-use crate::server::{Against, Security, Server, certificates};
+use crate::server::{ADMIN_PORT, Against, Security, Server, certificates};
 use crate::step::Step;
 use crate::tools::{self, Tool};
 
@@ -36,26 +38,42 @@ enum Way {
     MutualTls,
     /// WebSocket over TLS.
     SecureWebSocket,
-    /// Not the conversation: clients with wrong certificates, who must not get in. `false` for a client that hangs up without an
-    /// alert when it does not accept the server.
-    Refusals {
-        tells_why_it_leaves: bool,
-    },
+    Quic,
+    /// Not the conversation: clients with wrong certificates, who must not get in, over TLS. With what the node's log has to say
+    /// of them.
+    Refusals(&'static [&'static str]),
+    /// The same over QUIC.
+    QuicRefusals(&'static [&'static str]),
 }
 
 impl Way {
     fn security(self) -> Security {
         match self {
             Self::Tcp | Self::WebSocket => Security::None,
-            Self::Tls | Self::SecureWebSocket => Security::Tls,
-            Self::MutualTls | Self::Refusals { .. } => Security::MutualTls,
+            Self::Tls | Self::SecureWebSocket | Self::Quic => Security::Tls,
+            Self::MutualTls | Self::Refusals(_) | Self::QuicRefusals(_) => Security::MutualTls,
+        }
+    }
+
+    /// What the script is told of it.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Tcp | Self::WebSocket | Self::Tls | Self::SecureWebSocket => &[],
+            Self::Quic => &["--quic"],
+            Self::MutualTls => &["--certificate", "client"],
+            Self::Refusals(_) => &["--certificate", "client", "--refusals"],
+            Self::QuicRefusals(_) => &["--certificate", "client", "--refusals", "--quic"],
+        }
+    }
+
+    /// What the node's log has to say afterwards.
+    fn logged(self) -> &'static [&'static str] {
+        match self {
+            Self::Refusals(lines) | Self::QuicRefusals(lines) => lines,
+            _ => &[],
         }
     }
 }
-
-const REFUSALS: Way = Way::Refusals {
-    tells_why_it_leaves: true,
-};
 
 /// A line per client and way: this is all that a new one needs here.
 const CLIENTS: &[Client] = &[
@@ -83,7 +101,7 @@ const CLIENTS: &[Client] = &[
     Client {
         name: "mosquitto_pub refused",
         needs: &[Tool::Python, Tool::Mosquitto],
-        way: REFUSALS,
+        way: Way::Refusals(REFUSED),
         mosquitto_fails: "",
         command: mosquitto,
     },
@@ -111,7 +129,7 @@ const CLIENTS: &[Client] = &[
     Client {
         name: "paho refused",
         needs: &[Tool::Python],
-        way: REFUSALS,
+        way: Way::Refusals(REFUSED),
         mosquitto_fails: "",
         command: paho_5,
     },
@@ -146,9 +164,7 @@ const CLIENTS: &[Client] = &[
     Client {
         name: "MQTT.js refused",
         needs: &[Tool::Npm],
-        way: Way::Refusals {
-            tells_why_it_leaves: false,
-        },
+        way: Way::Refusals(REFUSED.split_at(2).1),
         mosquitto_fails: "",
         command: |project| node(project, &["--transport", "tcp"]),
     },
@@ -169,37 +185,78 @@ const CLIENTS: &[Client] = &[
     Client {
         name: "rumqttc refused",
         needs: &[],
-        way: REFUSALS,
+        way: Way::Refusals(REFUSED),
         mosquitto_fails: "",
         command: rumqttc,
     },
+    Client {
+        name: "mqtt5 QUIC",
+        needs: &[],
+        way: Way::Quic,
+        mosquitto_fails: "",
+        command: mqtt5,
+    },
+    Client {
+        name: "mqtt5 TLS",
+        needs: &[],
+        way: Way::Tls,
+        mosquitto_fails: "",
+        command: mqtt5,
+    },
+    Client {
+        name: "mqtt5 QUIC refused",
+        needs: &[],
+        way: Way::QuicRefusals(&[
+            "reason=\"peer_alert\" detail=aborted by peer: the cryptographic handshake failed: error 48",
+            "reason=\"certificate_missing\"",
+            "reason=\"certificate_refused\" detail=the cryptographic handshake failed: error 48",
+            "reason=\"certificate_refused\" detail=the cryptographic handshake failed: error 45",
+            "reason=\"certificate_revoked\"",
+        ]),
+        mosquitto_fails: "",
+        command: mqtt5,
+    },
+    Client {
+        name: "quinn QUIC",
+        needs: &[],
+        way: Way::Quic,
+        mosquitto_fails: "",
+        command: quinn,
+    },
+    Client {
+        name: "quinn refused",
+        needs: &[],
+        way: Way::QuicRefusals(&[
+            "reason=\"peer_alert\" detail=aborted by peer: the cryptographic handshake failed: error 48",
+            "reason=\"peer_alert\" detail=aborted by peer: the cryptographic handshake failed: error 45",
+            "reason=\"certificate_missing\"",
+            "reason=\"certificate_refused\" detail=the cryptographic handshake failed: error 48",
+            "reason=\"certificate_refused\" detail=the cryptographic handshake failed: error 45",
+            "reason=\"certificate_revoked\"",
+            "reason=\"protocol\"",
+        ]),
+        mosquitto_fails: "",
+        command: quinn,
+    },
 ];
 
-/// What the node's log has to say of those that were refused: a line for each, except of those that left without a word.
-const REFUSED: &[(&str, bool)] = &[
-    ("peer_alert: received fatal alert: UnknownCA", true),
-    ("peer_alert: received fatal alert: CertificateExpired", true),
-    ("certificate_missing: ", false),
-    (
-        "certificate_refused: invalid peer certificate: UnknownIssuer",
-        false,
-    ),
-    (
-        "certificate_refused: invalid peer certificate: certificate expired",
-        false,
-    ),
-    (
-        "certificate_revoked: invalid peer certificate: Revoked",
-        false,
-    ),
+/// What the node's log has to say of those that were refused over TLS: a line for each. The first two are what clients say.
+const REFUSED: &[&str] = &[
+    "peer_alert: received fatal alert: UnknownCA",
+    "peer_alert: received fatal alert: CertificateExpired",
+    "certificate_missing: ",
+    "certificate_refused: invalid peer certificate: UnknownIssuer",
+    "certificate_refused: invalid peer certificate: certificate expired",
+    "certificate_revoked: invalid peer certificate: Revoked",
 ];
 
 /// The conversations with both backends of a node, for the verb `test`. The node has to be built.
 pub(crate) fn steps() -> Vec<Step> {
-    ["io_uring", "epoll"]
-        .into_iter()
-        .flat_map(|backend| steps_with(&Against::Roadstead(backend)))
-        .collect()
+    let mut steps = vec![build_quic_clients()];
+    for backend in ["io_uring", "epoll"] {
+        steps.extend(steps_with(&Against::Roadstead(backend)));
+    }
+    steps
 }
 
 /// The conversations with one server, for the verb `clients`: builds the node if it is one.
@@ -216,7 +273,7 @@ pub(crate) fn steps_against(server: &str) -> Result<Vec<Step>> {
     };
     let mut steps = Vec::new();
     if matches!(against, Against::Roadstead(_)) {
-        steps.push(build_node());
+        steps.extend([build_node(), build_quic_clients()]);
     }
     steps.extend(steps_with(&against));
     Ok(steps)
@@ -229,6 +286,16 @@ pub(crate) fn build_node() -> Step {
         &[],
         &["build", "--release", "--locked", "--package", "gateway"],
     )
+}
+
+/// Builds the clients over QUIC, which are a workspace of their own, and runs its tests: it takes longer than a conversation may.
+fn build_quic_clients() -> Step {
+    Step::call("build the QUIC clients", &[], |project| {
+        for verb in ["build", "test"] {
+            run(project, &mut quic_clients(project, verb, &[]), LIMIT)?;
+        }
+        Ok(())
+    })
 }
 
 fn running(address: &str) -> Result<Against> {
@@ -253,7 +320,7 @@ fn steps_with(against: &Against) -> Vec<Step> {
         Against::Mosquitto => "Mosquitto".to_owned(),
         Against::Running { host, port, .. } => format!("{host}:{port}"),
     };
-    CLIENTS
+    let conversations = CLIENTS
         .iter()
         .filter(|client| speaks(against, client.way))
         .map(|client| {
@@ -268,8 +335,38 @@ fn steps_with(against: &Against) -> Vec<Step> {
                     converse(project, client, &against)
                 },
             )
-        })
-        .collect()
+        });
+    let mut steps: Vec<Step> = conversations.collect();
+    if let Against::Roadstead(backend) = *against {
+        steps.push(move_about(backend));
+    }
+    steps
+}
+
+/// A client on quinn, whose address changes in a network namespace.
+fn move_about(backend: &'static str) -> Step {
+    let name = format!("client quinn on the move on {backend}");
+    Step::call(name, &[Tool::Iproute2], move |project| {
+        let network = Network::new(project)?;
+        run(project, &mut quic_clients(project, "build", &[]), LIMIT)?;
+        let mut server = Server::in_network(project, backend, &network)?;
+        let program = quic_target(project).join("debug/quinn-conversation");
+        let mut command = network.command(project, Side::Client, &program);
+        command
+            .args(["--quic", "--device", DEVICE])
+            .args(["--addresses", &CLIENT.join(",")])
+            .args(["--host", &server.host, "--port", &server.port.to_string()])
+            .args(["--still", &NODE_STILL.to_string()])
+            .args(["--admin", &format!("{NODE}:{ADMIN_PORT}")])
+            .arg("--tls")
+            .arg(certificates(project)?);
+        let result = run(project, &mut command, CONVERSATION_LIMIT);
+        server.still_runs()?;
+        if result.is_err() {
+            println!("the server's log ends with:\n{}", server.log_tail());
+        }
+        result
+    })
 }
 
 /// Whether a server has what a client needs.
@@ -280,7 +377,8 @@ fn speaks(against: &Against, way: Way) -> bool {
         Against::Running { websocket_port, .. } => match way {
             Way::Tcp => true,
             Way::WebSocket => websocket_port.is_some(),
-            Way::Tls | Way::MutualTls | Way::SecureWebSocket | Way::Refusals { .. } => false,
+            Way::Tls | Way::MutualTls | Way::SecureWebSocket => false,
+            Way::Quic | Way::Refusals(_) | Way::QuicRefusals(_) => false,
         },
     }
 }
@@ -295,25 +393,14 @@ fn converse(project: &Project, client: &Client, against: &Against) -> Result<()>
     if client.way.security() != Security::None {
         command.arg("--tls").arg(certificates(project)?);
     }
-    match client.way {
-        Way::MutualTls => {
-            command.args(["--certificate", "client"]);
-        }
-        Way::Refusals { .. } => {
-            command.args(["--certificate", "client", "--refusals"]);
-        }
-        _ => {}
-    }
+    command.args(client.way.arguments());
     if *against == Against::Mosquitto {
         command.args(["--known", client.mosquitto_fails]);
     }
     let mut result = run(project, &mut command, CONVERSATION_LIMIT);
     server.still_runs()?;
-    if let Way::Refusals {
-        tells_why_it_leaves,
-    } = client.way
-    {
-        result = result.and_then(|()| tells_of_refusals(&server.log()?, tells_why_it_leaves));
+    if !client.way.logged().is_empty() {
+        result = result.and_then(|()| tells_of(&server.log()?, client.way.logged()));
     }
     if result.is_err() {
         println!("the server's log ends with:\n{}", server.log_tail());
@@ -321,9 +408,9 @@ fn converse(project: &Project, client: &Client, against: &Against) -> Result<()>
     result
 }
 
-fn tells_of_refusals(log: &str, tells_why_it_leaves: bool) -> Result<()> {
-    for (line, is_told_by_client) in REFUSED {
-        if (!is_told_by_client || tells_why_it_leaves) && !log.contains(line) {
+fn tells_of(log: &str, lines: &[&str]) -> Result<()> {
+    for line in lines {
+        if !log.contains(line) {
             bail!("the server's log does not say “{line}”");
         }
     }
@@ -352,6 +439,29 @@ fn rumqttc(project: &Project) -> Command {
         "rumqttc-conversation",
         "--",
     ])
+}
+
+/// `cargo VERB` in the workspace of the clients over QUIC.
+pub(crate) fn quic_clients(project: &Project, verb: &str, arguments: &[&str]) -> Command {
+    let mut command = project.cargo(&[verb, "--quiet", "--locked", "--manifest-path"]);
+    command
+        .arg("ops/clients/quic/Cargo.toml")
+        .args(arguments)
+        .env("CARGO_TARGET_DIR", quic_target(project));
+    command
+}
+
+/// Where that is built: apart from the project, whose rustls has another provider.
+fn quic_target(project: &Project) -> PathBuf {
+    project.target().join("quic-clients")
+}
+
+fn mqtt5(project: &Project) -> Command {
+    quic_clients(project, "run", &["--bin", "mqtt5-conversation", "--"])
+}
+
+fn quinn(project: &Project) -> Command {
+    quic_clients(project, "run", &["--bin", "quinn-conversation", "--"])
 }
 
 fn mosquitto(project: &Project) -> Command {

@@ -1,5 +1,6 @@
 //! The steps of `cargo xtask lint`: what can be said about the code without running it.
 
+use crate::clients::quic_clients;
 use crate::process::{LIMIT, run};
 use crate::step::Step;
 use crate::tools::{Tool, python_program};
@@ -21,6 +22,26 @@ pub(crate) fn steps() -> Vec<Step> {
                 "warnings",
             ],
         ),
+        // They are a workspace of their own.
+        Step::cargo(
+            "format of the QUIC clients",
+            &[],
+            &[
+                "fmt",
+                "--all",
+                "--check",
+                "--manifest-path",
+                "ops/clients/quic/Cargo.toml",
+            ],
+        ),
+        Step::call("clippy of the QUIC clients", &[], |project| {
+            let arguments = ["--all-targets", "--", "-D", "warnings"];
+            run(
+                project,
+                &mut quic_clients(project, "clippy", &arguments),
+                LIMIT,
+            )
+        }),
         Step::cargo(
             "rustdoc",
             &[("RUSTDOCFLAGS", "-D warnings --document-private-items")],

@@ -10,6 +10,7 @@ mod clients;
 mod fuzz;
 mod instructions;
 mod lint;
+mod network;
 mod process;
 mod project;
 mod server;

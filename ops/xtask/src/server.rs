@@ -1,7 +1,7 @@
 //! A server for the duration of a step: started on free ports of loopback, awaited, and killed with the value that owns it.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::network::{NODE, NODE_STILL, Network, Side};
 use crate::process::{LIMIT, run};
 use crate::project::Project;
 use crate::tools;
@@ -19,8 +20,14 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long to wait between two looks at a server that starts.
 const START_POLL: Duration = Duration::from_millis(20);
 
+/// The port of the admin interface of a node in a network of its own.
+pub(crate) const ADMIN_PORT: u16 = 9_883;
+
 /// Ports below the ephemeral range: no outgoing connection can take one between our look and the server's bind.
 const PORTS: std::ops::Range<u16> = 4_000..10_000;
+
+/// A port of TCP and of UDP that nobody else can take.
+type HeldPort = (TcpListener, UdpSocket);
 
 /// What to hold the conversation with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +49,7 @@ pub(crate) enum Against {
 pub(crate) enum Security {
     /// Nothing: TCP and WebSocket.
     None,
-    /// TLS, and WebSocket over TLS.
+    /// TLS, QUIC, and WebSocket over TLS.
     Tls,
     /// The same, with a certificate of the client.
     MutualTls,
@@ -55,7 +62,7 @@ pub(crate) enum Security {
 pub(crate) struct Server {
     /// Address or name of its host: the name that its certificate is for.
     pub host: String,
-    /// MQTT over TCP or TLS.
+    /// MQTT over TCP or TLS; with TLS also over QUIC.
     pub port: u16,
     /// MQTT over WebSocket, secure or not, at the path `/mqtt`.
     pub websocket_port: Option<u16>,
@@ -88,13 +95,7 @@ impl Server {
     }
 
     fn roadstead(project: &Project, backend: &'static str, security: Security) -> Result<Self> {
-        let binary = project.release_binary("roadstead");
-        if !binary.exists() {
-            bail!(
-                "{} is not built: `cargo build --release --package gateway`",
-                binary.display()
-            );
-        }
+        let binary = node_binary(project)?;
         let folder = empty_folder(project, &format!("roadstead-{backend}"))?;
         let ([port, websocket_port, admin_port], reserved) = free_ports()?;
         let config = folder.join("roadstead.toml");
@@ -109,6 +110,48 @@ impl Server {
         command.arg("--config").arg(&config);
         drop(reserved);
         Self::spawn(command, &folder, security, port, Some(websocket_port))
+    }
+
+    /// Starts a node with an empty store in a network of its own, where it speaks QUIC at both of its addresses. Who wants
+    /// to talk with it has to wait until it answers: from here it cannot be seen.
+    ///
+    /// # Errors
+    /// It is not built, or cannot be started.
+    pub(crate) fn in_network(
+        project: &Project,
+        backend: &'static str,
+        network: &Network,
+    ) -> Result<Self> {
+        const QUIC_PORT: u16 = 14_567;
+        let binary = node_binary(project)?;
+        let folder = empty_folder(project, &format!("roadstead-moves-{backend}"))?;
+        let certificates = certificates(project)?.display();
+        let config = folder.join("roadstead.toml");
+        // The client is not on loopback, and nobody else is in this network.
+        let text = format!(
+            "[io]\nbackend = \"{backend}\"\n\n\
+             [listeners]\ntcp = []\nwebsocket = []\n\
+             quic = [\"{NODE}:{QUIC_PORT}\", \"{NODE_STILL}:{QUIC_PORT}\"]\n\n\
+             [tls]\ncertificates = [\"{certificates}/server.pem\"]\nkeys = [\"{certificates}/server.key\"]\n\n\
+             [access]\nanonymous = \"everywhere-without-any-authentication\"\n\n\
+             [admin]\naddress = \"{NODE}:{ADMIN_PORT}\"\nallow_remote = true\n\n\
+             [engine]\npath = \"{}\"\n\n[log]\nlevel = \"debug\"\n",
+            folder.join("data").display()
+        );
+        fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
+        let mut command = network.command(project, Side::Node, &binary);
+        command.arg("--config").arg(&config);
+        Self::begin(
+            command,
+            &folder,
+            Self {
+                host: NODE.to_string(),
+                port: QUIC_PORT,
+                websocket_port: None,
+                log: PathBuf::new(),
+                child: None,
+            },
+        )
     }
 
     fn mosquitto(project: &Project, security: Security) -> Result<Self> {
@@ -137,12 +180,30 @@ impl Server {
     }
 
     fn spawn(
-        mut command: Command,
+        command: Command,
         folder: &Path,
         security: Security,
         port: u16,
         websocket_port: Option<u16>,
     ) -> Result<Self> {
+        let host = match security {
+            Security::None => Ipv4Addr::LOCALHOST.to_string(),
+            _ => "localhost".to_owned(),
+        };
+        let server = Self {
+            host,
+            port,
+            websocket_port,
+            log: PathBuf::new(),
+            child: None,
+        };
+        let mut server = Self::begin(command, folder, server)?;
+        server.wait_until_it_accepts()?;
+        Ok(server)
+    }
+
+    /// Starts the process of a server, with its log in the folder.
+    fn begin(mut command: Command, folder: &Path, mut server: Self) -> Result<Self> {
         let log = folder.join("log");
         let file =
             File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
@@ -154,17 +215,7 @@ impl Server {
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-        let mut server = Self {
-            host: match security {
-                Security::None => Ipv4Addr::LOCALHOST.to_string(),
-                _ => "localhost".to_owned(),
-            },
-            port,
-            websocket_port,
-            log,
-            child: Some(child),
-        };
-        server.wait_until_it_accepts()?;
+        (server.log, server.child) = (log, Some(child));
         Ok(server)
     }
 
@@ -269,7 +320,7 @@ fn listeners(
     let folder = certificates(project)?.display();
     Ok(format!(
         "[listeners]\ntcp = []\nwebsocket = []\n\
-         tls = [\"127.0.0.1:{port}\"]\nwebsocket_tls = [\"127.0.0.1:{websocket_port}\"]\n\n\
+         tls = [\"127.0.0.1:{port}\"]\nquic = [\"127.0.0.1:{port}\"]\nwebsocket_tls = [\"127.0.0.1:{websocket_port}\"]\n\n\
          [tls]\ncertificates = [\"{folder}/{first}.pem\", \"{folder}/{second}.pem\"]\n\
          keys = [\"{folder}/{first}.key\", \"{folder}/{second}.key\"]\n\
          client_certificates = \"{clients}\"\nclient_authorities = [\"{folder}/authority.pem\"]\n\
@@ -278,23 +329,37 @@ fn listeners(
     ))
 }
 
+/// The node in release mode.
+fn node_binary(project: &Project) -> Result<PathBuf> {
+    let binary = project.release_binary("roadstead");
+    if !binary.exists() {
+        bail!(
+            "{} is not built: `cargo build --release --package gateway`",
+            binary.display()
+        );
+    }
+    Ok(binary)
+}
+
 fn empty_folder(project: &Project, name: &str) -> Result<PathBuf> {
     let folder = project.scratch(name)?;
     fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     project.scratch(name)
 }
 
-/// Distinct ports on which nothing listens, with the sockets that hold them: drop those just before the server starts.
-fn free_ports<const N: usize>() -> Result<([u16; N], Vec<TcpListener>)> {
+/// Distinct ports on which nothing listens, neither of TCP nor of UDP, with the sockets that hold them: drop those just before the
+/// server starts.
+fn free_ports<const N: usize>() -> Result<([u16; N], Vec<HeldPort>)> {
     let span = PORTS.end - PORTS.start;
     let first = u16::try_from(std::process::id() % u32::from(span))?;
     let mut ports = [0; N];
     let mut held = Vec::new();
     for offset in 0..span {
         let port = PORTS.start + (first + offset) % span;
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if let (Ok(listener), Ok(socket)) = (TcpListener::bind(address), UdpSocket::bind(address)) {
             ports[held.len()] = port;
-            held.push(listener);
+            held.push((listener, socket));
             if held.len() == N {
                 return Ok((ports, held));
             }

@@ -1,5 +1,6 @@
 //! Steps and their runner: a verb is a table of steps, and its answer is a table of what became of them.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -20,6 +21,18 @@ pub(crate) struct Step {
 }
 
 type Action = Box<dyn Fn(&Project) -> Result<()>>;
+
+/// The error of a step that this machine does not allow: it is skipped with the reason, in CI too.
+#[derive(Debug)]
+pub(crate) struct NotHere(pub String);
+
+impl fmt::Display for NotHere {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotHere {}
 
 impl Step {
     /// A step that calls a function.
@@ -95,6 +108,7 @@ fn run_one(project: &Project, step: &Step) -> Outcome {
     }
     match (step.action)(project) {
         Ok(()) => Outcome::Passed,
+        Err(error) if error.is::<NotHere>() => Outcome::Skipped(error.to_string()),
         Err(error) => Outcome::Failed(format!("{error:#}")),
     }
 }

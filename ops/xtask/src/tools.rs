@@ -26,6 +26,8 @@ pub(crate) enum Tool {
     Valgrind,
     /// testssl.sh, which looks for weaknesses of a TLS listener.
     Testssl,
+    /// The program `ip`, which makes network namespaces; the machine's, if it has one.
+    Iproute2,
     /// Rival of the benchmarks: NATS, from PyPI.
     Nats,
     /// Rival of the benchmarks: rumqttd, built by cargo.
@@ -62,6 +64,7 @@ const MOSQUITTO: &[&str] = &["mosquitto", "mosquitto-clients"];
 const VALGRIND: &[&str] = &["valgrind"];
 /// With what it finds out names by, which it does not start without.
 const TESTSSL: &[&str] = &["testssl.sh", "bind9-host", "openssl"];
+const IPROUTE2: &[&str] = &["iproute2"];
 const EJABBERD: &[&str] = &["ejabberd"];
 const RABBITMQ: &[&str] = &["rabbitmq-server"];
 const RUST_WITH_SOURCE: &[&str] = &["rustc-web", "rust-web-src"];
@@ -73,6 +76,7 @@ const NAMES: &[(&str, Tool)] = &[
     ("mosquitto", Tool::Mosquitto),
     ("valgrind", Tool::Valgrind),
     ("testssl", Tool::Testssl),
+    ("iproute2", Tool::Iproute2),
     ("nats", Tool::Nats),
     ("rumqttd", Tool::Rumqttd),
     ("ejabberd", Tool::Ejabberd),
@@ -106,6 +110,7 @@ impl fmt::Display for Tool {
             Self::Mosquitto => "Mosquitto",
             Self::Valgrind => "Valgrind",
             Self::Testssl => "testssl.sh",
+            Self::Iproute2 => "iproute2",
             Self::Nats => "NATS",
             Self::Rumqttd => "rumqttd",
             Self::Ejabberd => "ejabberd",
@@ -134,6 +139,10 @@ pub(crate) fn ensure(project: &Project, tool: Tool) -> Result<()> {
         }),
         Tool::Testssl => install(project, "testssl", &TESTSSL.join(" "), |folder| {
             debian(folder, TESTSSL)
+        }),
+        Tool::Iproute2 if has_ip() => Ok(()),
+        Tool::Iproute2 => install(project, "iproute2", &IPROUTE2.join(" "), |folder| {
+            debian(folder, IPROUTE2)
         }),
         Tool::Nats => install(project, "nats", NATS, |folder| python(folder, &[NATS])),
         Tool::Rumqttd => install(project, "rumqttd", RUMQTTD, |folder| {
@@ -192,6 +201,11 @@ pub(crate) fn install_all(project: &Project, tools: &[Tool]) -> bool {
         }
     }
     complete
+}
+
+/// True when this machine has the program `ip`.
+pub(crate) fn has_ip() -> bool {
+    capture(Command::new("ip").arg("-Version")).is_ok()
 }
 
 /// A program of the Python environment.

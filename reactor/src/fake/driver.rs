@@ -228,7 +228,7 @@ impl Driver for FakeDriver {
     fn listen(
         &mut self,
         mut address: SocketAddr,
-        _options: ListenOptions,
+        options: ListenOptions,
     ) -> io::Result<(ListenerId, SocketAddr)> {
         let mut net = self.net.lock();
         if address.port() == 0 {
@@ -243,6 +243,7 @@ impl Driver for FakeDriver {
             Listening {
                 driver: Some((self.index, id)),
                 queue: VecDeque::new(),
+                waiting_max: options.backlog,
             },
         );
         drop(net);
@@ -428,15 +429,27 @@ impl Driver for FakeDriver {
         self.accepts_max = connections.clamp(1, ACCEPTS_MAX);
     }
 
+    fn wait_at_most(&mut self, connections: u32) {
+        let mut net = self.net.lock();
+        for address in &self.listeners {
+            if let Some(listening) = net.listening.get_mut(address) {
+                listening.waiting_max = connections;
+            }
+        }
+    }
+
     fn accept_backlog(&self) -> AcceptBacklog {
         let net = self.net.lock();
-        let waiting = self
-            .listeners
-            .iter()
-            .filter_map(|address| net.listening.get(address));
+        let listening = || {
+            let addresses = self.listeners.iter();
+            addresses.filter_map(|address| net.listening.get(address))
+        };
+        let permille = |listening: &Listening| {
+            listening.queue.len() as u32 * 1_000 / listening.waiting_max.max(1)
+        };
         AcceptBacklog {
-            waiting: waiting.map(|listening| listening.queue.len() as u32).sum(),
-            fullest_permille: 0, // It has no bound.
+            waiting: listening().map(|it| it.queue.len() as u32).sum(),
+            fullest_permille: listening().map(permille).max().unwrap_or(0),
         }
     }
 

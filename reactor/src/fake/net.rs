@@ -84,6 +84,8 @@ pub(super) struct Listening {
     /// `None` when the test itself accepts.
     pub(super) driver: Option<(usize, ListenerId)>,
     pub(super) queue: VecDeque<End>,
+    /// How many may wait in it.
+    pub(super) waiting_max: u32,
 }
 
 #[derive(Debug)]
@@ -185,6 +187,10 @@ impl Net {
         let Some(listening) = self.listening.get_mut(&to) else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
+        // Linux is silent here, and the client tries again until it has had enough.
+        if listening.queue.len() >= listening.waiting_max as usize {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let link = self.links.insert(Link {
             sides: [Side::new(owner, from), Side::new(Owner::Nobody, to)],
         });
@@ -257,6 +263,7 @@ impl FakeNet {
             Listening {
                 driver: None,
                 queue: VecDeque::new(),
+                waiting_max: u32::MAX,
             },
         );
     }

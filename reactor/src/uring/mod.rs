@@ -518,6 +518,14 @@ impl Driver for UringDriver {
         self.accepts_max = connections.clamp(1, ACCEPTS_MAX);
     }
 
+    fn wait_at_most(&mut self, connections: u32) {
+        let listeners = self.listeners.iter();
+        socket::wait_at_most(
+            listeners.filter_map(|listener| listener.socket.as_ref()),
+            connections,
+        );
+    }
+
     fn accept_backlog(&self) -> AcceptBacklog {
         let listeners = self.listeners.iter();
         socket::accept_backlog(listeners.filter_map(|listener| listener.socket.as_ref()))

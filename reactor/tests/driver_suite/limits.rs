@@ -131,6 +131,10 @@ pub(crate) fn as_many_connections_are_accepted_in_one_poll_as_may_be<S: Setup>()
     let peers: Vec<S::Peer> = (0..12).map(|_| open()).collect();
     let backlog = world.driver().accept_backlog();
     assert!((10..=12).contains(&backlog.waiting), "{backlog:?}");
+    world.driver().wait_at_most(16);
+    let backlog = world.driver().accept_backlog();
+    assert_eq!(backlog.fullest_permille, backlog.waiting * 1_000 / 16);
+    assert!(backlog.waiting >= 10, "those that wait stay: {backlog:?}");
     while accepted(&world) < peers.len() {
         let before = accepted(&world);
         world.turn();

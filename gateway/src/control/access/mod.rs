@@ -368,6 +368,7 @@ fn policy(config: &Config, state: &State) -> Policy {
         },
         stamps_senders: access.stamp_senders,
         bans: Arc::clone(&state.bans),
+        web_origins: config.listeners.websocket_origins.to_web_origins(),
     }
 }
 

@@ -35,6 +35,16 @@ pub(super) fn families(samples: &[CoreSample]) -> Vec<MetricFamily> {
             per_core(|newcomers| f64::from(newcomers.accepts_max)),
         ),
         gauges(
+            "handshake_flights_per_turn_max",
+            "Flights of TLS handshakes that the core processes in one turn at most; fewer while turns are long.",
+            per_core(|newcomers| f64::from(newcomers.flights_max)),
+        ),
+        gauges(
+            "accept_backlog_max",
+            "Connections that may wait in the kernel at each listener of the core; fewer while far more want in than can be taken.",
+            per_core(|newcomers| f64::from(newcomers.waiting_max)),
+        ),
+        gauges(
             "pressed",
             "1 while far more clients want in than can be taken, so that most strangers are told to come later (0x9F).",
             per_core(|newcomers| f64::from(newcomers.pressed)),

@@ -1,8 +1,9 @@
 //! Opening a store: lock, format, checks, and the way from what is on disk to what memory knows.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,6 +34,10 @@ pub(super) const STORE_FILE: &str = "store.redb";
 /// The store while it is made for the first time.
 const NEW_STORE_FILE: &str = "store.redb.new";
 const LOCK_FILE: &str = "lock";
+
+/// What is made here is for its owner alone.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
 
 const META_FORMAT: &str = "format";
 const META_BOOT_COUNT: &str = "boot_count";
@@ -77,11 +82,12 @@ impl Embedded {
             path: path.clone(),
             source,
         };
-        fs::create_dir_all(folder).map_err(unusable)?;
+        make_folder(folder).map_err(unusable)?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(FILE_MODE)
             .open(folder.join(LOCK_FILE));
         let lock = lock.map_err(unusable)?;
         lock_soon(&lock).map_err(|error| match error {
@@ -200,6 +206,17 @@ fn opening_error(path: &str, error: redb::Error, first: Option<io::Error>) -> En
     }
 }
 
+/// Makes the folder of a store for its owner alone, since everybody's messages are in it. One that is there keeps its mode.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if let Some(parent) = folder.parent().filter(|it| *it != Path::new("")) {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+        Err(_) if folder.is_dir() => Ok(()),
+        outcome => outcome,
+    }
+}
+
 fn read_write(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     if file.metadata()?.len() == 0 {
@@ -227,6 +244,7 @@ fn create(folder: &Path, options: &EmbeddedOptions) -> Result<File, redb::Error>
         .write(true)
         .create(true)
         .truncate(true)
+        .mode(FILE_MODE)
         .open(&unfinished)?;
     initialize(&Disk::new(Arc::new(FileBackend::new(file)?)), options)?;
     File::open(&unfinished)?.sync_all()?;

@@ -155,6 +155,9 @@ pub(crate) struct Ping {
     /// minute.
     #[arg(long, default_value_t = 16_667, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: u32,
+    /// Measure the bare relay too, in turns with the server.
+    #[arg(long, conflicts_with = "address")]
+    pub(crate) limit: bool,
     /// How long to measure.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     pub(crate) duration: Duration,
@@ -286,7 +289,12 @@ pub(crate) struct StormClients {
     pub(crate) trust: Option<PathBuf>,
     /// Clients in a second.
     #[arg(long)]
-    pub(crate) rate: u32,
+    pub(crate) rate: f64,
+    /// Which of how many processes this is: each has names and addresses of its own.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) process: u32,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) processes: u32,
     #[arg(long, value_parser = parse_duration)]
     pub(crate) duration: Duration,
     #[arg(long, value_parser = parse_duration)]

@@ -22,7 +22,7 @@ use reactor::epoll::EpollDriver;
 use reactor::slab::Table;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::addresses::local_of;
 use super::client::client_id_of;
@@ -32,7 +32,7 @@ use crate::arguments::TlsKey;
 use crate::clock::{self, Pace};
 
 /// Clients on their way at once; who is due beyond it is left out and counted.
-const UNDERWAY_MAX: usize = 16_000;
+pub(crate) const UNDERWAY_MAX: usize = 16_000;
 /// Connects between two looks at the sockets.
 const BATCH: u64 = 64;
 /// How many of these clients are told apart: addresses and names come again after so many.
@@ -52,17 +52,46 @@ struct Client {
 }
 
 /// What became of the clients.
-#[derive(Debug, Default)]
-struct Tally {
-    offered: u64,
-    left_out: u64,
-    no_socket: u64,
-    done: u64,
-    done_known: u64,
-    offered_known: u64,
-    closed: u64,
-    impatient: u64,
-    refused: BTreeMap<u8, u64>,
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    pub(crate) offered: u64,
+    pub(crate) left_out: u64,
+    pub(crate) no_socket: u64,
+    pub(crate) done: u64,
+    pub(crate) done_known: u64,
+    pub(crate) offered_known: u64,
+    pub(crate) closed: u64,
+    pub(crate) impatient: u64,
+    /// By reason code.
+    pub(crate) refused: BTreeMap<u8, u64>,
+}
+
+impl Tally {
+    /// Adds what became of the clients of another process.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self {
+            offered,
+            left_out,
+            no_socket,
+            done,
+            done_known,
+            offered_known,
+            closed,
+            impatient,
+            refused,
+        } = other;
+        self.offered += offered;
+        self.left_out += left_out;
+        self.no_socket += no_socket;
+        self.done += done;
+        self.done_known += done_known;
+        self.offered_known += offered_known;
+        self.closed += closed;
+        self.impatient += impatient;
+        for (code, count) in refused {
+            *self.refused.entry(*code).or_default() += count;
+        }
+    }
 }
 
 struct Storm<'a> {
@@ -73,7 +102,8 @@ struct Storm<'a> {
     /// When each gives up, in the order in which they began.
     patience: VecDeque<(Instant, ConnectionId)>,
     underway: usize,
-    next: u32,
+    /// Clients so far, of this process.
+    clients_so_far: u32,
     tally: Tally,
 }
 
@@ -109,29 +139,11 @@ pub(crate) fn run(arguments: &StormClients) -> Result<()> {
         clients: Table::new(),
         patience: VecDeque::new(),
         underway: 0,
-        next: 0,
+        clients_so_far: 0,
         tally: Tally::default(),
     };
     storm.turns()?;
-    let Tally {
-        offered,
-        left_out,
-        no_socket,
-        done,
-        done_known,
-        offered_known,
-        closed,
-        impatient,
-        refused,
-    } = storm.tally;
-    println!(
-        "{}",
-        json!({
-            "offered": offered, "left_out": left_out, "no_socket": no_socket, "done": done, "done_known": done_known,
-            "offered_known": offered_known, "closed": closed, "impatient": impatient,
-            "refused": refused.into_iter().map(|(code, count)| (format!("{code:#04x}"), count)).collect::<BTreeMap<_, _>>(),
-        })
-    );
+    println!("{}", serde_json::to_string(&storm.tally)?);
     Ok(())
 }
 
@@ -139,7 +151,7 @@ impl Storm<'_> {
     fn turns(&mut self) -> io::Result<()> {
         let started = clock::now();
         let until = started + self.arguments.duration;
-        let mut pace = Pace::new(started, f64::from(self.arguments.rate));
+        let mut pace = Pace::new(started, self.arguments.rate);
         let mut events = Vec::new();
         loop {
             let now = clock::now();
@@ -162,8 +174,14 @@ impl Storm<'_> {
 
     fn open(&mut self) {
         self.tally.offered += 1;
-        let sequence = self.next;
-        self.next = (self.next + 1) % STRANGERS;
+        let (
+            sequence,
+            StormClients {
+                process, processes, ..
+            },
+        ) = (self.clients_so_far, self.arguments);
+        self.clients_so_far += 1;
+        let number_of = |sequence: u32, of: u32| (sequence % of * processes + process) % of;
         let known = self.arguments.known > 0 && sequence.is_multiple_of(2);
         self.tally.offered_known += u64::from(known);
         if self.underway >= UNDERWAY_MAX {
@@ -171,14 +189,15 @@ impl Storm<'_> {
             return;
         }
         let remote = self.arguments.remote;
-        let Ok(connection) = self.driver.connect(remote, local_of(remote, sequence)) else {
+        let stranger = number_of(sequence, STRANGERS);
+        let Ok(connection) = self.driver.connect(remote, local_of(remote, stranger)) else {
             self.tally.no_socket += 1;
             return;
         };
         let number = if known {
-            self.arguments.known_first + (sequence / 2) % self.arguments.known
+            self.arguments.known_first + number_of(sequence / 2, self.arguments.known)
         } else {
-            sequence
+            stranger
         };
         let client = Client {
             connection,

@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &Ping) -> Result<()> {
         common: &arguments.common,
         clients: Clients::new(arguments.sessions, Topics::Own, QoS::AtMostOnce, 16),
         cores: Cores::One,
-        limit: false,
+        limit: arguments.limit,
         runs: RUNS,
         settings: json!({
             "sessions": arguments.sessions, "rate": arguments.rate, "seconds": arguments.duration.as_secs_f64(),

@@ -1,27 +1,28 @@
 //! Far more clients want in than the server can take, half of them to sessions that it has kept. What those notice who are in,
 //! how many come in, how much memory it takes, and how soon the server takes as many as before.
 //!
-//! The storm is a process of its own with the lowest priority, on the generator's CPUs: what is measured is the server, not how
-//! clients wait for each other. It is an open loop; what the CPUs cannot offer is left out, and told.
+//! The storm's processes have the lowest priority, on the generator's CPUs: what is measured is the server, not how clients wait for
+//! each other. It is an open loop; what the CPUs cannot offer is left out, and told. A server that has one CPU of two takes more
+//! connections than the other CPU can offer ten times; `--transport tls --tls-key rsa` makes a handshake dear for the server alone.
 
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use edge_proto::packet::QoS;
 use reactor::probe::cpus_allowed;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::bench::{Bench, Clients};
 use super::compare::Comparison;
 use crate::arguments::Storm;
-use crate::arguments::TlsKey;
 use crate::certificate;
 use crate::cleanup;
 use crate::clock;
 use crate::figures::Figures;
+use crate::generator::storm::{Tally, UNDERWAY_MAX};
 use crate::generator::{Load, Target, Topics};
 use crate::machine::Cores;
 use crate::memory;
@@ -32,6 +33,8 @@ use crate::server::pause;
 const PAYLOAD_BYTES: u32 = 128;
 /// Packets that wait between two sockets of one machine.
 const DEVICE_QUEUE: &str = "300000";
+/// Times that its capacity is measured before the storm; the median counts.
+const PROBES: usize = 5;
 /// As much of its capacity as a server must have again.
 const RECOVERED: f64 = 0.8;
 /// How long that may take before it is given up.
@@ -72,7 +75,12 @@ fn once(arguments: &Storm, bench: &Bench, figures: &mut Figures) -> Result<()> {
     }
     let (generator, server) = (&bench.generator, &bench.server);
     generator.open(server, 0..live, 0)?;
-    let capacity = probe(arguments, bench)?;
+    let mut probes = Vec::new();
+    for _ in 0..PROBES {
+        probes.push(probe(arguments, bench)?);
+    }
+    probes.sort_by(f64::total_cmp);
+    let capacity = probes[PROBES / 2];
     let known = live + arguments.probe..live + arguments.probe + arguments.known;
     generator.open(server, known.clone(), 0)?;
     generator.leave(server, known)?;
@@ -108,7 +116,7 @@ fn once(arguments: &Storm, bench: &Bench, figures: &mut Figures) -> Result<()> {
     figures.count("left_out_storm", between.counted.left_out);
     between.cpu("message", between.counted.delivered, "_storm", figures);
     figures.measure("capacity_per_s", capacity);
-    tell(&tally, between.seconds, figures);
+    tell(&tally, between.seconds, figures)?;
     recover(arguments, bench, capacity, ended, figures)?;
     bench
         .measure(Duration::from_secs(2), arguments.calm)?
@@ -169,42 +177,50 @@ fn resident(bench: &Bench) -> Result<u64> {
 }
 
 /// Writes what became of the storm's clients.
-fn tell(tally: &Value, seconds: f64, figures: &mut Figures) {
-    let count = |name: &str| tally[name].as_u64().unwrap_or(0);
-    let sum_refused: u64 = tally["refused"]
-        .as_object()
-        .into_iter()
-        .flat_map(|codes| codes.values())
-        .filter_map(Value::as_u64)
-        .sum();
-    figures.measure("offered_per_s", count("offered") as f64 / seconds);
-    figures.measure("connects_per_s_storm", count("done") as f64 / seconds);
+fn tell(tally: &Tally, seconds: f64, figures: &mut Figures) -> Result<()> {
+    figures.measure("offered_per_s", tally.offered as f64 / seconds);
+    figures.measure("connects_per_s_storm", tally.done as f64 / seconds);
     let share = |done: u64, offered: u64| 100.0 * done as f64 / offered.max(1) as f64;
-    let known = (count("done_known"), count("offered_known"));
     let strangers = (
-        count("done") - known.0.min(count("done")),
-        count("offered") - known.1,
+        tally.done.saturating_sub(tally.done_known),
+        tally.offered.saturating_sub(tally.offered_known),
     );
-    figures.measure("known_in_percent", share(known.0, known.1));
+    let known = share(tally.done_known, tally.offered_known);
+    figures.measure("known_in_percent", known);
     figures.measure("strangers_in_percent", share(strangers.0, strangers.1));
-    figures.count("connects_refused", sum_refused);
-    figures.count("connections_closed", count("closed"));
-    figures.count("gave_up", count("impatient"));
-    figures.count("not_offered", count("left_out") + count("no_socket"));
-    figures.detail("storm", tally.clone());
+    figures.count("connects_refused", tally.refused.values().sum());
+    figures.count("connections_closed", tally.closed);
+    figures.count("gave_up", tally.impatient);
+    figures.count("not_offered", tally.left_out + tally.no_socket);
+    figures.detail("storm", serde_json::to_value(tally)?);
+    Ok(())
 }
 
-/// The storm's process.
+/// The storm's processes: as many as have sockets for all that wait at a time.
 struct Clouds {
-    process: cleanup::Guard,
-    output: std::process::ChildStdout,
+    processes: Vec<(cleanup::Guard, ChildStdout)>,
 }
 
 impl Clouds {
     fn start(arguments: &Storm, bench: &Bench, rate: u32) -> Result<Self> {
+        let waiting = f64::from(rate) * arguments.patience.as_secs_f64();
+        let count = (waiting / UNDERWAY_MAX as f64).ceil().clamp(1.0, 16.0) as u32;
+        let processes =
+            (0..count).map(|process| Self::cloud(arguments, bench, rate, (process, count)));
+        Ok(Self {
+            processes: processes.collect::<Result<_>>()?,
+        })
+    }
+
+    fn cloud(
+        arguments: &Storm,
+        bench: &Bench,
+        rate: u32,
+        (process, processes): (u32, u32),
+    ) -> Result<(cleanup::Guard, ChildStdout)> {
         let live = 2 * arguments.pairs;
-        let mut command = Command::new("nice");
-        command.args(["-n", "19"]);
+        let mut command = Command::new("chrt");
+        command.args(["--idle", "0"]);
         if let Some(division) = &bench.plan.division {
             let cpus = cpus_allowed()?;
             let cpus: Vec<String> = cpus[division.generator_first..]
@@ -213,44 +229,49 @@ impl Clouds {
                 .collect();
             command.args(["taskset", "-c", &cpus.join(",")]);
         }
+        let milliseconds = |span: Duration| format!("{}ms", span.as_millis());
         command
             .arg(std::env::current_exe()?)
             .arg("storm-clients")
             .args(["--remote", &bench.server.address.to_string()])
-            .args(["--rate", &rate.to_string()])
             .args([
-                "--duration",
-                &format!("{}ms", arguments.duration.as_millis()),
+                "--rate",
+                &(f64::from(rate) / f64::from(processes)).to_string(),
             ])
-            .args([
-                "--patience",
-                &format!("{}ms", arguments.patience.as_millis()),
-            ])
+            .args(["--process", &process.to_string()])
+            .args(["--processes", &processes.to_string()])
+            .args(["--duration", &milliseconds(arguments.duration)])
+            .args(["--patience", &milliseconds(arguments.patience)])
             .args(["--known-first", &(live + arguments.probe).to_string()])
             .args(["--known", &arguments.known.to_string()]);
         if arguments.common.transport().is_secure() {
             command
                 .arg("--trust")
-                .arg(&certificate::files(TlsKey::Ecdsa)?.chain);
+                .arg(&certificate::files(arguments.common.tls_key)?.chain);
         }
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .process_group(0)
             .spawn()
-            .context("the storm needs nice(1) and taskset(1)")?;
+            .context("the storm needs chrt(1) and taskset(1)")?;
         let output = child.stdout.take().context("it is piped")?;
-        let process = cleanup::kill_at_end(child);
-        Ok(Self { process, output })
+        Ok((cleanup::kill_at_end(child), output))
     }
 
-    /// Waits for its end and reads what it tells.
-    fn end(&mut self) -> Result<Value> {
-        let mut text = String::new();
-        self.output.read_to_string(&mut text)?;
-        while !cleanup::has_ended(&self.process) {
-            pause(Duration::from_millis(10))?;
+    /// Waits for their end and adds up what they tell.
+    fn end(&mut self) -> Result<Tally> {
+        let mut sum = Tally::default();
+        for (process, output) in &mut self.processes {
+            let mut text = String::new();
+            output.read_to_string(&mut text)?;
+            while !cleanup::has_ended(process) {
+                pause(Duration::from_millis(10))?;
+            }
+            let tally: Tally =
+                serde_json::from_str(&text).context("the storm told nothing of itself")?;
+            sum.add(&tally);
         }
-        serde_json::from_str(&text).context("the storm told nothing of itself")
+        Ok(sum)
     }
 }
