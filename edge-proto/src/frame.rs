@@ -1,13 +1,16 @@
 //! Where a packet ends (§2.1): the fixed header, and nothing of what is behind it.
 
+use core::fmt;
+
 use crate::reason::{ReasonCode, Violation};
+use crate::shown::Length;
 use crate::{packet::PacketType, read};
 
 /// The longest packet that the remaining length can express: five bytes of fixed header and 268,435,455 bytes.
 pub const PACKET_LENGTH_MAX: usize = 268_435_460;
 
 /// One whole packet, not decoded yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// Packet type and flags.
     pub first_byte: u8,
@@ -15,6 +18,19 @@ pub struct Frame<'a> {
     pub body: &'a [u8],
     /// Length of the whole packet in bytes, fixed header included.
     pub length: usize,
+}
+
+impl fmt::Debug for Frame<'_> {
+    /// Without the body, which may have a password.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Frame")
+            .field("packet_type", &self.packet_type())
+            .field("flags", &self.flags())
+            .field("body", &Length::of(self.body))
+            .field("length", &self.length)
+            .finish()
+    }
 }
 
 impl Frame<'_> {

@@ -8,6 +8,7 @@
 //! **Invariants**
 //! - Nothing here reads a clock, opens a socket, starts a thread or uses `unsafe`.
 //! - No input from a peer can panic or make memory grow beyond the limits that are passed in.
+//! - `Debug` shows no password, token or payload: see [`shown`].
 //! - A value that exists is a valid one: bytes become a [`packet::Packet`], text becomes a [`topic::TopicFilter`].
 
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ pub mod packet;
 pub mod proxy;
 pub mod reason;
 pub mod session;
+pub mod shown;
 pub mod topic;
 pub mod trie;
 pub mod websocket;

@@ -37,8 +37,8 @@ pub(crate) mod id {
     pub(crate) const SHARED_SUBSCRIPTION_AVAILABLE: u8 = 0x2A;
 }
 
-/// One property. A value that exists is in range.
-#[derive(Clone, Copy, Debug)]
+/// One property. A value that exists is in range. It cannot be shown: some are secrets.
+#[derive(Clone, Copy)]
 pub(crate) enum Property<'a> {
     PayloadFormat(bool),
     MessageExpiry(u32),
@@ -70,7 +70,6 @@ pub(crate) enum Property<'a> {
 }
 
 /// A property block that is being read.
-#[derive(Debug)]
 pub(crate) struct Properties<'a> {
     block: &'a [u8],
     reader: Reader<'a>,
@@ -311,12 +310,6 @@ impl<'a> UserProperties<'a> {
             }
         }
         Ok(properties.user_properties())
-    }
-}
-
-impl fmt::Debug for UserProperties<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_list().entries(self.iter()).finish()
     }
 }
 

@@ -9,7 +9,7 @@ const TRUNCATED: Violation =
     Violation::malformed("MQTT5 §1.5", "a field runs past the end of its packet");
 
 /// A cursor over the bytes of one packet or of one property block.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }

@@ -140,11 +140,12 @@ fn every_reason_code_that_a_suback_may_have_fits_3_1_1() {
 }
 
 #[test]
-fn debug_shows_pairs_and_numbers_instead_of_bytes() {
+fn debug_shows_names_and_lengths_and_numbers() {
     let mut block = Vec::new();
-    encode::user_properties(&mut block, &[("a", "b"), ("a", "c")]);
+    encode::user_properties(&mut block, &[("a", "be"), ("a", "see")]);
     let properties = UserProperties::parse(&block).unwrap();
-    assert_eq!(format!("{properties:?}"), r#"[("a", "b"), ("a", "c")]"#);
+    let shown = format!("{properties:?}");
+    assert_eq!(shown, r#"{"a": 2 bytes, "a": 3 bytes}"#);
     assert!(!properties.is_empty() && UserProperties::default().is_empty());
     assert_eq!(format!("{:?}", SubscriptionIds::default()), "[]");
 }

@@ -1,9 +1,11 @@
 //! What an operator can ask a core, as values. The HTTP side and the command line are in `control/`.
 
+use std::fmt;
 use std::sync::Arc;
 
 use edge_proto::packet::QoS;
 use edge_proto::reason::ReasonCode;
+use edge_proto::shown::Length;
 use edge_proto::topic::{TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,17 @@ use crate::owner::Owner;
 use crate::shard::{internal_message, snapshot};
 use crate::tls::Acceptor;
 use crate::turn::Turn;
+
+/// The payload of a message, which is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(pub Vec<u8>);
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = Length::of(&self.0);
+        formatter.debug_tuple("Payload").field(&length).finish()
+    }
+}
 
 /// A question or an order for one core.
 #[derive(Clone, Debug)]
@@ -53,7 +66,7 @@ pub enum AdminRequest {
         /// A topic name.
         topic: String,
         /// The payload.
-        payload: Vec<u8>,
+        payload: Payload,
         /// 0, 1 or 2.
         qos: u8,
         /// Retain it.
@@ -210,7 +223,7 @@ pub(crate) fn answer(
             qos,
             retain,
         } => {
-            return publish(turn, id, &topic, &payload, qos, retain)
+            return publish(turn, id, &topic, &payload.0, qos, retain)
                 .err()
                 .map(|error| AdminReply::Published(Err(error)));
         }

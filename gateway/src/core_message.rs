@@ -5,11 +5,13 @@
 //! thing. Between two cores the messages of one lane arrive in the order they were sent: [`CoreMessage::is_lossy`] says
 //! which lane. Order of a publisher's messages is kept per QoS, because QoS 0 has a lane of its own.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use edge_proto::packet::{QoS, SubscriptionOptions};
 use edge_proto::reason::ReasonCode;
+use edge_proto::shown::Length;
 use reactor::datagram::Ecn;
 use reactor::driver::ConnectionId;
 use reactor::slab::Key;
@@ -93,10 +95,13 @@ pub enum CoreMessage {
     },
     /// Edge → home: the connection has ended and nothing of it is outstanding.
     Detach(Box<Detach>),
-    /// Home → edge: who the client of this connection is, when the policy has begun to ask.
-    Introduce(Box<Introduce>),
     /// Edge → home: the client has proved again who it is.
     Identify(Box<Identify>),
+    /// Home → edge: the session of this connection has a subscription less than its edge counts.
+    SubscriptionCut {
+        /// The client.
+        connection: ConnectionId,
+    },
     /// Edge → home: make a durable subscription.
     HomeSubscribe(Box<HomeSubscribe>),
     /// Edge → home: remove a durable subscription.
@@ -280,7 +285,6 @@ pub struct Deliver {
 
 /// A QUIC datagram whose connection id names another core than the one that received it: it came in one batch with datagrams
 /// of that core.
-#[derive(Debug)]
 pub struct StrayDatagram {
     /// At which QUIC listener, by place.
     pub listener: u16,
@@ -292,6 +296,19 @@ pub struct StrayDatagram {
     pub ecn: Option<Ecn>,
     /// The datagram.
     pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for StrayDatagram {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("StrayDatagram")
+            .field("listener", &self.listener)
+            .field("remote", &self.remote)
+            .field("local", &self.local)
+            .field("ecn", &self.ecn)
+            .field("bytes", &Length::of(&self.bytes))
+            .finish()
+    }
 }
 
 /// One live session that gets a message.
@@ -501,19 +518,6 @@ pub struct Identify {
     pub home: Key,
     /// Who.
     pub identity: Arc<Identity>,
-}
-
-/// Who the client of a connection is.
-#[derive(Debug)]
-pub struct Introduce {
-    /// Its connection.
-    pub connection: ConnectionId,
-    /// Client identifier.
-    pub client_id: Box<str>,
-    /// Who it proved to be.
-    pub identity: Option<Arc<Identity>>,
-    /// Where it connects from.
-    pub peer: IpAddr,
 }
 
 /// A home's answer to a CONNECT.

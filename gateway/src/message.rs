@@ -1,6 +1,9 @@
 //! An application message as it travels: one allocation, made once per node, shared by everyone who delivers it.
 
+use std::fmt;
+
 use edge_proto::packet::QoS;
+use edge_proto::shown::Length;
 
 /// The session of a client, or the queue of a shared subscription, unique in the life of the store: one bit that tells which,
 /// boot count (15 bits), core (8 bits), counter (40 bits).
@@ -27,7 +30,7 @@ impl SessionId {
 }
 
 /// One application message, immutable.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Message {
     /// Topic, forwarded properties, payload, in this order.
     bytes: Box<[u8]>,
@@ -44,7 +47,7 @@ pub struct Message {
 }
 
 /// The changing parts of a new message; see [`Message::new`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct MessageParts<'a> {
     /// A valid topic name.
     pub topic: &'a str,
@@ -60,6 +63,37 @@ pub struct MessageParts<'a> {
     pub expires_at_unix_ms: u64,
     /// Who published it.
     pub publisher: SessionId,
+}
+
+impl fmt::Debug for Message {
+    /// Without what it says, which is nobody's business but its receivers'.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Message")
+            .field("topic", &self.topic())
+            .field("properties", &Length::of(self.properties()))
+            .field("payload", &Length::of(self.payload()))
+            .field("qos", &self.qos)
+            .field("retain", &self.retain)
+            .field("expires_at_unix_ms", &self.expires_at_unix_ms)
+            .field("publisher", &self.publisher)
+            .finish()
+    }
+}
+
+impl fmt::Debug for MessageParts<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("MessageParts")
+            .field("topic", &self.topic)
+            .field("properties", &Length::of(self.properties))
+            .field("payload", &Length::of(self.payload))
+            .field("qos", &self.qos)
+            .field("retain", &self.retain)
+            .field("expires_at_unix_ms", &self.expires_at_unix_ms)
+            .field("publisher", &self.publisher)
+            .finish()
+    }
 }
 
 impl Message {

@@ -2,9 +2,11 @@
 //! engine, answers to the admin side. One buffer per connection that was written to, so that each is flushed once.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::IpAddr;
 
 use edge_proto::reason::Violation;
+use edge_proto::shown::Length;
 use edge_proto::websocket;
 use reactor::driver::{Close, ConnectionId};
 
@@ -16,7 +18,6 @@ use crate::engine::Command;
 use crate::quic::split_slot;
 
 /// Bytes for one connection.
-#[derive(Debug)]
 pub struct Output {
     /// For whom.
     pub connection: ConnectionId,
@@ -24,6 +25,18 @@ pub struct Output {
     pub bytes: Vec<u8>,
     /// Start of the payload of the WebSocket frame that is being filled; `None` without WebSocket.
     frame: Option<usize>,
+}
+
+impl fmt::Debug for Output {
+    /// Without the bytes, which are messages of others.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Output")
+            .field("connection", &self.connection)
+            .field("bytes", &Length::of(&self.bytes))
+            .field("frame", &self.frame)
+            .finish()
+    }
 }
 
 /// An order to the driver about one connection.

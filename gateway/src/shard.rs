@@ -22,8 +22,7 @@ use crate::owner::Owner;
 use crate::tls;
 use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer, Turn};
 
-/// What happens to a core.
-#[derive(Debug)]
+/// What happens to a core. It cannot be shown: bytes of clients may be passwords.
 pub enum Event<'a> {
     /// A listener accepted a connection.
     Accepted {
@@ -484,9 +483,8 @@ fn dispatch(
             reason,
             recipients,
         } => {
-            turn.outbox
-                .admin
-                .push((request, crate::admin::published(reason, recipients)));
+            let published = crate::admin::published(reason, recipients);
+            turn.outbox.admin.push((request, published));
         }
         CoreMessage::PublishDone { origin, reason, .. } => edge.publish_done(turn, origin, reason),
         CoreMessage::Deliver(deliver) => edge.deliver(turn, *deliver),
@@ -513,8 +511,8 @@ fn dispatch(
         CoreMessage::Attached(attached) => edge.attached(turn, *attached),
         CoreMessage::Evict { connection, reason } => edge.evict(turn, connection, reason),
         CoreMessage::Detach(detach) => home.detach(turn, *detach),
-        CoreMessage::Introduce(introduce) => edge.introduced(turn, *introduce),
         CoreMessage::Identify(identify) => home.identify(turn, *identify),
+        CoreMessage::SubscriptionCut { connection } => edge.subscription_cut(connection),
         CoreMessage::HomeSubscribe(request) => home.subscribe(turn, *request),
         CoreMessage::HomeUnsubscribe {
             home: session,

@@ -1,11 +1,14 @@
 //! PUBLISH (§3.3): from a decoded packet, and from parts that are encoded once and sent to many.
 
+use core::fmt;
+
 use super::{user_properties, write};
 use crate::packet::{PacketType, Publish, PublishProperties, QoS, Version};
 use crate::property::id;
+use crate::shown::Length;
 
 /// What all receivers of one message have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PublishParts<'a> {
     /// Topic name, at most 65,535 bytes.
     pub topic: &'a str,
@@ -13,6 +16,17 @@ pub struct PublishParts<'a> {
     pub forwarded: &'a [u8],
     /// Application payload.
     pub payload: &'a [u8],
+}
+
+impl fmt::Debug for PublishParts<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("PublishParts")
+            .field("topic", &self.topic)
+            .field("forwarded", &Length::of(self.forwarded))
+            .field("payload", &Length::of(self.payload))
+            .finish()
+    }
 }
 
 /// What differs between the receivers of one message.
@@ -147,11 +161,21 @@ pub fn publish_parts(
 }
 
 /// A PUBLISH that is encoded once and sent to many receivers, each with a packet identifier of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PublishTemplate {
     bytes: Vec<u8>,
     /// Where the packet identifier stands, if there is one.
     packet_id_at: Option<usize>,
+}
+
+impl fmt::Debug for PublishTemplate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("PublishTemplate")
+            .field("bytes", &Length::of(&self.bytes))
+            .field("packet_id_at", &self.packet_id_at)
+            .finish()
+    }
 }
 
 impl PublishTemplate {

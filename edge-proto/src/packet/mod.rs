@@ -4,6 +4,7 @@
 //! so the code behind the decoder asks for the version only where the two protocols differ in behaviour.
 
 mod packet_type;
+mod shown;
 
 pub use packet_type::PacketType;
 
@@ -89,7 +90,7 @@ pub struct UserProperties<'a> {
 }
 
 /// CONNECT (§3.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Connect<'a> {
     /// Protocol version.
     pub version: Version,
@@ -126,7 +127,7 @@ pub struct Connect<'a> {
 }
 
 /// The will of a CONNECT (§3.1.2.5, §3.1.3.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Will<'a> {
     /// Will topic: a valid topic name.
     pub topic: &'a str,
@@ -143,7 +144,7 @@ pub struct Will<'a> {
 }
 
 /// CONNACK (§3.2). What is `None` or at its protocol default is not encoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ConnAck<'a> {
     /// Session Present.
     pub session_present: bool,
@@ -240,7 +241,7 @@ impl Default for ConnAck<'_> {
 }
 
 /// PUBLISH (§3.3).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Publish<'a> {
     /// DUP flag.
     pub dup: bool,
@@ -259,7 +260,7 @@ pub struct Publish<'a> {
 }
 
 /// The properties of a PUBLISH or a will message (§3.3.2.3).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct PublishProperties<'a> {
     /// Payload Format Indicator: `Some(true)` = UTF-8.
     pub payload_is_utf8: Option<bool>,
@@ -326,7 +327,7 @@ pub struct Subscribe<'a> {
 }
 
 /// The validated list of topic filters and options of a SUBSCRIBE; iterate it with [`SubscribeFilters::iter`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SubscribeFilters<'a> {
     /// Protocol version, which decides whether an options byte may have more than the QoS.
     pub(crate) version: Version,
@@ -416,7 +417,7 @@ pub struct Unsubscribe<'a> {
 }
 
 /// The validated list of topic filters of an UNSUBSCRIBE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UnsubscribeFilters<'a> {
     /// The payload of the UNSUBSCRIBE.
     pub(crate) bytes: &'a [u8],
@@ -451,7 +452,7 @@ impl Disconnect<'_> {
 }
 
 /// AUTH (§3.15), MQTT 5.0 only.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Auth<'a> {
     /// `Success`, `ContinueAuthentication` or `ReAuthenticate`.
     pub reason: ReasonCode,

@@ -1,11 +1,13 @@
 //! Received frames, in any pieces, as events (RFC 6455 §5).
 
+use core::fmt;
 use core::mem::size_of;
 
 use super::{CONTROL_PAYLOAD_MAX, CloseCode};
+use crate::shown::Length;
 
 /// What a peer sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
     /// Bytes of the MQTT stream, unmasked; never empty. One frame may come in several of these.
     Data(&'a [u8]),
@@ -15,6 +17,19 @@ pub enum Event<'a> {
     Pong,
     /// A close frame with its status code, if any: to be answered with [`super::close`]. What follows is ignored.
     Close(Option<u16>),
+}
+
+impl fmt::Debug for Event<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, bytes) = match self {
+            Self::Data(bytes) => ("Data", bytes),
+            Self::Ping(bytes) => ("Ping", bytes),
+            Self::Pong => return formatter.write_str("Pong"),
+            Self::Close(code) => return formatter.debug_tuple("Close").field(code).finish(),
+        };
+        let bytes = Length::of(bytes);
+        formatter.debug_tuple(name).field(&bytes).finish()
+    }
 }
 
 /// A rule of RFC 6455 or MQTT §6 that the peer broke. The connection is closed with this code.
@@ -78,10 +93,16 @@ enum State {
     Closed,
 }
 
-#[derive(Debug)]
 struct Partial {
     length: u8,
     payload: [u8; CONTROL_PAYLOAD_MAX],
+}
+
+impl fmt::Debug for Partial {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = Length(self.length.into());
+        formatter.debug_tuple("Partial").field(&length).finish()
+    }
 }
 
 const CONTINUATION: u8 = 0x0;

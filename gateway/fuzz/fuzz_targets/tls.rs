@@ -131,6 +131,7 @@ impl Pair {
                     assert!(*established && !*peer_closed && !*failed, "data within a session alone");
                     arrived.extend_from_slice(data);
                 }
+                Output::Pause | Output::Resume => {} // What is on its way may come all the same.
                 Output::PeerClosed => *peer_closed = true,
                 Output::Failed(failure) => {
                     assert!(!*failed, "a session fails once");

@@ -20,7 +20,7 @@ use super::password::PasswordFile;
 use super::rules::{Decision, Denial, Rules};
 use super::scram::ScramError;
 use super::token::{self, KeySet, TokenError, TokenPolicy};
-use super::web_origin::WebOrigins;
+use super::web_origin::{Borrowed, WebOrigins};
 use super::{Identity, Who};
 use crate::tls;
 use edge_proto::packet::QoS;
@@ -194,16 +194,21 @@ impl Policy {
         }
     }
 
-    /// Whether a WebSocket client with this Origin may connect. From this machine a page could come in as nobody in particular, and with a
-    /// certificate as its holder, whatever site it is of.
+    /// Whether a WebSocket client with this Origin and Host may connect. From this machine a page could come in as nobody in particular, and
+    /// with a certificate as its holder, whatever site it is of.
     pub fn may_page_connect(
         &self,
-        origin: Option<&str>,
+        (origin, host): (Option<&str>, &str),
         peer: IpAddr,
         has_certificate: bool,
     ) -> bool {
         let is_here = Origins::Loopback.contain(peer) && self.anonymous.contain(peer);
-        self.web_origins.admit(origin, is_here || has_certificate)
+        let borrowed = match has_certificate {
+            _ if is_here => Borrowed::Place,
+            true => Borrowed::Certificate(host),
+            false => Borrowed::Nothing,
+        };
+        self.web_origins.admit(origin, borrowed)
     }
 
     /// Asks the methods from a number on, as far as they answer at once.
@@ -262,9 +267,11 @@ impl Policy {
         }
     }
 
-    /// What must be asked elsewhere about a token that names an unknown key while keys are fetched: the number of its method.
-    pub fn elsewhere(&self, refusal: &Refusal) -> Option<usize> {
-        let lacks_key = matches!(refusal, Refusal::Token(TokenError::NoKey(_)));
+    /// What must be asked elsewhere about a token that names an unknown key while keys are fetched: the number of its method. One that
+    /// would not be taken for a token there is not asked about: another method could take it for a password.
+    pub fn elsewhere(&self, refusal: &Refusal, token: &[u8]) -> Option<usize> {
+        let lacks_key = matches!(refusal, Refusal::Token(TokenError::NoKey(_)))
+            && TokenMethod::is_likely_token(token);
         let fetches =
             |method: &Method| matches!(method, Method::Token(tokens) if tokens.fetched.is_some());
         self.methods
@@ -462,9 +469,12 @@ impl TokenMethod {
         now_unix_ms: u64,
     ) -> Option<Result<Identity, Refusal>> {
         let password = credentials.password.as_deref()?;
-        let looks_like_one = password.iter().filter(|byte| **byte == b'.').count() == 2
-            && password.starts_with(b"eyJ"); // `{"` in base64url, as every header begins
-        looks_like_one.then(|| self.check(password, now_unix_ms))
+        Self::is_likely_token(password).then(|| self.check(password, now_unix_ms))
+    }
+
+    /// True for the shape of a token.
+    fn is_likely_token(password: &[u8]) -> bool {
+        password.iter().filter(|byte| **byte == b'.').count() == 2 && password.starts_with(b"eyJ") // `{"` in base64url, as every header begins
     }
 
     /// Whose token this is.

@@ -77,8 +77,8 @@ sections! {
         /// Path of the WebSocket upgrade request; another path is answered with 404.
         websocket_path: HttpPath = HttpPath("/mqtt".into());
         /// Origins of the web pages that may connect over WebSocket (e.g. "https://app.example.com"); others are answered with 403, and
-        /// counted. [] = pages of any site, but where `access.anonymous` lets this machine in, and with a client certificate, only those of
-        /// a server on the browser's own machine. Clients that are no browsers have no origin.
+        /// counted. [] = pages of any site; but where `access.anonymous` lets this machine in, only those of a server on it, and with a
+        /// client certificate also those of the name in the request's Host. Clients that are no browsers mostly have no origin.
         websocket_origins: PageOrigins = PageOrigins::default();
         /// Which of the addresses above are behind a proxy that sends PROXY headers (HAProxy's protocol, version 1 or 2): the client's
         /// address is then the one that the proxy tells, in bans, rates and logs too. Every connection must begin with a header,
@@ -214,7 +214,8 @@ sections! {
         password_threads: u32 = 2, 1 => 64;
         /// Which name of a client's certificate is the user: "common-name", "dns", "uri" or "email" (the first one of its kind).
         certificate_name: CertificateName = CertificateName::CommonName;
-        /// Clients that wait for their password, their token's keys or the HTTP service; one more is refused with 0x89, and counted.
+        /// Clients that wait for their password, their token's keys or the HTTP service; one more is refused with 0x89, and counted. So is
+        /// one whose address (IPv6: its /64) has a quarter of them, and 16, waiting already, unless it is in `admission.exempt`.
         questions_max: u32 = 1_024, 1 => 1_000_000;
         /// PEM files with the certificates of the authorities that the servers of `token.jwks_url` and `http.url` are verified with.
         /// [] = those of the operating system.

@@ -24,7 +24,7 @@ use super::answer::{ApiError, filter, gather, query, rows};
 use super::http::{Admin, guard};
 use super::metrics::{CoreSample, exposition};
 use super::status::{EngineReport, VERSION};
-use crate::admin::{AdminReply, AdminRequest, SubscriptionInfo, page_length};
+use crate::admin::{AdminReply, AdminRequest, Payload, SubscriptionInfo, page_length};
 
 /// How old the last turn of a healthy core may be.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -323,7 +323,7 @@ impl PublishBody {
         };
         Ok(AdminRequest::Publish {
             topic: self.topic,
-            payload,
+            payload: Payload(payload),
             qos: self.qos,
             retain: self.retain,
         })

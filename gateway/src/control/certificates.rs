@@ -180,8 +180,10 @@ impl Certificates {
     /// When the file of that secret cannot be used.
     pub fn quic_keys(&self, own: &[u8; 32]) -> Result<NodeKeys, CertificateError> {
         let secrets = self.ticket_secrets()?;
-        let secret = secrets.first().unwrap_or(&self.random_secret);
-        Ok(NodeKeys::new(secret, own))
+        Ok(match secrets.split_first() {
+            Some((secret, before)) => NodeKeys::new(secret, own).after(before),
+            None => NodeKeys::new(&self.random_secret, own),
+        })
     }
 
     /// True when a file is another than the one that was read last.

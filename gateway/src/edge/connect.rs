@@ -1,5 +1,6 @@
 //! CONNECT: from the first packet of a connection to its CONNACK. Who the client is, is found out in `login.rs` and `exchange.rs`.
 
+use std::fmt;
 use std::sync::Arc;
 
 use edge_proto::decode::{answer_version, decode_connect};
@@ -7,6 +8,7 @@ use edge_proto::encode;
 use edge_proto::frame::{Frame, PACKET_LENGTH_MAX};
 use edge_proto::packet::{ConnAck, Connect, PacketType, Version, Will};
 use edge_proto::reason::ReasonCode;
+use edge_proto::shown::Length;
 use reactor::driver::ConnectionId;
 
 use super::depart::Leave;
@@ -25,6 +27,18 @@ use crate::metrics::TurnedAway;
 use crate::outbox::ForStream;
 use crate::shard::Arrival;
 use crate::turn::{Timer, Turn};
+
+/// How the server proves that it knows the client's secret too.
+pub(super) struct Proof(pub(super) Vec<u8>);
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("Proof")
+            .field(&Length::of(&self.0))
+            .finish()
+    }
+}
 
 /// What a CONNECT asked for, kept until its home has answered.
 #[derive(Debug)]
@@ -49,7 +63,7 @@ pub(super) struct Attaching {
     /// The user, in whose name the client may ask for answers.
     user: Option<Arc<str>>,
     /// The server's last message of the authentication.
-    authentication: Option<(Method, Option<Vec<u8>>)>,
+    authentication: Option<(Method, Option<Proof>)>,
 }
 
 /// A client that is let in.
@@ -60,7 +74,7 @@ pub(super) struct Entry {
     pub(super) identity: Option<Arc<Identity>>,
     /// How it authenticated, if by AUTH, and the last message of that.
     pub(super) method: Option<Method>,
-    pub(super) data: Option<Vec<u8>>,
+    pub(super) data: Option<Proof>,
 }
 
 impl Entry {
@@ -81,7 +95,8 @@ impl Attaching {
             topic_alias_maximum: limits.topic_alias_maximum,
             server_keep_alive_s: self.keep_alive_changed.then_some(self.keep_alive_s),
             authentication_method: authentication.map(|(method, _)| method.name()),
-            authentication_data: authentication.and_then(|(_, data)| data.as_deref()),
+            authentication_data: authentication
+                .and_then(|(_, data)| data.as_ref().map(|proof| &*proof.0)),
             ..ConnAck::default()
         }
     }
@@ -304,7 +319,7 @@ impl Edge {
             topic_alias_maximum: attaching.topic_alias_maximum,
             maximum_packet_size: attaching.maximum_packet_size,
             expiry_s: attaching.expiry_s,
-            subscriptions: attached.subscriptions,
+            subscriptions: attached.subscriptions.cast_signed(),
             subscribing: 0,
             sequence: 0,
             filters: Box::default(),

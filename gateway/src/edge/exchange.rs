@@ -5,9 +5,10 @@
 //! CONNECT ─▶ CONNACK                                             JWT
 //! AUTH 0x19 ─▶ (AUTH 0x18 ─▶ AUTH 0x18 ─▶) AUTH 0x00             the same again, on a live session
 //! ```
+//!
+//! A token whose key is not known while keys are fetched waits for a fetch, at CONNECT and on a live session.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
@@ -18,12 +19,12 @@ use edge_proto::packet::{Auth, Connect, Packet, PacketType, UserProperties, Vers
 use edge_proto::reason::{ReasonCode, Violation};
 use reactor::driver::ConnectionId;
 
-use super::connect::Entry;
+use super::connect::{Entry, Proof};
 use super::depart::Leave;
 use super::login::credentials;
 use super::{Edge, Flow, State};
 use crate::access::Identity;
-use crate::access::policy::{Credentials, Question, Refusal};
+use crate::access::policy::{Outcome, Question, Refusal};
 use crate::access::scram::{self, Exchange};
 use crate::shard::Arrival;
 use crate::turn::{Facts, Turn};
@@ -110,7 +111,7 @@ impl Edge {
             return Err(ReasonCode::BadAuthenticationMethod);
         };
         if let Err(refusal) = &begun
-            && let Some(from) = turn.policy.elsewhere(refusal)
+            && let Some(from) = turn.policy.elsewhere(refusal, data)
         {
             let mut credentials = credentials(&arrival, connect);
             credentials.password = Some(data.into());
@@ -122,7 +123,7 @@ impl Edge {
                     arrival,
                     identity: Some(identity),
                     method: Some(method),
-                    data,
+                    data: data.map(Proof),
                 };
                 self.attach(turn, id, connect, entry)?;
                 Ok(Flow::Continue)
@@ -233,7 +234,7 @@ impl Edge {
                     arrival,
                     identity: Some(Arc::new(identity)),
                     method: Some(Method::Scram),
-                    data: Some(data),
+                    data: Some(Proof(data)),
                 };
                 self.attach(turn, id, &connect, entry)
             });
@@ -263,8 +264,10 @@ impl Edge {
         if packet.authentication_method != Some(method.name()) {
             return Err(NO_METHOD);
         }
+        if login.is_asking {
+            return Ok(Flow::Stall); // Until the one before is answered.
+        }
         let begun = login.exchange.take();
-        let before = Arc::clone(&login.identity);
         let data = packet.authentication_data.unwrap_or_default();
         let step = match (packet.reason, begun) {
             (ReasonCode::ReAuthenticate, _) => self.begin(turn, method, data),
@@ -279,7 +282,7 @@ impl Edge {
                 ));
             }
         };
-        match step {
+        Ok(match step {
             Ok(Ok(Step::Continue(exchange, message))) => {
                 self.say(turn, id, ReasonCode::ContinueAuthentication, Some(&message));
                 if let Some((_, session)) = self.live(id)
@@ -287,37 +290,34 @@ impl Edge {
                 {
                     login.exchange = Some(exchange);
                 }
+                Flow::Continue
             }
-            // A session is one user's: another one needs a CONNECT of its own.
-            Ok(Ok(Step::Done(identity, data))) if identity.user == before.user => {
-                self.say(turn, id, ReasonCode::Success, data.as_deref());
-                turn.stats.counters.logins_renewed += 1;
-                self.renew(turn, id, identity);
-            }
-            failed => {
-                if let Ok(Err(refusal)) = &failed
-                    && let Some(from) = turn.policy.elsewhere(refusal)
-                {
-                    // Nobody waits for the verdict; but the key is there when the client comes back.
-                    self.ask_for_key(turn, id, data, from);
-                }
-                turn.stats.counters.authentications_refused += 1;
-                self.leave(turn, id, Leave::because(ReasonCode::NotAuthorized));
-                return Ok(Flow::Closed);
-            }
-        }
-        Ok(Flow::Continue)
+            Ok(Ok(Step::Done(identity, message))) => self.proved_again(turn, id, identity, message),
+            Ok(Err(refusal)) => match turn.policy.elsewhere(&refusal, data) {
+                Some(from) => self.ask_about_renewal(turn, id, data, from),
+                None => self.not_proved(turn, id, Some(refusal)),
+            },
+            Err(_) => self.not_proved(turn, id, None),
+        })
     }
 
-    /// Has the key of a token fetched.
-    fn ask_for_key(&self, turn: &mut Turn<'_>, id: ConnectionId, token: &[u8], from: usize) {
-        let credentials = Credentials {
-            client: "".into(),
-            user_name: None,
-            password: Some(token.into()),
-            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
-            certificate: None,
+    /// Has the key of a token fetched. The session goes on as whom it was meanwhile; the control thread answers within the time that a
+    /// CONNECT may take.
+    fn ask_about_renewal(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        token: &[u8],
+        from: usize,
+    ) -> Flow {
+        let Some((_, session)) = self.live(id) else {
+            return Flow::Closed;
         };
+        let Some(login) = session.login.as_deref_mut() else {
+            return Flow::Closed;
+        };
+        login.is_asking = true;
+        let credentials = login.credentials(token);
         turn.outbox.questions.push(Question {
             core: turn.facts.core,
             connection: id,
@@ -325,6 +325,76 @@ impl Edge {
             from,
             credentials: Box::new(credentials),
         });
+        Flow::Continue
+    }
+
+    /// The answer of the control thread to a token that renews.
+    pub(super) fn renewal_judged(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        outcome: Outcome,
+    ) {
+        let Some((_, session)) = self.live(id) else {
+            return;
+        };
+        let Some(login) = session.login.as_deref_mut() else {
+            return;
+        };
+        if !std::mem::take(&mut login.is_asking) {
+            return;
+        }
+        let flow = match outcome {
+            Ok(Some(identity)) => self.proved_again(turn, id, identity, None),
+            Ok(None) => self.not_proved(turn, id, None),
+            Err(refusal) => self.not_proved(turn, id, Some(refusal)),
+        };
+        if flow == Flow::Continue {
+            self.resume(turn, id);
+        }
+    }
+
+    /// A client has proved again who it is. A session is one user's: another one needs a CONNECT of its own.
+    fn proved_again(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        identity: Arc<Identity>,
+        message: Option<Vec<u8>>,
+    ) -> Flow {
+        let session = self.live(id).map(|(_, session)| session);
+        let login = session.and_then(|session| session.login.as_deref());
+        if login.is_none_or(|login| login.identity.user != identity.user) {
+            return self.not_proved(turn, id, None);
+        }
+        self.say(turn, id, ReasonCode::Success, message.as_deref());
+        turn.stats.counters.logins_renewed += 1;
+        self.renew(turn, id, identity);
+        Flow::Continue
+    }
+
+    /// A client has not proved again who it is (MQTT-4.12.1-2).
+    fn not_proved(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        refusal: Option<Refusal>,
+    ) -> Flow {
+        let reason = match &refusal {
+            Some(Refusal::Busy | Refusal::Unavailable(_)) => ReasonCode::ServerBusy,
+            _ => ReasonCode::NotAuthorized,
+        };
+        let session = self.live(id).map(|(_, session)| session);
+        let login = session.and_then(|session| session.login.as_deref());
+        let client = login.map(|login| login.client.clone());
+        match refusal {
+            Some(refusal) => {
+                self.refused(turn, id, &client.unwrap_or_default(), refusal);
+            }
+            None => turn.stats.counters.authentications_refused += 1,
+        }
+        self.leave(turn, id, Leave::because(reason));
+        Flow::Closed
     }
 
     /// Sends AUTH to a connected client.

@@ -1,8 +1,11 @@
 //! The transport side of a connection: what was read and not handled, what was written and not sent.
 
+use std::fmt;
+
 use edge_proto::frame::Frame;
 use edge_proto::packet::PacketType;
 use edge_proto::reason::Violation;
+use edge_proto::shown::Length;
 use edge_proto::websocket;
 use reactor::driver::{Close, ConnectionId};
 use reactor::wheel::TimerKey;
@@ -24,7 +27,6 @@ pub(super) enum Transport {
 }
 
 /// The transport side of a connection.
-#[derive(Debug)]
 pub(super) struct Link {
     pub(super) id: ConnectionId,
     pub(super) transport: Transport,
@@ -44,6 +46,25 @@ pub(super) struct Link {
     pub(super) waits: bool,
     /// True exactly when the connection is not read.
     pub(super) stalled: bool,
+}
+
+impl fmt::Debug for Link {
+    /// Without what was received, which may have a password.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let partial = self.partial.as_ref().map(|partial| Length::of(partial));
+        formatter
+            .debug_struct("Link")
+            .field("id", &self.id)
+            .field("transport", &self.transport)
+            .field("partial", &partial)
+            .field("last_seen_ms", &self.last_seen_ms)
+            .field("timer", &self.timer)
+            .field("unsent", &self.unsent)
+            .field("watched", &self.watched)
+            .field("waits", &self.waits)
+            .field("stalled", &self.stalled)
+            .finish()
+    }
 }
 
 impl Link {

@@ -1,6 +1,6 @@
 //! Who a session's client is, and what of it is judged: at CONNECT, when it asks for something, and again when the policy changes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use edge_proto::packet::{Connect, Publish, QoS, Will};
@@ -16,21 +16,23 @@ use super::{Edge, Flow, State};
 use crate::access::policy::{Answer, Changes, Credentials, Outcome, Question, Verdict};
 use crate::access::rules::Denial;
 use crate::access::{Identity, Who, scram};
-use crate::core_message::{CoreMessage, Identify, Introduce};
+use crate::core_message::{CoreMessage, Identify};
 use crate::outbox::Note;
 use crate::shard::Arrival;
 use crate::turn::{Timer, Turn};
 
-/// What a session logged in with. A session without one may do everything, or is nobody until it is introduced.
+/// What a session logged in with. A session without one may do everything: no rules come to a node that has started without.
 #[derive(Debug)]
 pub(super) struct Login {
     pub(super) identity: Arc<Identity>,
-    client: Box<str>,
+    pub(super) client: Box<str>,
     peer: IpAddr,
     /// How it authenticates by AUTH.
     pub(super) method: Option<Method>,
     /// The exchange of a re-authentication that is not complete.
     pub(super) exchange: Option<Box<scram::Exchange>>,
+    /// True from when the control thread is asked about a token that renews until it has answered.
+    pub(super) is_asking: bool,
     pub(super) timer: Option<TimerKey>,
 }
 
@@ -51,6 +53,7 @@ impl Login {
             peer,
             method,
             exchange: None,
+            is_asking: false,
             timer: None,
         }))
     }
@@ -59,6 +62,17 @@ impl Login {
         Who {
             identity: &self.identity,
             client: &self.client,
+        }
+    }
+
+    /// What the client shows with a token that renews.
+    pub(super) fn credentials(&self, token: &[u8]) -> Credentials {
+        Credentials {
+            client: self.client.clone(),
+            user_name: None,
+            password: Some(token.into()),
+            peer: SocketAddr::new(self.peer, 0),
+            certificate: None,
         }
     }
 
@@ -126,7 +140,7 @@ fn judge(
     let judged = match login {
         Some(login) => login.may_publish(turn, topic, asked, response_topic),
         None if turn.policy.rules.is_none() => return Ok(()),
-        None => Err(Denial::NoRule), // Not introduced yet; the rules are a moment old.
+        None => Err(Denial::NoRule), // Nobody is known here, so nobody may do anything.
     };
     judged.map_err(|denial| {
         turn.stats.counters.publishes_denied += 1;
@@ -184,9 +198,12 @@ impl Edge {
         Flow::Stall
     }
 
-    /// A question about a client is answered: its CONNECT, which was kept, is read again.
+    /// A question about a client is answered: its CONNECT, which was kept, is read again, or its session goes on or ends.
     pub fn judged(&mut self, turn: &mut Turn<'_>, verdict: Verdict) {
         let id = verdict.connection;
+        if self.live(id).is_some() {
+            return self.renewal_judged(turn, id, verdict.outcome);
+        }
         let Some(connection) = self.connection(id) else {
             return;
         };
@@ -301,19 +318,6 @@ impl Edge {
         }
         self.drop_denied(turn, id, |topic| judged(topic).is_ok());
     }
-
-    /// The home knows a client of which this edge did not have to know anything until the policy changed.
-    pub fn introduced(&mut self, turn: &mut Turn<'_>, introduce: Introduce) {
-        let id = introduce.connection;
-        let Some((_, session)) = self.live(id) else {
-            return;
-        };
-        if session.login.is_none() {
-            let (client, peer) = (&*introduce.client_id, introduce.peer);
-            session.login = Login::new(turn, (introduce.identity, None), client, peer);
-            self.review_session(turn, id);
-        }
-    }
 }
 
 /// Whether a session may have a subscription, and the QoS that it is granted.
@@ -330,7 +334,7 @@ pub(super) fn judge_subscribe(
             turn.policy.may_subscribe((&who, login.peer), filter, qos)
         }
         None if turn.policy.rules.is_none() => return Ok(qos),
-        None => Err(Denial::NoRule), // Not introduced yet; the rules are a moment old.
+        None => Err(Denial::NoRule), // Nobody is known here, so nobody may do anything.
     };
     judged.map_err(|denial| {
         turn.stats.counters.subscribes_denied += 1;

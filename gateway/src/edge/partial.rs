@@ -32,8 +32,8 @@ impl Edge {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        let bytes = connection.link.kept_bytes();
         let is_stranger = connection.state.is_arriving();
+        let bytes = connection.link.kept_bytes();
         if is_stranger && bytes > STRANGER_BYTES {
             self.strangers.insert(id);
         } else if bytes > HOARD_BYTES {
@@ -66,7 +66,7 @@ impl Edge {
     fn hoarder(&mut self) -> Option<ConnectionId> {
         loop {
             let id = *self.hoarders.iter().next()?;
-            if self.partial_bytes(id) > HOARD_BYTES {
+            if self.kept_bytes(id) > HOARD_BYTES {
                 return Some(id);
             }
             self.hoarders.remove(&id);
@@ -79,16 +79,15 @@ impl Edge {
             let id = *self.strangers.iter().next()?;
             let connection = self.connection(id);
             let is_arriving = connection.is_some_and(|found| found.state.is_arriving());
-            if is_arriving && self.partial_bytes(id) > STRANGER_BYTES {
+            if is_arriving && self.kept_bytes(id) > STRANGER_BYTES {
                 return Some(id);
             }
             self.strangers.remove(&id);
         }
     }
 
-    fn partial_bytes(&mut self, id: ConnectionId) -> usize {
-        let connection = self.connection(id);
-        connection.map_or(0, |connection| connection.link.kept_bytes())
+    fn kept_bytes(&mut self, id: ConnectionId) -> usize {
+        self.connection(id).map_or(0, |it| it.link.kept_bytes())
     }
 }
 

@@ -35,7 +35,8 @@ pub(super) struct Session {
     /// The longest packet of the protocol when the client has no limit.
     pub(super) maximum_packet_size: u32,
     pub(super) expiry_s: u32,
-    pub(super) subscriptions: u32,
+    /// Below 0 for a moment when one is cut whose SUBSCRIBE is not answered yet.
+    pub(super) subscriptions: i32,
     /// Filters of SUBSCRIBE and UNSUBSCRIBE packets that are not answered yet.
     pub(super) subscribing: u16,
     /// Highest sequence that was written to this connection; the last one given, in a live-only session.

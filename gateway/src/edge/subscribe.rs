@@ -126,8 +126,8 @@ impl Edge {
         if too_long || filter.levels().count() > limits.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        let count = session.subscriptions + u32::from(session.subscribing) + index as u32;
-        if count < limits.subscriptions_per_session_max {
+        let count = session.subscriptions + i32::from(session.subscribing) + index as i32;
+        if count.max(0).cast_unsigned() < limits.subscriptions_per_session_max {
             return Ok(false);
         }
         let known = session.filters.iter().any(|known| **known == *whole);
@@ -273,7 +273,7 @@ impl Edge {
             return;
         };
         session.remove_filter(filter);
-        session.subscriptions = session.subscriptions.saturating_sub(1);
+        session.subscriptions -= 1;
         turn.stats.counters.subscriptions_cut += 1;
         let session = session.session;
         for core in turn.facts.owners_of_filter(filter) {
@@ -284,6 +284,13 @@ impl Edge {
             };
             turn.outbox
                 .tell(core, CoreMessage::Unsubscribe(Box::new(request)));
+        }
+    }
+
+    /// The home has ended a subscription of a durable session.
+    pub fn subscription_cut(&mut self, id: ConnectionId) {
+        if let Some((_, session)) = self.live(id) {
+            session.subscriptions -= 1;
         }
     }
 
@@ -372,11 +379,11 @@ impl Edge {
             }
             if operation.subscribe {
                 let is_new = operation.wanted[index].is_some() && !existed;
-                session.subscriptions += u32::from(is_new);
+                session.subscriptions += i32::from(is_new);
                 turn.stats.counters.subscribes += u64::from(operation.wanted[index].is_some());
             } else if *existed {
                 operation.reasons[index] = ReasonCode::Success as u8;
-                session.subscriptions = session.subscriptions.saturating_sub(1);
+                session.subscriptions -= 1;
                 turn.stats.counters.unsubscribes += 1;
             }
         }

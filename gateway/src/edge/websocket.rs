@@ -1,6 +1,8 @@
 //! MQTT over WebSocket: the upgrade request, then frames whose payloads are the MQTT byte stream.
 
-use edge_proto::websocket::handshake::{self, HEAD_LENGTH_MAX, UpgradeError, parse_upgrade};
+use edge_proto::websocket::handshake::{
+    self, HEAD_LENGTH_MAX, Upgrade, UpgradeError, parse_upgrade,
+};
 use edge_proto::websocket::{self, Decoder, Event};
 use reactor::driver::ConnectionId;
 
@@ -27,7 +29,7 @@ impl Edge {
             Ok(Some(upgrade)) if !is_path(upgrade.path, &turn.facts.websocket_path) => {
                 Err(UpgradeError::UnknownPath)
             }
-            Ok(Some(upgrade)) if !may_connect(turn, connection, upgrade.origin) => {
+            Ok(Some(upgrade)) if !may_connect(turn, connection, &upgrade) => {
                 Err(UpgradeError::OriginNotAllowed)
             }
             other => other,
@@ -116,13 +118,16 @@ impl Edge {
 }
 
 /// Whether the page that a client runs in, if it runs in one, may connect.
-fn may_connect(turn: &mut Turn<'_>, connection: &Connection, origin: Option<&str>) -> bool {
+fn may_connect(turn: &mut Turn<'_>, connection: &Connection, upgrade: &Upgrade<'_>) -> bool {
     let State::AwaitConnect(arrival) = &connection.state else {
         return true; // Its CONNECT cannot come before the upgrade.
     };
     let has_certificate = arrival.certificate.is_some();
     let peer = arrival.peer.ip();
-    let may = turn.policy.may_page_connect(origin, peer, has_certificate);
+    let (origin, host) = (upgrade.origin, upgrade.host);
+    let may = turn
+        .policy
+        .may_page_connect((origin, host), peer, has_certificate);
     if !may {
         turn.outbox.note(|| Note::Page {
             connection: connection.link.id,

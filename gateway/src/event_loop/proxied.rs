@@ -3,9 +3,11 @@
 //! **An address from a header counts only when the one who sent it is trusted**; everybody else is closed before a byte is read.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use edge_proto::proxy::{Header, Origin, ProxyError, parse};
+use edge_proto::shown::Length;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use reactor::driver::ConnectionId;
@@ -33,13 +35,23 @@ pub struct Proxied {
     pub(super) told: bool,
 }
 
-#[derive(Debug)]
 struct Waiting {
     listener: u16,
     /// The proxy.
     peer: SocketAddr,
     /// The beginning of a header; empty until one came in parts.
     bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Waiting")
+            .field("listener", &self.listener)
+            .field("peer", &self.peer)
+            .field("bytes", &Length::of(&self.bytes))
+            .finish()
+    }
 }
 
 /// What came of bytes.
@@ -60,12 +72,22 @@ pub(super) enum Heard<'a> {
 }
 
 /// Bytes behind a header.
-#[derive(Debug)]
 pub(super) enum Rest<'a> {
     /// In the buffer that they came in.
     Received(&'a mut [u8]),
     /// Behind the end of a header that came in parts.
     Kept(Vec<u8>),
+}
+
+impl fmt::Debug for Rest<'_> {
+    /// Without the bytes, which may have a password.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, length) = match self {
+            Self::Received(bytes) => ("Received", bytes.len()),
+            Self::Kept(bytes) => ("Kept", bytes.len()),
+        };
+        formatter.debug_tuple(name).field(&Length(length)).finish()
+    }
 }
 
 impl Rest<'_> {

@@ -30,6 +30,8 @@ pub struct Secured {
     /// What sessions have to say, and which are over, until the driver can be told.
     sends: Vec<(ConnectionId, Vec<u8>)>,
     ended: Vec<ConnectionId>,
+    /// Which are not to be read, or are again, in order.
+    readings: Vec<(ConnectionId, bool)>,
 }
 
 /// What the shard will be told of a connection.
@@ -48,6 +50,7 @@ impl Secured {
             arriving: HashMap::default(),
             sends: Vec::new(),
             ended: Vec::new(),
+            readings: Vec::new(),
         }
     }
 
@@ -208,12 +211,21 @@ impl Secured {
             arriving: &mut self.arriving,
             sends: &mut self.sends,
             ended: &mut self.ended,
+            readings: &mut self.readings,
         };
         (&mut self.sessions, teller)
     }
 
-    /// Gives the driver what sessions had to say, before anything else is sealed for them.
+    /// Gives the driver what sessions had to say, before anything else is sealed for them. What the shard orders of those that are live now
+    /// comes after it, at the end of the turn.
     fn hand_over(&mut self, driver: &mut impl Driver) {
+        for (id, is_read) in self.readings.drain(..) {
+            if is_read {
+                driver.resume(id);
+            } else {
+                driver.pause(id);
+            }
+        }
         for (id, bytes) in self.sends.drain(..) {
             driver.send(id, bytes);
         }
@@ -232,6 +244,7 @@ struct Teller<'a> {
     arriving: &'a mut HashMap<ConnectionId, Arriving, FixedState>,
     sends: &'a mut Vec<(ConnectionId, Vec<u8>)>,
     ended: &'a mut Vec<ConnectionId>,
+    readings: &'a mut Vec<(ConnectionId, bool)>,
 }
 
 impl Teller<'_> {
@@ -256,6 +269,8 @@ impl Teller<'_> {
                 connection: id,
                 bytes,
             }),
+            Output::Pause => self.readings.push((id, false)),
+            Output::Resume => self.readings.push((id, true)),
             Output::PeerClosed => self.handle(Event::PeerClosed(id)),
             Output::Failed(failure) => {
                 let core = self.shard.facts().core;

@@ -10,11 +10,11 @@ use edge_proto::reason::ReasonCode;
 use edge_proto::topic::TopicName;
 use reactor::slab::Key;
 
-use super::{Home, HomeSession, Phase, Request};
+use super::{Home, HomeSession, Request};
 use crate::access::policy::Changes;
 use crate::access::rules::Denial;
 use crate::access::{Identity, Who};
-use crate::core_message::{CoreMessage, Identify, Introduce};
+use crate::core_message::Identify;
 use crate::engine::{Command, WillRecord};
 use crate::message::SessionId;
 use crate::turn::Turn;
@@ -73,19 +73,6 @@ impl Home {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
-        let (identity, peer) = (session.identity.as_deref(), session.peer_to_judge());
-        if let Phase::Attached(edge) = session.phase
-            && !turn.policy.is_open_to(identity, peer)
-        {
-            let introduce = Introduce {
-                connection: edge.connection,
-                client_id: session.client_id.clone(),
-                identity: session.identity.clone(),
-                peer: session.peer.ip(),
-            };
-            turn.outbox
-                .tell(edge.core, CoreMessage::Introduce(Box::new(introduce)));
-        }
         // Of a session that came from the store, the rights are known when its client comes back; then it is judged.
         let durable = session.durable.as_ref();
         if durable.is_some_and(|durable| durable.reviewed) {

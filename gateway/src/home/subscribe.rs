@@ -127,7 +127,8 @@ impl Home {
         let allowed = judge.judge(turn, &request.filter).ok();
         if allowed.is_none() {
             turn.stats.counters.subscriptions_cut += 1;
-            let (reply, existed) = (request.reply, false);
+            // As one that existed before: the edge is not to count it.
+            let (reply, existed) = (request.reply, true);
             let done = CoreMessage::SubscriptionDone { reply, existed };
             turn.outbox.tell(reply.core, done);
         }
@@ -314,15 +315,30 @@ impl Home {
             turn.outbox
                 .tell(reply.core, CoreMessage::SubscriptionDone { reply, existed });
         }
-        if done.stage != Stage::Doing {
-            return;
+        if done.stage == Stage::Doing {
+            self.done(turn, done);
         }
-        let session = self.sessions.get_mut(done.home).filter(same);
-        let durable = session.and_then(|session| session.durable.as_mut());
-        let Some(durable) = durable else { return };
+    }
+
+    /// A subscription is made or removed.
+    fn done(&mut self, turn: &mut Turn<'_>, done: SubscriptionOp) {
+        let session = self.sessions.get_mut(done.home);
+        let Some(session) = session.filter(|session| session.session == done.session) else {
+            return;
+        };
+        let (phase, existed) = (session.phase, done.existed);
+        let Some(durable) = &mut session.durable else {
+            return;
+        };
         match done.subscribe {
             None => {
                 durable.subscriptions = durable.subscriptions.saturating_sub(u32::from(existed));
+                // Where nobody asked for it, its edge does not know. The edge of a session that is away is told the number when there is one.
+                if let (true, None, Phase::Attached(edge)) = (existed, done.reply, phase) {
+                    let connection = edge.connection;
+                    let cut = CoreMessage::SubscriptionCut { connection };
+                    turn.outbox.tell(edge.core, cut);
+                }
             }
             Some(record) => {
                 durable.subscriptions += u32::from(!existed);

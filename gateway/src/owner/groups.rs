@@ -1,7 +1,7 @@
 //! Shared subscriptions: the members of each group, and which of them gets the next message: connected before offline, the
 //! least loaded first, in turn among equals. A pick costs the logarithm of the number of members.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use edge_proto::packet::QoS;
 use foldhash::fast::FixedState;
@@ -274,9 +274,9 @@ impl Group {
     }
 }
 
-/// The groups of one filter by share name. There are few.
+/// The groups of one filter by share name. There are few, unless somebody means harm.
 #[derive(Debug, Default)]
-pub(super) struct GroupsOfFilter(Vec<(Box<str>, Key)>);
+pub(super) struct GroupsOfFilter(BTreeMap<Box<str>, Key>);
 
 impl GroupsOfFilter {
     pub(super) fn is_empty(&self) -> bool {
@@ -284,19 +284,18 @@ impl GroupsOfFilter {
     }
 
     pub(super) fn find(&self, name: &str) -> Option<Key> {
-        let found = self.0.iter().find(|(known, _)| **known == *name)?;
-        Some(found.1)
+        self.0.get(name).copied()
     }
 
     pub(super) fn insert(&mut self, name: &str, key: Key) {
-        self.0.push((name.into(), key));
+        self.0.insert(name.into(), key);
     }
 
     pub(super) fn remove(&mut self, name: &str) {
-        self.0.retain(|(known, _)| **known != *name);
+        self.0.remove(name);
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
-        self.0.iter().map(|(_, key)| *key)
+        self.0.values().copied()
     }
 }

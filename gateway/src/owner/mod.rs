@@ -6,6 +6,8 @@
 
 mod groups;
 pub mod hot;
+#[cfg(test)]
+mod publish_tests;
 mod queue;
 pub mod retained;
 mod subscribers;

@@ -52,19 +52,31 @@ pub(crate) const fn split_slot(slot: u32) -> (usize, u32) {
 pub(super) struct IdKey {
     /// The cluster's.
     nodes: Arc<hmac::Key>,
+    /// Those that the cluster had before.
+    before: Arc<[hmac::Key]>,
     /// The listener's own.
     own: Arc<hmac::Key>,
 }
 
-impl IdKey {
-    pub(super) fn new(nodes: Arc<hmac::Key>, own: Arc<hmac::Key>) -> Self {
-        Self { nodes, own }
-    }
+/// Hides the number of the node, or shows it.
+fn mask(nodes: &hmac::Key, nonce: &[u8]) -> [u8; 2] {
+    let tag = hmac::sign(nodes, nonce);
+    [tag.as_ref()[0], tag.as_ref()[1]]
+}
 
-    /// Hides the number of the node, or shows it.
-    fn mask(&self, nonce: &[u8]) -> [u8; 2] {
-        let tag = hmac::sign(&self.nodes, nonce);
-        [tag.as_ref()[0], tag.as_ref()[1]]
+/// The number of the node that issued an id under this key, or any number when no node did.
+fn node_of(nodes: &hmac::Key, id: &[u8; ID_BYTES]) -> u16 {
+    let mask = mask(nodes, &id[..NONCE_END]);
+    u16::from_be_bytes([id[8] ^ mask[0], id[9] ^ mask[1]])
+}
+
+impl IdKey {
+    pub(super) fn new(
+        nodes: Arc<hmac::Key>,
+        before: Arc<[hmac::Key]>,
+        own: Arc<hmac::Key>,
+    ) -> Self {
+        Self { nodes, before, own }
     }
 
     fn checksum(&self, id: &[u8]) -> [u8; ID_BYTES - NODE_END] {
@@ -74,18 +86,14 @@ impl IdKey {
         checksum
     }
 
-    /// The number of the node that issued an id, or any number when no node of the cluster did.
-    fn node_of(&self, id: &[u8; ID_BYTES]) -> u16 {
-        let mask = self.mask(&id[..NONCE_END]);
-        u16::from_be_bytes([id[8] ^ mask[0], id[9] ^ mask[1]])
-    }
-
     /// True exactly when this listener issued an id, as a node of this number.
     fn is_own(&self, id: &[u8], node: u16) -> bool {
         let Ok(id) = <&[u8; ID_BYTES]>::try_from(id) else {
             return false;
         };
-        id[NODE_END..] == self.checksum(&id[..NODE_END]) && self.node_of(id) == node
+        let is_of_node = |nodes: &hmac::Key| node_of(nodes, id) == node;
+        id[NODE_END..] == self.checksum(&id[..NODE_END])
+            && (is_of_node(&self.nodes) || self.before.iter().any(is_of_node))
     }
 
     fn make(&self, random: [u8; NONCE_END], node: u16, core: u16, cores: u16) -> [u8; ID_BYTES] {
@@ -100,7 +108,7 @@ impl IdKey {
             rounded
         };
         id[usize::from(CORE_BYTE)] = stamped as u8;
-        let mask = self.mask(&id[..NONCE_END]);
+        let mask = mask(&self.nodes, &id[..NONCE_END]);
         let [high, low] = node.to_be_bytes();
         id[8] = high ^ mask[0];
         id[9] = low ^ mask[1];
@@ -152,7 +160,7 @@ mod tests {
 
     fn key_of(own: u8) -> IdKey {
         let key = |byte: u8| Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &[byte; 32]));
-        IdKey::new(key(1), key(own))
+        IdKey::new(key(1), Arc::default(), key(own))
     }
 
     fn random(seed: &mut u64) -> [u8; NONCE_END] {
@@ -171,7 +179,7 @@ mod tests {
                 let node = u16::from_be_bytes([random(&mut seed)[4], random(&mut seed)[5]]);
                 let id = key.make(random(&mut seed), node, core, cores);
                 assert_eq!(rule.socket_of_id(&id), Some(core), "of {cores}");
-                assert_eq!(key.node_of(&id), node);
+                assert_eq!(node_of(&key.nodes, &id), node);
                 assert!(key.is_own(&id, node));
             }
         }
@@ -185,7 +193,11 @@ mod tests {
         assert!(key.is_own(&id, 3));
         assert!(!key.is_own(&id, 4));
         assert!(!another.is_own(&id, 3));
-        assert_eq!(another.node_of(&id), 3, "a load balancer knows whose it is");
+        assert_eq!(
+            node_of(&another.nodes, &id),
+            3,
+            "a load balancer knows whose it is"
+        );
         for index in 0..ID_BYTES {
             let mut changed = id;
             changed[index] ^= 1;

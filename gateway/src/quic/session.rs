@@ -6,16 +6,18 @@
 //! What a handshake tells is left in the [`Desk`] of the core, from which it is taken before the next datagram is processed.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quinn_proto::coding::Codec;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::crypto::{
     ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, ServerConfig, Session,
     UnsupportedVersion,
 };
 use quinn_proto::transport_parameters::TransportParameters;
-use quinn_proto::{ConnectionId, Side, TransportError, TransportErrorCode};
+use quinn_proto::{ConnectionId, Side, TransportError, TransportErrorCode, VarInt};
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use rustls::quic::{KeyChange, Secrets, ServerConnection, Version};
@@ -55,6 +57,41 @@ impl Desk {
     pub(super) fn failed(&self) -> Option<Reason> {
         self.left().failed.take()
     }
+}
+
+/// Connection ids that a client gets, though it would take more: the one that it uses, and one for each of two moves to other addresses.
+/// For each that it uses up it gets another. An id costs some 90 bytes here, and three HMACs.
+const IDS: u32 = 3;
+
+/// A client's transport parameters (RFC 9000 §18) with no more than [`IDS`] as the number of ids that it takes
+/// (`active_connection_id_limit`), which a server may stay below (§5.1.1). What cannot be read stays as it is, for quinn-proto to say so.
+fn with_few_ids(encoded: &[u8]) -> Cow<'_, [u8]> {
+    const ID_LIMIT: u64 = 0x0e;
+    let mut rest = encoded;
+    while let Ok(id) = VarInt::decode(&mut rest) {
+        let head = encoded.len() - rest.len();
+        let Some((mut value, after)) = VarInt::decode(&mut rest)
+            .ok()
+            .and_then(|length| usize::try_from(length.into_inner()).ok())
+            .and_then(|length| rest.split_at_checked(length))
+        else {
+            break;
+        };
+        if id.into_inner() != ID_LIMIT {
+            rest = after;
+            continue;
+        }
+        let limit = VarInt::decode(&mut value);
+        if limit.is_ok_and(|limit| limit > VarInt::from_u32(IDS)) && value.is_empty() {
+            let mut few = encoded[..head].to_vec();
+            few.push(1);
+            VarInt::from_u32(IDS).encode(&mut few);
+            few.extend_from_slice(after);
+            return Cow::Owned(few);
+        }
+        break;
+    }
+    Cow::Borrowed(encoded)
 }
 
 /// Begins the sessions of one core.
@@ -202,6 +239,7 @@ impl Session for OneSession {
         let Some(encoded) = encoded else {
             return Ok(None);
         };
+        let encoded = with_few_ids(encoded);
         let parameters = TransportParameters::read(Side::Server, &mut Cursor::new(encoded))?;
         Ok(Some(parameters))
     }
@@ -243,5 +281,60 @@ impl Session for OneSession {
         _context: &[u8],
     ) -> Result<(), ExportKeyingMaterialError> {
         Err(ExportKeyingMaterialError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parameters with these numbers.
+    fn encoded(parameters: &[(u32, u64)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (id, number) in parameters {
+            let mut value = Vec::new();
+            VarInt::try_from(*number)
+                .expect("it is small")
+                .encode(&mut value);
+            VarInt::from_u32(*id).encode(&mut bytes);
+            VarInt::from_u32(value.len() as u32).encode(&mut bytes);
+            bytes.extend(value);
+        }
+        bytes
+    }
+
+    fn read(encoded: &[u8]) -> TransportParameters {
+        let parameters = TransportParameters::read(Side::Server, &mut Cursor::new(encoded));
+        parameters.expect("they can be read")
+    }
+
+    #[test]
+    fn a_client_that_takes_many_ids_gets_few_and_everything_else_as_it_said() {
+        for (asked, gets) in [(2, 2), (3, 3), (4, 3), (8, 3), (64, 3), (100_000, 3)] {
+            let parameters = |limit| encoded(&[(0x04, 70_000), (0x0e, limit), (0x01, 30_000)]);
+            let before = parameters(asked);
+            let after = with_few_ids(&before);
+            assert_eq!(read(&after), read(&parameters(gets)), "{asked}");
+        }
+        let without = encoded(&[(0x04, 70_000)]);
+        assert_eq!(&*with_few_ids(&without), without);
+    }
+
+    #[test]
+    fn parameters_that_cannot_be_read_stay_as_they_are() {
+        let good = encoded(&[(0x04, 70_000), (0x0e, 8), (0x01, 30_000)]);
+        for length in 0..8 {
+            assert_eq!(&*with_few_ids(&good[..length]), &good[..length]);
+        }
+        for bad in [
+            &[0x0e][..],
+            &[0x0e, 0],
+            &[0x0e, 2, 8, 8],
+            &[0x0e, 1, 0x40],
+            &[0x0e, 0xff, 8],
+        ] {
+            assert_eq!(&*with_few_ids(bad), bad);
+        }
+        assert_eq!(&*with_few_ids(&[]), &[0_u8; 0]);
     }
 }

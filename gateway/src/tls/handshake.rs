@@ -85,12 +85,8 @@ impl Handshake {
     /// Adds bytes.
     ///
     /// # Errors
-    /// More bytes than a handshake may keep, or what cannot become a handshake.
-    pub(super) fn push(&mut self, bytes: &[u8], bytes_max: usize) -> Result<(), Failure> {
-        if self.received.len() + bytes.len() > bytes_max {
-            let detail = format!("more than {bytes_max} bytes of a handshake");
-            return Err(Failure::new(Reason::TooLong, None, detail));
-        }
+    /// What cannot become a handshake.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.received.extend_from_slice(bytes);
         let first = self.received.first();
         if !self.has_begun() && first.is_some_and(|first| *first != HANDSHAKE) {

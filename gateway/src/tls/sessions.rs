@@ -11,11 +11,14 @@
 //! opens only in its place. So plaintext is sealed when it is sent, not when it is written.
 //!
 //! **A storm does not stall live sessions**: a turn does the cryptography of `handshakes_per_turn` flights; the others wait, those
-//! first that are in the middle of a handshake, then those with a ticket, and every fourth time the one that waits longest.
+//! first that are in the middle of a handshake, then those with a ticket, and every fourth time the one that waits longest. Who waits is
+//! not read.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
+use edge_proto::shown::Length;
 use reactor::driver::ConnectionId;
 use reactor::slab::Table;
 
@@ -47,7 +50,6 @@ pub struct Established {
 }
 
 /// What came of bytes or of time, for one connection.
-#[derive(Debug)]
 pub enum Output<'a> {
     /// Hand this to the driver, at once.
     Send(Vec<u8>),
@@ -55,10 +57,31 @@ pub enum Output<'a> {
     Established(Box<Established>),
     /// Plaintext, in the buffer that it came in wherever possible. Mutable, so that a WebSocket frame can be unmasked in place.
     Data(&'a mut [u8]),
+    /// Read no more of it, until `Resume`: its handshake waits for its turn. What was read already may still come.
+    Pause,
+    /// Read it again.
+    Resume,
     /// The peer will send nothing more, and said so. Sending still works until `close`.
     PeerClosed,
     /// The session is gone, and its id is unknown from now on: send what was sent, and close the connection.
     Failed(Failure),
+}
+
+impl fmt::Debug for Output<'_> {
+    /// Without the bytes: one kind of them is what TLS is to hide.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut show =
+            |name, value: &dyn fmt::Debug| formatter.debug_tuple(name).field(value).finish();
+        match self {
+            Self::Send(bytes) => show("Send", &Length::of(bytes)),
+            Self::Established(established) => show("Established", established),
+            Self::Data(bytes) => show("Data", &Length::of(bytes)),
+            Self::Failed(failure) => show("Failed", failure),
+            Self::Pause => formatter.write_str("Pause"),
+            Self::Resume => formatter.write_str("Resume"),
+            Self::PeerClosed => formatter.write_str("PeerClosed"),
+        }
+    }
 }
 
 enum Session {
@@ -210,24 +233,80 @@ impl Sessions {
                 self.live_received(id, bytes, output);
             }
             Some(Session::Handshaking(handshake)) if handshake.generation == id.generation => {
-                let before = handshake.bytes() as u64;
-                let pushed = handshake.push(bytes, self.limits.handshake_bytes_max);
-                self.stats.handshake_bytes += handshake.bytes() as u64 - before;
-                if let Err(failure) = pushed {
-                    self.handshake_failed(id, failure, output);
-                    return;
-                }
-                if !handshake.is_ready() || handshake.is_waiting {
-                    return;
-                }
-                if self.flights_left == 0 || !self.waiting.is_empty() {
-                    self.wait(id);
-                } else {
-                    self.flights_left -= 1;
-                    self.step(id, output);
-                }
+                self.handshake_received(id, bytes, output);
             }
             _ => {}
+        }
+    }
+
+    /// Bytes of a handshake, and of what a client has sent behind it: rustls gets as many as it may have, one flight after the other.
+    fn handshake_received(
+        &mut self,
+        id: ConnectionId,
+        mut bytes: &mut [u8],
+        output: &mut impl FnMut(ConnectionId, Output<'_>),
+    ) {
+        while !bytes.is_empty() {
+            let handshake = match self.table.get_mut(id.slot) {
+                Some(Session::Handshaking(handshake)) => handshake,
+                Some(Session::Live(_)) => return self.live_received(id, bytes, output),
+                None => return,
+            };
+            if handshake.is_waiting {
+                return self.keep(id, bytes, output);
+            }
+            let room = self.limits.handshake_bytes_max;
+            let room = room.saturating_sub(handshake.bytes());
+            let (now, later) = bytes.split_at_mut(room.min(bytes.len()));
+            let pushed = handshake.push(now);
+            self.stats.handshake_bytes += now.len() as u64;
+            let is_ready = handshake.is_ready();
+            if let Err(failure) = pushed {
+                return self.handshake_failed(id, failure, output);
+            }
+            if !is_ready && later.is_empty() {
+                return;
+            }
+            if !is_ready {
+                let bytes_max = self.limits.handshake_bytes_max;
+                let detail = format!("more than {bytes_max} bytes of a handshake");
+                let failure = Failure::new(Reason::TooLong, None, detail);
+                return self.handshake_failed(id, failure, output);
+            }
+            if self.flights_left == 0 || !self.waiting.is_empty() {
+                self.wait(id);
+                output(id, Output::Pause);
+            } else {
+                self.flights_left -= 1;
+                self.step(id, output);
+            }
+            bytes = later;
+        }
+    }
+
+    /// Keeps what was on its way when a handshake had to wait for its turn. It is not read meanwhile, so that is little: a client that has
+    /// sent its Finished may go on at once, and a full turn is not its fault.
+    fn keep(
+        &mut self,
+        id: ConnectionId,
+        bytes: &[u8],
+        output: &mut impl FnMut(ConnectionId, Output<'_>),
+    ) {
+        let Some(Session::Handshaking(handshake)) = self.table.get_mut(id.slot) else {
+            return;
+        };
+        let total = self.limits.partial_bytes_max as u64;
+        let held = self.stats.handshake_bytes + self.stats.partial_bytes + bytes.len() as u64;
+        let fits = handshake.bytes() + bytes.len() <= self.limits.handshake_bytes_max;
+        let kept = if fits || held <= total - total / 4 {
+            self.stats.handshake_bytes += bytes.len() as u64;
+            handshake.push(bytes)
+        } else {
+            let detail = "too many bytes behind handshakes that wait";
+            Err(Failure::new(Reason::TooLong, None, detail))
+        };
+        if let Err(failure) = kept {
+            self.handshake_failed(id, failure, output);
         }
     }
 
@@ -306,6 +385,9 @@ impl Sessions {
                 self.stats.handshakes_waiting -= 1;
                 self.flights_left -= 1;
                 self.step(id, output);
+                if self.has(id) {
+                    output(id, Output::Resume);
+                }
             }
         }
     }
@@ -454,8 +536,8 @@ impl Sessions {
     }
 }
 
-impl std::fmt::Debug for Sessions {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Sessions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Sessions")
             .field("sessions", &self.table.len())

@@ -77,6 +77,37 @@ fn many_at_once_are_all_answered_each_with_its_own_verdict() {
 }
 
 #[test]
+fn one_address_does_not_take_all_the_room_of_those_who_wait() {
+    run(async {
+        let folder = Folder::new();
+        let file = folder.write("users", line("alice", "secret"));
+        let text = format!(
+            "[access]\nmethods = [\"password\"]\npassword_file = {file:?}\nquestions_max = 80\n[admission]\nexempt = [\"198.51.100.0/24\"]\n"
+        );
+        let mut world = World::start(&config(&folder.0, &text));
+        let mut taken = |address: &str, count: usize| {
+            let mut shown = shown("alice", "wrong");
+            shown.peer.set_ip(address.parse().expect("an address"));
+            let asked = (0..count).map(|_| world.put(&shown));
+            let refused = |it: &Result<_, _>| *it == Err(Err(Refusal::Busy));
+            count - asked.filter(refused).count()
+        };
+        assert_eq!(taken("192.0.2.7", 40), 20, "a quarter");
+        assert_eq!(taken("192.0.2.8", 5), 5, "others have theirs");
+        assert_eq!(taken("2001:db8::1", 15), 15);
+        assert_eq!(taken("2001:db8::2", 15), 5, "of the same /64");
+        assert_eq!(taken("198.51.100.1", 60), 35, "no bound but that of all");
+        for _ in 0..80 {
+            let (_, outcome) = world.verdict().await;
+            assert_eq!(outcome, Err(Refusal::Credentials));
+        }
+        until(|| world.access.report().waiting == 0).await;
+        let again = (0..21).map(|_| world.put(&shown("alice", "secret")));
+        assert_eq!(again.filter(Result::is_ok).count(), 20);
+    });
+}
+
+#[test]
 fn a_name_that_is_not_in_the_file_is_asked_of_the_service_behind_it() {
     run(async {
         let folder = Folder::new();

@@ -2,6 +2,8 @@
 
 mod changes;
 mod matrix;
+mod renewal;
 mod rights;
 mod search;
+mod shown;
 mod world;

@@ -280,34 +280,6 @@ fn who_comes_back_with_fewer_rights_has_fewer_subscriptions() {
 }
 
 #[test]
-fn sessions_of_a_node_without_rules_are_judged_when_it_gets_some() {
-    let mut world = World::new(Policy::open());
-    let (id, _) = world.connect(&Connect::new(Version::V5, "panel-1"));
-    assert_eq!(world.subscribe(id, "c/panel-1/#", QoS::AtLeastOnce), 1);
-    assert_eq!(world.subscribe(id, "c/panel-2/#", QoS::AtLeastOnce), 1);
-    let rules = "[[rule]]\nallow = [\"publish\", \"subscribe\"]\ntopics = [\"c/%c/#\"]\n";
-    world.set_policy(Policy {
-        anonymous: Origins::Everywhere,
-        ..strict([], rules)
-    });
-    assert_eq!(world.counter("subscriptions_cut"), 1);
-    let denied = Some(ReasonCode::NotAuthorized);
-    assert_ne!(
-        world.publish(id, "c/panel-1/x", "own", plain(), false),
-        denied
-    );
-    assert_eq!(
-        world.publish(id, "c/panel-2/x", "other", plain(), false),
-        denied
-    );
-    let (id, _) = world.connect(&Connect::new(Version::V5, "panel-2"));
-    assert_eq!(
-        world.subscribe(id, "c/panel-1/#", QoS::AtLeastOnce),
-        NOT_AUTHORIZED
-    );
-}
-
-#[test]
 fn without_rules_clients_of_this_machine_may_do_everything_and_others_nothing() {
     let mut world = World::new(Policy {
         anonymous: Origins::Everywhere,

@@ -18,7 +18,9 @@ use edge_proto::packet::{
 use edge_proto::reason::ReasonCode;
 use edge_proto::topic::RootDepths;
 use gateway::access::password::PasswordFile;
-use gateway::access::policy::{Method, Origins, Outcome, Policy, Refusal, TokenMethod, Verdict};
+use gateway::access::policy::{
+    Method, Origins, Outcome, Policy, Question, Refusal, TokenMethod, Verdict,
+};
 use gateway::access::rules::Rules;
 use gateway::access::token::{KeySet, TokenPolicy};
 use gateway::engine::memory::Memory;
@@ -58,6 +60,9 @@ pub(crate) struct World {
     pub(crate) verdict: Option<Outcome>,
     /// Questions that were asked.
     pub(crate) questions: usize,
+    /// True while the control thread does not answer of itself.
+    pub(crate) is_silent: bool,
+    unanswered: Vec<Question>,
 }
 
 impl World {
@@ -87,6 +92,8 @@ impl World {
             closed: Vec::new(),
             verdict: None,
             questions: 0,
+            is_silent: false,
+            unanswered: Vec::new(),
         }
     }
 
@@ -159,6 +166,11 @@ impl World {
     fn answer_questions(&mut self) -> bool {
         let questions = std::mem::take(&mut self.outbox.questions);
         let any = !questions.is_empty();
+        if self.is_silent {
+            self.questions += questions.len();
+            self.unanswered.extend(questions);
+            return false;
+        }
         for question in questions {
             self.questions += 1;
             let credentials = &question.credentials;
@@ -183,13 +195,27 @@ impl World {
         any
     }
 
+    /// The control thread answers the last question that it has not answered.
+    pub(crate) fn answer(&mut self, outcome: Outcome) {
+        let question = self.unanswered.pop().expect("there is one");
+        let connection = question.connection;
+        self.handle(Event::Verdict(Verdict {
+            connection,
+            outcome,
+        }));
+    }
+
     /// The node is killed and starts again with what its engine has.
     pub(crate) fn restart(&mut self, policy: Policy) {
+        self.restart_with(policy, Limits::default());
+    }
+
+    pub(crate) fn restart_with(&mut self, policy: Policy, limits: Limits) {
         self.engine.restart(self.now.unix_ms);
         self.outbox = Outbox::new(0, 1);
         self.heard.clear();
         self.batches = 0;
-        let facts = facts(Limits::default());
+        let facts = facts(limits);
         self.shard = Shard::new(facts, Arc::new(policy), 2, self.now);
         let (shard, outbox, now) = (&mut self.shard, &mut self.outbox, self.now);
         self.engine
@@ -217,6 +243,11 @@ impl World {
 
     pub(crate) fn conserves(&self) -> bool {
         self.shard.snapshot().conserves()
+    }
+
+    /// What the core shows of itself.
+    pub(crate) fn shown(&self) -> String {
+        format!("{:?}", self.shard)
     }
 
     /// A connection from an address.

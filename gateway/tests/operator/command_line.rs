@@ -360,7 +360,7 @@ fn a_payload_can_come_from_a_file_of_any_bytes() {
     std::fs::remove_file(&path).expect("removed");
     let requests = node.requests.lock().expect("no panic");
     assert!(
-        matches!(&requests[0].1, gateway::admin::AdminRequest::Publish { payload, .. } if payload == b"\xff\0\n")
+        matches!(&requests[0].1, gateway::admin::AdminRequest::Publish { payload, .. } if payload.0 == b"\xff\0\n")
     );
 }
 

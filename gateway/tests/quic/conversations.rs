@@ -56,6 +56,32 @@ fn a_client_goes_on_from_another_address() {
 }
 
 #[test]
+fn a_client_has_few_ids_and_a_new_one_for_each_move() {
+    let mut world = World::new(QuicLimits::default());
+    world.echoes = true;
+    let (client, id) = world.client();
+    world.pass(1_000);
+    let ids = |world: &World| {
+        let stats = world.clients[client].connection.stats();
+        stats.frame_rx.new_connection_id
+    };
+    assert_eq!(ids(&world), 2, "it would have taken four");
+    for move_to in 1..=8 {
+        world.clients[client].address = ([203, 0, 113, move_to], 4_000).into();
+        // It knows that it moves, and uses an id that nobody can link to the last one.
+        world.clients[client].connection.local_address_changed();
+        let before = world.clients[client].received.len();
+        world.say(client, b"from elsewhere");
+        world.run(5_000, |world| {
+            world.clients[client].received.len() >= before + 14
+        });
+        world.pass(1_000);
+        assert_eq!(ids(&world), 2 + u64::from(move_to));
+    }
+    assert!(!world.told[&id].is_closed);
+}
+
+#[test]
 fn who_only_repeats_datagrams_of_another_does_not_move_its_connection() {
     let mut world = World::new(QuicLimits::default());
     world.echoes = true;

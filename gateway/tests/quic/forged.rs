@@ -79,6 +79,18 @@ fn the_next_process_of_a_node_resets_connections_of_the_last_one() {
 }
 
 #[test]
+fn connections_of_before_the_secret_was_changed_are_reset_too() {
+    let changed = |before: &[ClusterSecret]| Listening {
+        keys: NodeKeys::new(&ClusterSecret([8; 32]), &[9; 32]).after(before),
+        ..listening(0, 1)
+    };
+    let (resets, lost) = after_restart(changed(&[ClusterSecret([6; 32]), ClusterSecret([7; 32])]));
+    assert!(resets >= 1);
+    assert_eq!(lost, Some(ConnectionError::Reset));
+    assert_eq!(after_restart(changed(&[ClusterSecret([6; 32])])), (0, None));
+}
+
+#[test]
 fn who_did_not_issue_an_id_does_not_say_that_its_connection_is_gone() {
     let another_node = Listening {
         node: 1,

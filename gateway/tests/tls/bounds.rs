@@ -84,6 +84,77 @@ fn a_handshake_has_a_length() {
     assert_eq!(server.sessions.stats().handshake_bytes, 0);
 }
 
+/// A client in slot 0 that has everything to complete its handshake, and has sent it with data behind it; and the bytes.
+fn finished_and_more(server: &mut Server, authority: &Authority) -> Vec<u8> {
+    let mut client = Client::new(authority.client_config(&version::TLS13, None));
+    assert!(server.accept(0));
+    let hello = client.written();
+    server.receive(0, &hello);
+    let flight: Vec<u8> = server.of(0).sent.drain(..).collect();
+    client.read(&flight);
+    client.write(&text(60_000));
+    client.written()
+}
+
+#[test]
+fn data_right_behind_a_handshake_may_come_in_one_piece() {
+    let authority = Authority::new("root");
+    let mut server = Server::usual(&authority);
+    let bytes = finished_and_more(&mut server, &authority);
+    server.receive(0, &bytes);
+    assert_eq!(server.of(0).failed, None);
+    assert_eq!(server.of(0).data, text(60_000));
+    assert_eq!(server.sessions.stats().handshake_bytes, 0);
+}
+
+#[test]
+fn who_sends_on_while_its_handshake_waits_is_not_read_and_loses_nothing() {
+    let authority = Authority::new("root");
+    let limits = TlsLimits {
+        handshakes_per_turn: 1,
+        ..TlsLimits::default()
+    };
+    let mut server = Server::new(&authority.settings(), limits);
+    let bytes = finished_and_more(&mut server, &authority); // Its hello took the only flight of the turn.
+    let chunks: Vec<&[u8]> = bytes.chunks(8 * 1024).collect();
+    server.receive(0, chunks[0]);
+    assert!(server.of(0).is_paused);
+    for chunk in &chunks[1..4] {
+        server.receive(0, chunk); // They were on their way.
+    }
+    assert_eq!(server.of(0).failed, None, "its turn has not come");
+    assert_eq!(server.sessions.stats().handshake_bytes, 32 * 1024);
+    server.turn();
+    assert!(server.of(0).established.is_some() && !server.of(0).is_paused);
+    for chunk in &chunks[4..] {
+        server.receive(0, chunk);
+    }
+    assert_eq!(server.of(0).data, text(60_000));
+    assert_eq!(server.sessions.stats().handshake_bytes, 0);
+}
+
+#[test]
+fn what_comes_while_a_handshake_waits_is_bounded_for_all_together() {
+    let authority = Authority::new("root");
+    let limits = TlsLimits {
+        handshakes_per_turn: 1,
+        partial_bytes_max: 48 * 1024,
+        ..TlsLimits::default()
+    };
+    let mut server = Server::new(&authority.settings(), limits);
+    let bytes = finished_and_more(&mut server, &authority);
+    let mut chunks = bytes.chunks(8 * 1024);
+    for chunk in chunks.by_ref().take(4) {
+        server.receive(0, chunk);
+        assert_eq!(server.of(0).failed, None);
+    }
+    server.receive(0, chunks.next().expect("more"));
+    let failure = server.of(0).failed.clone().expect("there is no room");
+    assert_eq!(failure.reason, Reason::TooLong);
+    assert_eq!(server.sessions.stats().handshake_bytes, 0);
+    assert_eq!(server.sessions.stats().handshakes_waiting, 0);
+}
+
 #[test]
 fn more_handshakes_at_once_than_allowed_are_turned_away() {
     let authority = Authority::new("root");

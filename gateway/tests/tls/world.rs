@@ -194,6 +194,8 @@ pub(crate) struct Heard {
     pub(crate) established: Option<Established>,
     pub(crate) data: Vec<u8>,
     pub(crate) peer_closed: bool,
+    /// True while it is not to be read.
+    pub(crate) is_paused: bool,
     pub(crate) failed: Option<Failure>,
 }
 
@@ -308,6 +310,8 @@ fn hear(heard: &mut Heard, output: Output<'_>) {
             );
             heard.data.extend_from_slice(data);
         }
+        Output::Pause => heard.is_paused = true,
+        Output::Resume => heard.is_paused = false,
         Output::PeerClosed => heard.peer_closed = true,
         Output::Failed(failure) => heard.failed = Some(failure),
     }

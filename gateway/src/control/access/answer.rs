@@ -1,8 +1,11 @@
 //! Questions of the cores about clients: taken into a bounded queue, answered by what may be slow, and sent back as verdicts.
 //!
-//! **Every question that was taken gets its verdict**, and the room it takes is free again only when the core has it.
+//! **Every question that was taken gets its verdict**, and the room it takes is free again only when the core has it. One address
+//! has a quarter of the room at most: whoever guesses passwords waits behind himself, and others in front of most of what he asks.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use reactor::mesh::InboxSender;
@@ -10,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Access;
 use super::stats::{Asked, Said, Stats};
+use crate::access::address::{AddressKey, Network};
 use crate::access::call_out::Reply;
 use crate::access::password::PasswordFile;
 use crate::access::policy::{
@@ -23,10 +27,60 @@ const QUESTION_BYTES_MAX: usize = 32 * 1024;
 /// How soon a core whose inbox is full is tried again.
 const RETRY: Duration = Duration::from_millis(5);
 
+/// The least that one address may have waiting, so that a small bound is not a tiny one for everybody behind a NAT.
+const OF_ADDRESS_MIN: usize = 16;
+
 /// A question, and the room that it takes.
 pub(super) struct Waiting {
     question: Question,
     _room: OwnedSemaphorePermit,
+    _place: Place,
+}
+
+/// How many questions each address has waiting.
+struct Crowd {
+    by_address: Mutex<BTreeMap<AddressKey, usize>>,
+    of_address_max: usize,
+    /// Addresses of many clients, which only the bound of all holds for.
+    exempt: Box<[Network]>,
+}
+
+/// One of the places of an address; given back when dropped. `None` for an address without a bound.
+struct Place(Option<(Arc<Crowd>, AddressKey)>);
+
+impl Crowd {
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        if self.exempt.iter().any(|network| network.contains(address)) {
+            return Some(Place(None));
+        }
+        let key = AddressKey::of(address);
+        let mut by_address = self.by_address();
+        let count = by_address.entry(key).or_default();
+        if *count >= self.of_address_max {
+            return None; // It is not 0, so the entry was there.
+        }
+        *count += 1;
+        Some(Place(Some((Arc::clone(self), key))))
+    }
+
+    fn by_address(&self) -> MutexGuard<'_, BTreeMap<AddressKey, usize>> {
+        self.by_address.lock().expect("no panic while held")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((crowd, key)) = self.0.take() else {
+            return;
+        };
+        let mut by_address = crowd.by_address();
+        if let Some(count) = by_address.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&key);
+            }
+        }
+    }
 }
 
 /// Where a core puts its questions. Never waits.
@@ -34,15 +88,25 @@ pub(super) struct Waiting {
 pub struct Asker {
     sender: mpsc::Sender<Waiting>,
     room: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
     questions_max: usize,
     stats: Arc<Stats>,
 }
 
 impl Asker {
-    pub(super) fn new(questions_max: usize, stats: &Arc<Stats>) -> (Self, mpsc::Receiver<Waiting>) {
+    pub(super) fn new(
+        questions_max: usize,
+        exempt: &[Network],
+        stats: &Arc<Stats>,
+    ) -> (Self, mpsc::Receiver<Waiting>) {
         let (sender, receiver) = mpsc::channel(questions_max);
         let asker = Self {
             sender,
+            crowd: Arc::new(Crowd {
+                by_address: Mutex::default(),
+                of_address_max: (questions_max / 4).max(OF_ADDRESS_MIN),
+                exempt: exempt.into(),
+            }),
             room: Arc::new(Semaphore::new(questions_max)),
             questions_max,
             stats: Arc::clone(stats),
@@ -53,7 +117,7 @@ impl Asker {
     /// Asks; the verdict comes later.
     ///
     /// # Errors
-    /// The verdict is there already: there is no room, or nobody can have such a name and password.
+    /// The verdict is there already: there is no room, or none for this address, or nobody can have such a name and password.
     pub fn ask(&self, question: Question) -> Result<(), Verdict> {
         Stats::count(&self.stats.questions);
         let connection = question.connection;
@@ -67,10 +131,12 @@ impl Asker {
         if bytes > QUESTION_BYTES_MAX {
             return Err(refused(Refusal::Credentials));
         }
+        let place = self.crowd.enter(credentials.peer.ip());
         let room = Arc::clone(&self.room).try_acquire_owned().ok();
-        let waiting = room.map(|room| Waiting {
+        let waiting = place.zip(room).map(|(place, room)| Waiting {
             question,
             _room: room,
+            _place: place,
         });
         // The queue has as many places as there is room; it is closed only when the node stops.
         let sent = waiting.is_some_and(|waiting| self.sender.try_send(waiting).is_ok());
@@ -108,7 +174,11 @@ impl Access {
     }
 
     async fn answer(&self, waiting: Waiting, cores: &Cores, inbox: &InboxSender<Verdict>) {
-        let Waiting { question, _room } = waiting;
+        let Waiting {
+            question,
+            _room,
+            _place,
+        } = waiting;
         let connection = question.connection;
         // A client whose connection has timed out would never hear it.
         let patience = self.config.mqtt.connect_timeout;

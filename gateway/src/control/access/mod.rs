@@ -138,7 +138,8 @@ impl Access {
         let content = files::read(config, &secret)?;
         let bans = Arc::new(bans::load(&folder, random_u64()?, now.unix_ms)?);
         let stats = Arc::new(Stats::default());
-        let (asker, questions) = Asker::new(config.access.questions_max as usize, &stats);
+        let questions_max = config.access.questions_max as usize;
+        let (asker, questions) = Asker::new(questions_max, &config.admission.exempt.0, &stats);
         let mut state = State {
             seen,
             files_good: true,

@@ -2,9 +2,11 @@
 //!
 //! Reading checks everything: a record is whole or it is not one. What a record means is decided elsewhere.
 
+use std::fmt;
 use std::sync::Arc;
 
 use edge_proto::packet::{QoS, RetainHandling, SubscriptionOptions};
+use edge_proto::shown::Length;
 
 use crate::engine::{Delivery, SessionRecord, SubscriptionRecord, WillRecord};
 use crate::message::{Message, SessionId};
@@ -33,8 +35,18 @@ pub(super) enum LogRecord<'a> {
 }
 
 /// The bytes of a message, not looked at yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct StoredMessage<'a>(&'a [u8]);
+
+impl fmt::Debug for StoredMessage<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = Length::of(self.0);
+        formatter
+            .debug_tuple("StoredMessage")
+            .field(&length)
+            .finish()
+    }
+}
 
 impl StoredMessage<'_> {
     /// The message; `None` if it is not one.

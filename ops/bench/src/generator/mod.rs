@@ -344,6 +344,7 @@ impl Generator {
         numbers: std::ops::Range<u32>,
         per_second: u32,
     ) -> Result<Duration> {
+        addresses::next_round();
         let (before, started) = (self.totals(), clock::now());
         let count = numbers.len() as u64;
         let per_second = f64::from(per_second) / self.threads.len() as f64;

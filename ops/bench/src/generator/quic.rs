@@ -18,6 +18,7 @@ use reactor::slab::{Key, Slab};
 use reactor::wheel::{TimerKey, Wheel};
 use rustls::ClientConfig;
 
+use super::tls::{Handshake, take_verified};
 use crate::certificate;
 use crate::clock;
 
@@ -31,7 +32,7 @@ const PROTOCOL: &[u8] = b"mqtt";
 #[derive(Debug)]
 pub(super) enum Told {
     /// Its handshake is complete.
-    Connected(ConnectionId),
+    Connected(ConnectionId, Handshake),
     /// Bytes came.
     Data(ConnectionId, Vec<u8>),
     /// It is over; in words why, unless it was closed here.
@@ -43,6 +44,8 @@ struct Connection {
     handle: ConnectionHandle,
     /// What its stream has not taken yet.
     unsent: Vec<u8>,
+    /// True exactly when the server has shown its certificate.
+    is_full: bool,
     /// True exactly when it ends after what was sent.
     is_leaving: bool,
     /// True exactly when its end was told.
@@ -129,6 +132,7 @@ impl Quic {
             protocol,
             handle,
             unsent: Vec::new(),
+            is_full: false,
             is_leaving: false,
             is_over: false,
             is_due: false,
@@ -163,6 +167,7 @@ impl Quic {
                 && let Some(connection) = self.connections.get_mut(key)
             {
                 connection.protocol.handle_event(event);
+                connection.is_full |= take_verified();
                 self.drive(key);
             }
         }
@@ -185,7 +190,12 @@ impl Quic {
                 Event::Connected => {
                     // The server allows one.
                     let _ = connection.protocol.streams().open(Dir::Bi);
-                    self.told.push_back(Told::Connected(id(key)));
+                    let handshake = if connection.is_full {
+                        Handshake::Full
+                    } else {
+                        Handshake::Resumed
+                    };
+                    self.told.push_back(Told::Connected(id(key), handshake));
                 }
                 Event::Stream(StreamEvent::Readable { .. }) => {
                     let bytes = connection.read();

@@ -350,7 +350,10 @@ impl<D: Driver> Thread<D> {
     fn quic_told(&mut self) {
         while let Some(told) = self.quic.as_mut().and_then(Quic::told) {
             match told {
-                Told::Connected(connection) => {
+                Told::Connected(connection, handshake) => {
+                    if handshake == Handshake::Resumed {
+                        Counters::count(&self.counters().tls_resumed);
+                    }
                     if let Some(place) = self.place(connection) {
                         self.begin_conversation(place);
                     }

@@ -1,5 +1,6 @@
 //! TLS of the clients of one thread: rustls' own connections, by slot of the driver.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,12 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use reactor::slab::Table;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
     ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+    WebPkiServerVerifier,
 };
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup, RootCertStore, version};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, NamedGroup,
+    RootCertStore, SignatureScheme, version,
+};
 
 use crate::arguments::{TlsKey, TlsVersion};
 use crate::certificate;
@@ -56,9 +62,14 @@ impl Shared {
             Some(TlsVersion::V12) => &[&version::TLS12],
             Some(TlsVersion::V13) => &[&version::TLS13],
         };
-        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        let provider = Arc::new(default_provider());
+        let roots = Arc::new(roots);
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
+        let witness = Arc::new(Witness(verifier.build()?));
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(witness)
             .with_no_client_auth();
         let purse = Arc::new(Purse::default());
         purse
@@ -82,6 +93,57 @@ impl Shared {
     /// From now on clients resume.
     pub(super) fn spend(&self) {
         self.purse.open.store(true, Ordering::Relaxed);
+    }
+}
+
+thread_local! {
+    /// True exactly when a certificate was verified on this thread and nobody has asked about it.
+    static VERIFIED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True when a certificate was verified on this thread since the last call: a handshake without was resumed. quinn-proto does not say.
+pub(super) fn take_verified() -> bool {
+    VERIFIED.replace(false)
+}
+
+/// Verifies certificates as rustls does, and notes that it did. All threads have the same, since tickets hold with one verifier alone.
+#[derive(Debug)]
+struct Witness(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        VERIFIED.set(true);
+        let inner = &self.0;
+        inner.verify_server_cert(leaf, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sessions opened as fast as the server takes them, a bounded number on their way at once: new ones, or, after a restart of
-//! the server, ones that it has to resume. Over TLS new ones come twice: with full handshakes, and then with the tickets that they
-//! got, so that both are measured in one run.
+//! the server, ones that it has to resume. Over TLS and QUIC new ones come twice: with full handshakes, and then with the tickets that
+//! they got (and no early data), so that both are measured in one run.
 
 use anyhow::{Result, bail};
 use edge_proto::packet::QoS;
