@@ -116,7 +116,10 @@ mod tests {
     #[test]
     fn a_page_of_the_servers_own_name_is_its_own_where_tls_has_verified_the_name() {
         let origins = WebOrigins::default();
-        for own in ["https://gateway.example.com", "https://Gateway.example.com:8084"] {
+        for own in [
+            "https://gateway.example.com",
+            "https://Gateway.example.com:8084",
+        ] {
             assert!(origins.admit(Some(own), HOLDER), "{own}");
             assert!(!origins.admit(Some(own), HERE), "its name may point here");
         }

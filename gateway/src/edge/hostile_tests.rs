@@ -311,7 +311,11 @@ fn a_page_of_another_site_does_not_come_in_as_its_visitor() {
     );
     let own = Some("https://h:8084"); // As its Host.
     assert_eq!(status(&local, own, ELSEWHERE, true), in_);
-    assert_eq!(status(&local, own, HERE, true), out, "its name may point here");
+    assert_eq!(
+        status(&local, own, HERE, true),
+        out,
+        "its name may point here"
+    );
     let strict = Policy {
         anonymous: Origins::Nowhere,
         ..Policy::open()
