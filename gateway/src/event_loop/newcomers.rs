@@ -199,8 +199,6 @@ impl Newcomers {
         } else {
             self.bounds.backlog
         };
-            self.waiting_max = self.bounds.backlog;
-        }
         (self.waiting_max != before).then_some(self.waiting_max)
     }
 

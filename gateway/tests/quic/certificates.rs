@@ -6,7 +6,8 @@ use gateway::limits::QuicLimits;
 use gateway::tls::{Acceptor, ClientCertificates, Reason, Settings};
 use quinn_proto::ConnectionError;
 
-use crate::world::{Authority, World};
+use crate::authority::Authority;
+use crate::world::World;
 
 #[test]
 fn a_client_without_our_protocol_is_refused_with_an_alert() {
