@@ -20,7 +20,9 @@
 
 use std::time::Duration;
 
-use reactor::driver::{ACCEPTS_MAX, AcceptBacklog};
+use reactor::driver::{ACCEPTS_MAX, AcceptBacklog, ListenOptions};
+
+use crate::limits::TlsLimits;
 
 /// What decides how many come in.
 #[derive(Debug)]
@@ -51,6 +53,16 @@ pub struct NewcomersBounds {
     pub flights_per_turn: u32,
     /// Connections that wait in the kernel at each listener.
     pub backlog: u32,
+}
+
+impl NewcomersBounds {
+    /// Those of a core with these listeners.
+    pub fn of(tls: &TlsLimits, listen: ListenOptions) -> Self {
+        Self {
+            flights_per_turn: tls.handshakes_per_turn,
+            backlog: listen.backlog,
+        }
+    }
 }
 
 /// What newcomers made a turn do.

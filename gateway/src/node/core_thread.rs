@@ -122,10 +122,8 @@ fn live<D: Driver>(
     kit: &Receiver<CoreKit>,
 ) -> Result<(), StartError> {
     let core = plan.core;
-    if reports
-        .send(CoreReport::Waker(core, driver.waker()))
-        .is_err()
-    {
+    let told = reports.send(CoreReport::Waker(core, driver.waker()));
+    if told.is_err() {
         return Ok(());
     }
     let Ok(kit) = kit.recv() else { return Ok(()) };
@@ -158,10 +156,7 @@ fn live<D: Driver>(
     if reports.send(CoreReport::Listening(bound)).is_err() {
         return Ok(());
     }
-    let newcomers = NewcomersBounds {
-        flights_per_turn: plan.tls.handshakes_per_turn,
-        backlog: plan.listen.backlog,
-    };
+    let newcomers = NewcomersBounds::of(&plan.tls, plan.listen);
     let event_loop = EventLoop {
         driver,
         shard,
