@@ -76,7 +76,7 @@ sections! {
         quic: Vec<SocketAddr> = vec![];
         /// Path of the WebSocket upgrade request; another path is answered with 404.
         websocket_path: HttpPath = HttpPath("/mqtt".into());
-        /// Origins of the web pages that may connect over WebSocket (e.g. "https://app.example.com"); others are answered with 403, and
+        /// Origins of the web pages that may connect over WebSocket (e.g. `"https://app.example.com"`); others are answered with 403, and
         /// counted. [] = pages of any site; but where `access.anonymous` lets this machine in, only those of a server on it, and with a
         /// client certificate also those of the name in the request's Host. Clients that are no browsers mostly have no origin.
         websocket_origins: PageOrigins = PageOrigins::default();

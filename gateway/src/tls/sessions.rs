@@ -310,11 +310,7 @@ impl Sessions {
     }
 
     /// Stops reading from a connection whose handshake waits when it has sent much. Others are read, so that it is known when they leave.
-    fn bound_waiting(
-        &mut self,
-        id: ConnectionId,
-        output: &mut impl FnMut(ConnectionId, Output<'_>),
-    ) {
+    fn bound_waiting(&self, id: ConnectionId, output: &mut impl FnMut(ConnectionId, Output<'_>)) {
         if let Some(Session::Handshaking(handshake)) = self.table.get(id.slot)
             && handshake.bytes() > self.limits.handshake_bytes_max / 2
         {

@@ -452,7 +452,7 @@ proptest! {
 fn in_a_storm_nobody_is_greeted_who_has_left() {
     let authority = Authority::new("root");
     let mut server = Server::usual(&authority);
-    let config = Arc::new(authority.client_config(None));
+    let config = Arc::new(authority.client_config(&version::TLS13, None));
     let mut clients: Vec<Client> = (0..3).map(|_| Client::of(&config, "localhost")).collect();
     let hellos: Vec<Vec<u8>> = clients.iter_mut().map(Client::written).collect();
     server.sessions.allow_flights(1);
