@@ -341,9 +341,10 @@ fn a_restarted_node_resets_the_connections_that_it_has_forgotten() {
     quic.node.kill();
     drop(quic.node.connect()); // It listens again.
     let closed = RUNTIME.block_on(async {
-        let (mut send, _receive) = connection.open_bi().await.expect("there is a stream");
-        // Long enough for a reset to be shorter.
-        send.write_all(&[0; 600]).await.expect("it is sent");
+        // What it sends is long enough for a reset to be shorter; a probe of its own may have been answered before.
+        if let Ok((mut send, _receive)) = connection.open_bi().await {
+            let _ = send.write_all(&[0; 600]).await;
+        }
         connection.closed().await
     });
     assert_eq!(closed, ConnectionError::Reset);
