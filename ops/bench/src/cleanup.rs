@@ -117,9 +117,21 @@ pub(crate) fn has_ended(guard: &Guard) -> bool {
 /// # Errors
 /// When there is no `kill` on this machine.
 pub(crate) fn ask_to_end(guard: &Guard) -> io::Result<()> {
+    signal_to(guard, "TERM")
+}
+
+/// Stops the process of a guard as the machine would that stands still, or lets it go on.
+///
+/// # Errors
+/// When there is no `kill` on this machine.
+pub(crate) fn stand_still(guard: &Guard, still: bool) -> io::Result<()> {
+    signal_to(guard, if still { "STOP" } else { "CONT" })
+}
+
+fn signal_to(guard: &Guard, name: &str) -> io::Result<()> {
     let list = lock(&UNDO);
     match list.iter().find(|(id, _)| *id == guard.0) {
-        Some((_, Undo::Kill(child))) => signal("TERM", &child.id().to_string()),
+        Some((_, Undo::Kill(child))) => signal(name, &child.id().to_string()),
         _ => Ok(()),
     }
 }

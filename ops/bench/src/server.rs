@@ -194,6 +194,17 @@ impl Server {
         Ok(clock::now() - started)
     }
 
+    /// Stops a server that was started here for a while, and lets it go on.
+    pub(crate) fn stand_still(&self, span: Duration) -> Result<()> {
+        let Some(process) = &self.process else {
+            return Ok(());
+        };
+        cleanup::stand_still(process, true)?;
+        let paused = pause(span);
+        cleanup::stand_still(process, false)?;
+        paused
+    }
+
     /// An error when the process has ended.
     pub(crate) fn check(&self) -> Result<()> {
         if self.process.as_ref().is_some_and(cleanup::has_ended) {
