@@ -378,7 +378,7 @@ impl Coordinator {
             }
             return;
         }
-        self.store.saw(now_ms, version, beat);
+        self.store.saw(now_ms, sent_ms, version, beat);
         let epoch = version.map_or(0, |version| version.epoch);
         self.highest_epoch = self.highest_epoch.max(epoch);
         if let Some(view) = &view {
@@ -393,7 +393,9 @@ impl Coordinator {
         }
         self.renew_lease(now_ms);
         self.unfence_when_possible(now_ms, actions);
-        if self.standing != Standing::Left {
+        // What a process that was stopped finds in its buffers is no ground for a proposal.
+        let late = now_ms >= sent_ms + ANSWER_WITHIN_MS;
+        if self.standing != Standing::Left && !late {
             self.propose(now_ms, version, actions);
         }
     }

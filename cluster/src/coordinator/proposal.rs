@@ -40,7 +40,7 @@ impl Coordinator {
         let turn = self
             .turn_ms(now_ms, base)
             .is_some_and(|at_ms| now_ms >= at_ms)
-            && (self.sees_quorum(now_ms, base) || self.store.is_abandoned(now_ms));
+            && (self.sees_quorum(now_ms, base) || self.store.is_abandoned());
         if !turn && !self.own_wishes(base) {
             return;
         }

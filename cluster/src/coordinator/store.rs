@@ -24,7 +24,10 @@ struct Outstanding {
 struct Beat {
     version: Option<Version>,
     beat: u64,
+    /// When an answer first showed it.
     since_ms: u64,
+    /// When the last question was sent whose answer showed it.
+    still_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -71,22 +74,23 @@ impl Store {
     }
 
     /// Remembers since when what is stored looks like this.
-    pub(super) fn saw(&mut self, now_ms: u64, version: Option<Version>, beat: u64) {
-        let same = self
-            .beat
-            .is_some_and(|seen| seen.version == version && seen.beat == beat);
-        if !same {
-            self.beat = Some(Beat {
-                version,
-                beat,
-                since_ms: now_ms,
-            });
+    pub(super) fn saw(&mut self, now_ms: u64, sent_ms: u64, version: Option<Version>, beat: u64) {
+        match &mut self.beat {
+            Some(seen) if seen.version == version && seen.beat == beat => seen.still_ms = sent_ms,
+            _ => {
+                self.beat = Some(Beat {
+                    version,
+                    beat,
+                    since_ms: now_ms,
+                    still_ms: sent_ms,
+                });
+            }
         }
     }
 
-    /// True exactly when nobody has refreshed the stored view for [`BEAT_STALE_MS`].
-    pub(super) fn is_abandoned(&self, now_ms: u64) -> bool {
+    /// True exactly when nobody has refreshed the stored view for [`BEAT_STALE_MS`], as far as was asked.
+    pub(super) fn is_abandoned(&self) -> bool {
         self.beat
-            .is_some_and(|beat| now_ms >= beat.since_ms + BEAT_STALE_MS)
+            .is_some_and(|beat| beat.still_ms >= beat.since_ms + BEAT_STALE_MS)
     }
 }
