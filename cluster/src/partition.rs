@@ -66,6 +66,14 @@ impl Placement {
         self.cores
     }
 
+    /// The core that owns a partition.
+    ///
+    /// # Panics
+    /// When there is no such partition: they are below [`PARTITIONS`].
+    pub fn owner(&self, partition: u16) -> &u16 {
+        &self.owners[usize::from(partition)]
+    }
+
     /// The core that owns this root.
     pub fn core_of_root(&self, root: &str) -> u16 {
         self.owners[usize::from(partition_of(root))]

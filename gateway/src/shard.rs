@@ -19,6 +19,7 @@ use crate::message::Message;
 use crate::metrics::{CoreSnapshot, DropReason};
 use crate::outbox::Outbox;
 use crate::owner::Owner;
+use crate::ownership::Ownership;
 use crate::tls;
 use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer, Turn};
 
@@ -148,6 +149,7 @@ struct Common {
     ids: SessionIds,
     congestion: Congestion,
     policy: Arc<Policy>,
+    ownership: Arc<Ownership>,
 }
 
 impl Common {
@@ -161,6 +163,7 @@ impl Common {
             ids: &mut self.ids,
             congestion: self.congestion,
             policy: &self.policy,
+            ownership: &self.ownership,
         }
     }
 }
@@ -170,7 +173,13 @@ impl Shard {
     const TIMERS_PER_TICK: usize = 1024;
 
     /// A core without connections and sessions. `boot` counts the starts of the store.
-    pub fn new(facts: Facts, policy: Arc<Policy>, boot: u32, now: Now) -> Self {
+    pub fn new(
+        facts: Facts,
+        ownership: Arc<Ownership>,
+        policy: Arc<Policy>,
+        boot: u32,
+        now: Now,
+    ) -> Self {
         Self {
             edge: Edge::default(),
             owner: Owner::new(facts.seed),
@@ -182,6 +191,7 @@ impl Shard {
                 timers: Wheel::new(now.mono_ms),
                 congestion: Congestion::default(),
                 policy,
+                ownership,
             },
         }
     }
@@ -293,7 +303,9 @@ impl Shard {
                 ..
             } if session.is_group_queue() => {
                 let filter = &record.client_id;
-                if turn.facts.core_of_queue(*session, filter) == turn.facts.core {
+                let depths = &turn.facts.root_depths;
+                let core = turn.ownership.core_of_queue(depths, *session, filter);
+                if core == turn.facts.core {
                     self.owner
                         .restore_queue(&mut turn, *session, filter, mailbox.messages);
                 }
@@ -320,11 +332,7 @@ impl Shard {
                 record,
             } => {
                 self.home.restore_subscription(*session, filter);
-                if turn
-                    .facts
-                    .owners_of_filter(filter)
-                    .contains(&turn.facts.core)
-                {
+                if turn.owners_of_filter(filter).contains(&turn.facts.core) {
                     let target = Target::Home { core: home };
                     let request = SubscribeRequest {
                         filter: filter.clone(),
@@ -340,7 +348,7 @@ impl Shard {
                 }
             }
             Restored::Retained { message } => {
-                if turn.facts.owner_of_topic(message.topic()) == turn.facts.core {
+                if turn.owner_of_topic(message.topic()) == turn.facts.core {
                     self.owner.restore_retained(message.clone());
                 }
             }
@@ -377,6 +385,11 @@ impl Shard {
     /// Who may come in and do what, at the moment.
     pub fn policy(&self) -> &Policy {
         &self.common.policy
+    }
+
+    /// Who owns what, at the moment.
+    pub fn ownership(&self) -> &Arc<Ownership> {
+        &self.common.ownership
     }
 
     /// The facts of this core.

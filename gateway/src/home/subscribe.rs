@@ -77,7 +77,7 @@ impl Home {
         };
         let mut retained = record;
         retained.limit(qos_allowed);
-        let owners = turn.facts.owners_of_filter(&filter);
+        let owners = turn.owners_of_filter(&filter);
         let operation = SubscriptionOp {
             reply: Some(reply),
             home,
@@ -100,7 +100,7 @@ impl Home {
             request: operation,
             index: 0,
         });
-        for core in owners {
+        for &core in owners {
             let request = SubscribeRequest {
                 filter: filter.clone(),
                 subscriber,
@@ -174,7 +174,7 @@ impl Home {
             request: operation,
             index: 0,
         };
-        let owner = turn.facts.owners_of_filter(&request.filter).start;
+        let owner = turn.owners_of_filter(&request.filter)[0];
         let find = FindSubscription {
             filter: request.filter,
             session,
@@ -202,7 +202,7 @@ impl Home {
         let id = session.session;
         self.end_scans((home, id), &filter);
         self.overtake(id, &filter);
-        let owners = turn.facts.owners_of_filter(&filter);
+        let owners = turn.owners_of_filter(&filter);
         let operation = SubscriptionOp {
             reply,
             home,
@@ -220,7 +220,7 @@ impl Home {
             request: operation,
             index: 0,
         });
-        for core in owners {
+        for &core in owners {
             let request = UnsubscribeRequest {
                 filter: filter.clone(),
                 session: id,
@@ -348,7 +348,7 @@ impl Home {
                     RetainHandling::DoNotSend => false,
                 };
                 if wanted && !is_shared(&done.filter) {
-                    let owners = turn.facts.owners_of_filter(&done.filter);
+                    let owners = turn.owners_of_filter(&done.filter);
                     let scan = Scan::new((done.home, done.session), done.filter, record, owners);
                     let key = self.scans.insert(scan);
                     self.continue_scan(turn, key);

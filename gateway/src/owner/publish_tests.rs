@@ -1,6 +1,5 @@
 //! When a publish is delivered and when it is answered: an owner, and an engine that has not committed yet.
 
-use cluster::partition::Placement;
 use edge_proto::packet::SubscriptionOptions;
 use edge_proto::topic::RootDepths;
 use reactor::driver::ConnectionId;
@@ -12,6 +11,7 @@ use crate::core_message::{Presence, Subscriber};
 use crate::limits::Limits;
 use crate::message::MessageParts;
 use crate::outbox::Outbox;
+use crate::ownership::Ownership;
 use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer};
 
 /// An owner that can have turns.
@@ -20,6 +20,7 @@ struct Tested {
     outbox: Outbox,
     facts: Facts,
     policy: Arc<Policy>,
+    ownership: Arc<Ownership>,
     stats: Stats,
     timers: Wheel<Timer>,
     ids: SessionIds,
@@ -29,16 +30,16 @@ impl Tested {
     fn new() -> Self {
         Self {
             owner: Owner::new(1),
-            outbox: Outbox::new(0, 1),
+            outbox: Outbox::new(0, 0..1),
             facts: Facts {
                 core: 0,
                 limits: Limits::default(),
-                placement: Placement::single_node(1),
                 root_depths: RootDepths::default(),
                 websocket_path: "/".into(),
                 seed: 1,
             },
             policy: Arc::new(Policy::open()),
+            ownership: Arc::new(Ownership::alone(1)),
             stats: Stats::default(),
             timers: Wheel::new(0),
             ids: SessionIds::new(1, 0),
@@ -51,6 +52,7 @@ impl Tested {
             outbox: &mut self.outbox,
             facts: &self.facts,
             policy: &self.policy,
+            ownership: &self.ownership,
             stats: &mut self.stats,
             timers: &mut self.timers,
             ids: &mut self.ids,
