@@ -1,7 +1,9 @@
 //! Which core of which node serves what. Pure: no socket, no clock, no thread, no randomness.
 //!
-//! [`partition`] maps a root to its partition and a partition to its owner. Views, hand-over and the bus come beside it.
+//! [`view`] is the numbered list of members, [`partition`] maps a root to its partition and a partition to its owner in a view.
 
 #![forbid(unsafe_code)]
 
+pub mod limits;
 pub mod partition;
+pub mod view;

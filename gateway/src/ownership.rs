@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use cluster::partition::{Placement, partition_of};
+use cluster::view::{Member, View};
 use edge_proto::topic::RootDepths;
 
 use crate::message::SessionId;
@@ -36,6 +37,20 @@ impl Ownership {
         }
     }
 
+    /// As a view says it, for its member with this uid; `None` when it has no such member.
+    pub fn of(view: &View, uid: u64) -> Option<Self> {
+        let numbers = |member: &Member| member.first_core..member.first_core + member.cores;
+        let here = numbers(view.member(uid)?);
+        let mut cores: Box<[u16]> = view.members.iter().flat_map(numbers).collect();
+        cores.sort_unstable();
+        Some(Self {
+            epoch: view.epoch,
+            placement: Placement::of(view),
+            cores,
+            here,
+        })
+    }
+
     /// The number of the view; 0 for one node alone.
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -51,14 +66,24 @@ impl Ownership {
         &self.cores
     }
 
-    /// The core that owns a root.
-    pub fn core_of_root(&self, root: &str) -> u16 {
-        *self.placement.owner(partition_of(root))
+    /// True for a core of a member.
+    pub fn has_core(&self, core: u16) -> bool {
+        self.cores.binary_search(&core).is_ok()
     }
 
-    /// The home core of a user: the owner of root `u/{user}`. A client without a user has its client identifier in its place.
+    /// The core that owns a partition.
+    pub fn core_of(&self, partition: u16) -> u16 {
+        self.placement.core_of(partition)
+    }
+
+    /// The core that owns a root.
+    pub fn core_of_root(&self, root: &str) -> u16 {
+        self.placement.core_of_root(root)
+    }
+
+    /// The home core of a user, or of a client identifier without one.
     pub fn home_of(&self, user: &str) -> u16 {
-        self.core_of_root(&format!("u/{user}"))
+        self.core_of(home_partition(user))
     }
 
     /// The cores that must know a filter: the owner of its root, or all of them for a broad one.
@@ -75,4 +100,10 @@ impl Ownership {
         let owners = self.owners_of_filter(depths, filter);
         owners[usize::from(queue.core()) % owners.len()]
     }
+}
+
+/// The partition of root `u/{user}`, whose owner is the home of the user. A client without a user has its client identifier in its
+/// place.
+pub fn home_partition(user: &str) -> u16 {
+    partition_of(&format!("u/{user}"))
 }

@@ -291,8 +291,8 @@ impl Shard {
         self.settle(now, outbox);
     }
 
-    /// Takes over one item of the store, before the first event. `home` is the home core of its session (any core for a
-    /// retained message). An item that does not concern this core is ignored.
+    /// Takes over one item of the store, before the first event. `home` is the partition of its session's home (any
+    /// for what belongs to no session of a client). An item that does not concern this core is ignored.
     pub fn restore(&mut self, now: Now, item: &Restored, home: u16, outbox: &mut Outbox) {
         let mut turn = self.common.turn(now, outbox);
         match item {
@@ -316,7 +316,7 @@ impl Shard {
                 mailbox,
                 received,
             } => {
-                if home == turn.facts.core {
+                if turn.ownership.core_of(home) == turn.facts.core {
                     self.home.restore_session(
                         &mut turn,
                         *session,
@@ -333,7 +333,7 @@ impl Shard {
             } => {
                 self.home.restore_subscription(*session, filter);
                 if turn.owners_of_filter(filter).contains(&turn.facts.core) {
-                    let target = Target::Home { core: home };
+                    let target = Target::Home { partition: home };
                     let request = SubscribeRequest {
                         filter: filter.clone(),
                         // It is judged when its client comes back.

@@ -70,6 +70,7 @@ impl Home {
         durable.limited |= qos_allowed < QoS::ExactlyOnce;
         let (id, connected) = (session.session, matches!(session.phase, Phase::Attached(_)));
         let load = durable.note_shared(&filter);
+        let partition = session.partition();
         self.end_scans((home, id), &filter);
         let record = SubscriptionRecord {
             options,
@@ -89,10 +90,9 @@ impl Home {
             stage: Stage::Doing,
         };
         let operation = self.operations.insert(operation);
-        let core = turn.facts.core;
         let subscriber = Subscriber {
             qos_allowed,
-            ..Subscriber::new(id, Target::Home { core }, record)
+            ..Subscriber::new(id, Target::Home { partition }, record)
         };
         let reply = Some(ReplyTo {
             core: turn.facts.core,

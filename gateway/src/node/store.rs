@@ -10,7 +10,7 @@ use crate::engine::embedded::{Embedded, EmbeddedOptions};
 use crate::engine::thread::{CommandSender, CompletionSink, EngineEvent, EngineThread};
 use crate::engine::{Completion, Durability, Engine, EngineError, Restored};
 use crate::message::SessionId;
-use crate::ownership::Ownership;
+use crate::ownership::{Ownership, home_partition};
 
 /// An open store and what it holds, by core.
 pub(super) struct Store {
@@ -120,9 +120,10 @@ impl<'a> Sorter<'a> {
             Restored::Session {
                 session, record, ..
             } => {
-                let home = self.ownership.home_of(record.home_name());
+                let home = home_partition(record.home_name());
+                let core = self.ownership.core_of(home);
                 self.homes.insert(*session, home);
-                self.by_core[usize::from(home)].push((item, home));
+                self.by_core[usize::from(core)].push((item, home));
             }
             Restored::Subscription {
                 session, filter, ..
@@ -131,8 +132,9 @@ impl<'a> Sorter<'a> {
                     return;
                 };
                 let owners = self.ownership.owners_of_filter(&self.root_depths, filter);
-                if !owners.contains(&home) {
-                    self.by_core[usize::from(home)].push((item.clone(), home));
+                let core = self.ownership.core_of(home);
+                if !owners.contains(&core) {
+                    self.by_core[usize::from(core)].push((item.clone(), home));
                 }
                 for core in owners {
                     self.by_core[usize::from(*core)].push((item.clone(), home));

@@ -96,8 +96,8 @@ fn live_clients_do_not_wait_for_the_commit_and_the_publisher_does() {
         connection,
     };
     tested.subscribe(1, live, QoS::AtLeastOnce);
-    tested.subscribe(2, Target::Home { core: 0 }, QoS::AtLeastOnce);
-    tested.subscribe(3, Target::Home { core: 0 }, QoS::AtMostOnce);
+    tested.subscribe(2, Target::Home { partition: 0 }, QoS::AtLeastOnce);
+    tested.subscribe(3, Target::Home { partition: 0 }, QoS::AtMostOnce);
     let message = Arc::new(Message::new(MessageParts {
         topic: "a/b",
         properties: &[],

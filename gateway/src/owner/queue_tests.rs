@@ -251,7 +251,7 @@ const ROOMY: MailboxLimits = MailboxLimits {
     when_full: WhenFull::DropOldest,
 };
 
-const DURABLE: Target = Target::Home { core: 0 };
+const DURABLE: Target = Target::Home { partition: 0 };
 
 fn live(session: u32) -> Target {
     let connection = ConnectionId {

@@ -11,7 +11,7 @@ use gateway::admin::AdminRequest;
 use gateway::core_message::CoreMessage;
 use gateway::engine::{Command, Completion, Restored};
 use gateway::outbox::{Order, Outbox};
-use gateway::ownership::Ownership;
+use gateway::ownership::{Ownership, home_partition};
 use gateway::shard::{Arrival, Event, Shard};
 use gateway::turn::{Congestion, Facts, Now};
 use reactor::driver::{Close, ConnectionId};
@@ -125,7 +125,7 @@ impl World {
                     Restored::Session {
                         session, record, ..
                     } => {
-                        let home = ownership.home_of(record.home_name());
+                        let home = home_partition(record.home_name());
                         homes.insert(*session, home);
                         home
                     }
