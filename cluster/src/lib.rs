@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod coordinator;
 pub mod limits;
 pub mod partition;
 pub mod view;

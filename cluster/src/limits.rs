@@ -15,3 +15,6 @@ pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
 
 /// Longest server reference of a member in bytes. A longer one is refused where it is read.
 pub const REFERENCE_BYTES_MAX: usize = 255;
+
+/// Most nodes that a coordinator knows, members or not. Further newcomers are not heard until others are forgotten.
+pub const PEERS_MAX: usize = 2 * MEMBERS_MAX;

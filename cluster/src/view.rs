@@ -119,6 +119,15 @@ impl Member {
     }
 }
 
+/// Tells one view from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// Number of the view.
+    pub epoch: u64,
+    /// Hash of all of it.
+    pub hash: u64,
+}
+
 /// A numbered list of members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
@@ -222,13 +231,14 @@ impl View {
     /// When the name, or what the node says of itself, is out of bounds.
     pub fn first(epoch: u64, cluster: &str, joining: &Joining) -> Result<Self, ViewError> {
         check_name(cluster)?;
-        let nobody = Self {
+        let mut view = Self {
             epoch,
             cluster: cluster.into(),
             next_core: 0,
             members: Vec::new(),
         };
-        nobody.with_member(epoch, joining)
+        view.add(joining)?;
+        Ok(view)
     }
 
     /// This view and one more member, active, with core numbers of its own. An older incarnation of the same node goes.
@@ -237,49 +247,8 @@ impl View {
     /// When what the node says of itself is out of bounds, it is no later incarnation, it speaks no protocol of all others,
     /// or there is no room.
     pub fn with_member(&self, epoch: u64, joining: &Joining) -> Result<Self, ViewError> {
-        check_joining(joining)?;
         let mut view = self.numbered(epoch)?;
-        match view.position(joining.node.uid) {
-            Ok(at) if view.members[at].node.incarnation >= joining.node.incarnation => {
-                return Err(ViewError::NotNewer(joining.node, view.members[at].node));
-            }
-            Ok(at) => drop(view.members.remove(at)),
-            Err(_) => {}
-        }
-        if view.members.len() >= MEMBERS_MAX {
-            return Err(ViewError::TooManyMembers);
-        }
-        if let Some(members) = view.protocol()
-            && members.common(joining.protocol).is_none()
-        {
-            return Err(ViewError::Protocol {
-                node: joining.node,
-                speaks: joining.protocol,
-                members,
-            });
-        }
-        let first_core = view
-            .free_cores(joining.cores)
-            .ok_or(ViewError::NoFreeCores(joining.cores))?;
-        view.next_core = (first_core + joining.cores) % CORE_NUMBERS_END;
-        let at = view
-            .position(joining.node.uid)
-            .expect_err("an older incarnation is gone");
-        view.members.insert(
-            at,
-            Member {
-                node: joining.node,
-                joined: epoch,
-                first_core,
-                cores: joining.cores,
-                weight: joining.weight,
-                role: Role::Active,
-                gossip: plain(joining.gossip),
-                bus: plain(joining.bus),
-                reference: joining.reference.clone(),
-                protocol: joining.protocol,
-            },
-        );
+        view.add(joining)?;
         Ok(view)
     }
 
@@ -295,6 +264,31 @@ impl View {
         }
         view.members.remove(at);
         Ok(view)
+    }
+
+    /// This view without those who are gone and with newcomers, and why some of them cannot be members.
+    ///
+    /// # Errors
+    /// When the number goes back, or nobody would be left.
+    pub fn step(
+        &self,
+        epoch: u64,
+        gone: &[u64],
+        newcomers: &[Joining],
+    ) -> Result<(Self, Vec<(NodeId, ViewError)>), ViewError> {
+        let mut view = self.numbered(epoch)?;
+        view.members
+            .retain(|member| !gone.contains(&member.node.uid));
+        let mut refused = Vec::new();
+        for joining in newcomers {
+            if let Err(reason) = view.add(joining) {
+                refused.push((joining.node, reason));
+            }
+        }
+        if view.members.is_empty() {
+            return Err(ViewError::LastMember);
+        }
+        Ok((view, refused))
     }
 
     /// This view with another role for a member.
@@ -331,6 +325,61 @@ impl View {
             epoch,
             ..self.clone()
         })
+    }
+
+    /// Adds a member, or changes nothing.
+    fn add(&mut self, joining: &Joining) -> Result<(), ViewError> {
+        check_joining(joining)?;
+        let older = match self.position(joining.node.uid) {
+            Ok(at) if self.members[at].node.incarnation >= joining.node.incarnation => {
+                return Err(ViewError::NotNewer(joining.node, self.members[at].node));
+            }
+            Ok(at) => Some(self.members.remove(at)),
+            Err(_) => None,
+        };
+        let added = self.insert(joining);
+        if let (Err(_), Some(older)) = (&added, older) {
+            let at = self.position(older.node.uid).unwrap_or_else(|at| at);
+            self.members.insert(at, older);
+        }
+        added
+    }
+
+    /// Adds a member of whom there is no other incarnation.
+    fn insert(&mut self, joining: &Joining) -> Result<(), ViewError> {
+        if self.members.len() >= MEMBERS_MAX {
+            return Err(ViewError::TooManyMembers);
+        }
+        if let Some(members) = self.protocol()
+            && members.common(joining.protocol).is_none()
+        {
+            return Err(ViewError::Protocol {
+                node: joining.node,
+                speaks: joining.protocol,
+                members,
+            });
+        }
+        let first_core = self
+            .free_cores(joining.cores)
+            .ok_or(ViewError::NoFreeCores(joining.cores))?;
+        self.next_core = (first_core + joining.cores) % CORE_NUMBERS_END;
+        let at = self.position(joining.node.uid).unwrap_or_else(|at| at);
+        self.members.insert(
+            at,
+            Member {
+                node: joining.node,
+                joined: self.epoch,
+                first_core,
+                cores: joining.cores,
+                weight: joining.weight,
+                role: Role::Active,
+                gossip: plain(joining.gossip),
+                bus: plain(joining.bus),
+                reference: joining.reference.clone(),
+                protocol: joining.protocol,
+            },
+        );
+        Ok(())
     }
 
     fn changed(

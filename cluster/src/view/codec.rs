@@ -9,7 +9,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Member, NodeId, ProtocolRange, Role, View, ViewError};
+use super::{Member, NodeId, ProtocolRange, Role, Version, View, ViewError};
 use crate::limits::{MEMBERS_MAX, REFERENCE_BYTES_MAX};
 
 /// Version of the bytes.
@@ -98,6 +98,14 @@ impl View {
             .fold(0xCBF2_9CE4_8422_2325, |hash, &byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
             })
+    }
+
+    /// Number and hash.
+    pub fn version(&self) -> Version {
+        Version {
+            epoch: self.epoch,
+            hash: self.hash(),
+        }
     }
 }
 
