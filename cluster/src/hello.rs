@@ -10,19 +10,17 @@
 //! The bodies of HELLO and REFUSED begin the same in every version of the protocol; a newer one may have more behind, which is not read.
 
 use crate::frame::{CONTROL_BODY_BYTES_MAX, Header, Kind};
+use crate::limits::CLUSTER_NAME_BYTES_MAX;
+use crate::view::{NodeId, ProtocolRange};
 
-/// The oldest version of the bus protocol that this build speaks.
-pub const VERSION_MIN: u16 = 1;
-/// The newest one.
-pub const VERSION_MAX: u16 = 1;
-/// Bytes of the name of a cluster at most.
-pub const NAME_BYTES_MAX: usize = 128;
+/// The versions of the bus protocol that this build speaks.
+pub const PROTOCOL: ProtocolRange = ProtocolRange { min: 1, max: 1 };
 
 /// The body begins with it, so that a log tells what was meant to be a HELLO.
 const MAGIC: [u8; 4] = *b"RSB\x01";
 /// Bytes before the name.
 const FIXED_BYTES: usize = 80;
-const _: () = assert!(FIXED_BYTES + NAME_BYTES_MAX <= CONTROL_BODY_BYTES_MAX as usize);
+const _: () = assert!(FIXED_BYTES + CLUSTER_NAME_BYTES_MAX <= CONTROL_BODY_BYTES_MAX as usize);
 
 /// What a node says of itself and of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,17 +28,11 @@ pub struct Hello {
     /// Name of the cluster.
     pub cluster: Box<str>,
     /// Who says it.
-    pub uid: u64,
-    /// Its incarnation.
-    pub incarnation: u64,
+    pub node: NodeId,
     /// Whom it takes the other for.
-    pub to_uid: u64,
-    /// And in which incarnation.
-    pub to_incarnation: u64,
-    /// The oldest version it speaks.
-    pub version_min: u16,
-    /// The newest one.
-    pub version_max: u16,
+    pub to: NodeId,
+    /// The versions it speaks.
+    pub protocol: ProtocolRange,
     /// Epoch of its view.
     pub epoch: u64,
     /// Hash of its view.
@@ -142,9 +134,9 @@ impl Refusal {
     pub fn write(self, out: &mut Vec<u8>) {
         let mut body = [0; 6];
         body[..2].copy_from_slice(&(self as u16).to_le_bytes());
-        body[2..4].copy_from_slice(&VERSION_MIN.to_le_bytes());
-        body[4..].copy_from_slice(&VERSION_MAX.to_le_bytes());
-        Header::control(Kind::Refused, VERSION_MIN).write(&body, out);
+        body[2..4].copy_from_slice(&PROTOCOL.min.to_le_bytes());
+        body[4..].copy_from_slice(&PROTOCOL.max.to_le_bytes());
+        Header::control(Kind::Refused, PROTOCOL.min).write(&body, out);
     }
 
     /// Reads the body of such a frame.
@@ -165,9 +157,7 @@ pub struct Judge<'a> {
     /// Name of the cluster.
     pub cluster: &'a str,
     /// This node.
-    pub uid: u64,
-    /// Its incarnation.
-    pub incarnation: u64,
+    pub node: NodeId,
     /// The uid that the peer's certificate was issued for.
     pub certified_uid: u64,
     /// Links to that peer.
@@ -187,20 +177,20 @@ impl Judge<'_> {
         if *hello.cluster != *self.cluster {
             return Err(Refusal::WrongCluster);
         }
-        let version = common_version(hello.version_min, hello.version_max)
-            .ok_or(Refusal::IncompatibleVersion)?;
-        if hello.uid != self.certified_uid {
+        let common = PROTOCOL.common(hello.protocol);
+        let version = common.ok_or(Refusal::IncompatibleVersion)?.max;
+        if hello.node.uid != self.certified_uid {
             return Err(Refusal::WrongCertificate);
         }
-        if hello.uid == self.uid {
+        if hello.node.uid == self.node.uid {
             return Err(Refusal::DuplicateNode);
         }
-        if (hello.to_uid, hello.to_incarnation) != (self.uid, self.incarnation) {
+        if hello.to != self.node {
             return Err(Refusal::WrongNode);
         }
-        match incarnation_of(hello.uid) {
-            Some(known) if hello.incarnation < known => return Err(Refusal::OlderIncarnation),
-            Some(known) if hello.incarnation == known => {}
+        match incarnation_of(hello.node.uid) {
+            Some(known) if hello.node.incarnation < known => return Err(Refusal::OlderIncarnation),
+            Some(known) if hello.node.incarnation == known => {}
             Some(_) | None => return Err(Refusal::UnknownMember),
         }
         if hello.link >= self.links {
@@ -210,33 +200,27 @@ impl Judge<'_> {
     }
 }
 
-/// The newest version that this build and one with that range both speak.
-pub fn common_version(min: u16, max: u16) -> Option<u16> {
-    let newest = max.min(VERSION_MAX);
-    (newest >= min.max(VERSION_MIN)).then_some(newest)
-}
-
 impl Hello {
     /// Appends the frame.
     ///
     /// # Panics
-    /// When the name of the cluster is longer than [`NAME_BYTES_MAX`], which the configuration does not allow.
+    /// When the name of the cluster is longer than [`CLUSTER_NAME_BYTES_MAX`], which the configuration does not allow.
     pub fn write(&self, out: &mut Vec<u8>) {
         let name = self.cluster.as_bytes();
         assert!(
-            name.len() <= NAME_BYTES_MAX,
+            name.len() <= CLUSTER_NAME_BYTES_MAX,
             "a cluster's name of {} bytes",
             name.len()
         );
         let mut body = Vec::with_capacity(FIXED_BYTES + name.len());
         body.extend_from_slice(&MAGIC);
-        body.extend_from_slice(&self.version_min.to_le_bytes());
-        body.extend_from_slice(&self.version_max.to_le_bytes());
+        body.extend_from_slice(&self.protocol.min.to_le_bytes());
+        body.extend_from_slice(&self.protocol.max.to_le_bytes());
         for number in [
-            self.uid,
-            self.incarnation,
-            self.to_uid,
-            self.to_incarnation,
+            self.node.uid,
+            self.node.incarnation,
+            self.to.uid,
+            self.to.incarnation,
             self.epoch,
             self.view_hash,
             self.received,
@@ -250,7 +234,7 @@ impl Hello {
         body.extend_from_slice(&(name.len() as u16).to_le_bytes());
         debug_assert_eq!(body.len(), FIXED_BYTES);
         body.extend_from_slice(name);
-        Header::control(Kind::Hello, VERSION_MIN).write(&body, out);
+        Header::control(Kind::Hello, PROTOCOL.min).write(&body, out);
     }
 
     /// Reads the body of such a frame. Bytes behind it are a newer version's.
@@ -262,27 +246,23 @@ impl Hello {
         if body.take()? != MAGIC {
             return Err(Refusal::Malformed);
         }
-        let (version_min, version_max) = (body.u16()?, body.u16()?);
-        let (uid, incarnation) = (body.u64()?, body.u64()?);
-        let (to_uid, to_incarnation) = (body.u64()?, body.u64()?);
+        let (min, max) = (body.u16()?, body.u16()?);
+        let (node, to) = (body.node()?, body.node()?);
         let (epoch, view_hash, received) = (body.u64()?, body.u64()?, body.u64()?);
         let (link, links) = (body.u16()?, body.u16()?);
         let credit_bytes = u32::from_le_bytes(body.take()?);
         let _reserved: [u8; 6] = body.take()?;
         let name_bytes = usize::from(body.u16()?);
         let name = body.0.get(..name_bytes).ok_or(Refusal::Malformed)?;
-        if name_bytes > NAME_BYTES_MAX {
+        if name_bytes > CLUSTER_NAME_BYTES_MAX {
             return Err(Refusal::Malformed);
         }
         let cluster = str::from_utf8(name).map_err(|_| Refusal::Malformed)?;
         Ok(Self {
             cluster: cluster.into(),
-            uid,
-            incarnation,
-            to_uid,
-            to_incarnation,
-            version_min,
-            version_max,
+            node,
+            to,
+            protocol: ProtocolRange { min, max },
             epoch,
             view_hash,
             link,
@@ -307,6 +287,11 @@ impl Body<'_> {
         self.take().map(u16::from_le_bytes)
     }
 
+    fn node(&mut self) -> Result<NodeId, Refusal> {
+        let (uid, incarnation) = (self.u64()?, self.u64()?);
+        Ok(NodeId { uid, incarnation })
+    }
+
     fn u64(&mut self) -> Result<u64, Refusal> {
         self.take().map(u64::from_le_bytes)
     }
@@ -319,8 +304,10 @@ mod tests {
 
     const JUDGE: Judge<'_> = Judge {
         cluster: "roadstead",
-        uid: 1,
-        incarnation: 100,
+        node: NodeId {
+            uid: 1,
+            incarnation: 100,
+        },
         certified_uid: 2,
         links: 2,
     };
@@ -328,12 +315,12 @@ mod tests {
     fn hello() -> Hello {
         Hello {
             cluster: "roadstead".into(),
-            uid: 2,
-            incarnation: 200,
-            to_uid: 1,
-            to_incarnation: 100,
-            version_min: VERSION_MIN,
-            version_max: VERSION_MAX,
+            node: NodeId {
+                uid: 2,
+                incarnation: 200,
+            },
+            to: JUDGE.node,
+            protocol: PROTOCOL,
             epoch: 7,
             view_hash: 0xABCD,
             link: 1,
@@ -346,7 +333,7 @@ mod tests {
     fn body(hello: &Hello) -> Vec<u8> {
         let mut bytes = Vec::new();
         hello.write(&mut bytes);
-        let mut decoder = Decoder::new(VERSION_MAX);
+        let mut decoder = Decoder::new(PROTOCOL.max);
         let frame = decoder
             .decode(&mut &bytes[..])
             .expect("it is well formed")
@@ -385,10 +372,9 @@ mod tests {
 
     #[test]
     fn a_member_is_heard_in_the_newest_version_of_both() {
-        assert_eq!(judged(|_| {}), Ok(VERSION_MAX));
-        assert_eq!(judged(|hello| hello.version_max = 900), Ok(VERSION_MAX));
-        assert_eq!(common_version(VERSION_MAX + 1, 900), None);
-        assert_eq!(common_version(0, VERSION_MIN - 1), None);
+        assert_eq!(judged(|_| {}), Ok(PROTOCOL.max));
+        assert_eq!(judged(|hello| hello.protocol.max = 900), Ok(PROTOCOL.max));
+        assert_eq!(judged(|hello| hello.protocol.min = 0), Ok(PROTOCOL.max));
     }
 
     #[test]
@@ -400,15 +386,18 @@ mod tests {
                 Refusal::WrongCluster,
             ),
             (
-                |hello| hello.version_min = 900,
+                |hello| hello.protocol.min = 900,
                 Refusal::IncompatibleVersion,
             ),
-            (|hello| hello.version_max = 0, Refusal::IncompatibleVersion),
-            (|hello| hello.uid = 3, Refusal::WrongCertificate),
-            (|hello| hello.incarnation = 199, Refusal::OlderIncarnation),
-            (|hello| hello.incarnation = 201, Refusal::UnknownMember),
-            (|hello| hello.to_uid = 9, Refusal::WrongNode),
-            (|hello| hello.to_incarnation = 99, Refusal::WrongNode),
+            (|hello| hello.protocol.max = 0, Refusal::IncompatibleVersion),
+            (|hello| hello.node.uid = 3, Refusal::WrongCertificate),
+            (
+                |hello| hello.node.incarnation = 199,
+                Refusal::OlderIncarnation,
+            ),
+            (|hello| hello.node.incarnation = 201, Refusal::UnknownMember),
+            (|hello| hello.to.uid = 9, Refusal::WrongNode),
+            (|hello| hello.to.incarnation = 99, Refusal::WrongNode),
             (|hello| hello.link = 2, Refusal::WrongLink),
             (|hello| hello.link = u16::MAX, Refusal::WrongLink),
         ];
@@ -420,7 +409,7 @@ mod tests {
             ..JUDGE
         };
         let mut twin = hello();
-        twin.uid = 1;
+        twin.node.uid = 1;
         assert_eq!(
             judge.judge(&twin, |_| Some(200)),
             Err(Refusal::DuplicateNode)
@@ -433,7 +422,7 @@ mod tests {
         for refusal in Refusal::ALL {
             let mut bytes = Vec::new();
             refusal.write(&mut bytes);
-            let mut decoder = Decoder::new(VERSION_MAX);
+            let mut decoder = Decoder::new(PROTOCOL.max);
             let frame = decoder
                 .decode(&mut &bytes[..])
                 .expect("it is well formed")

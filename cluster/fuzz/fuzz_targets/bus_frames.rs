@@ -4,7 +4,7 @@
 #![no_main]
 
 use cluster::frame::{Decoder, FrameError, HEADER_BYTES, Header, Kind, seal};
-use cluster::hello::{Hello, Refusal, VERSION_MAX};
+use cluster::hello::{Hello, PROTOCOL, Refusal};
 use cluster::link::{Incoming, Limits, Link, Message};
 use libfuzzer_sys::fuzz_target;
 
@@ -58,7 +58,7 @@ fn with_checks(mut rest: &[u8]) -> Vec<u8> {
 type Got = (Vec<(Header, Vec<u8>)>, Result<(), FrameError>);
 
 fn decode(pieces: &[&[u8]]) -> Got {
-    let mut decoder = Decoder::new(VERSION_MAX);
+    let mut decoder = Decoder::new(PROTOCOL.max);
     decoder.allow_messages();
     let mut got = Vec::new();
     for mut piece in pieces.iter().copied() {
@@ -78,9 +78,9 @@ fn show_a_link(stream: &[u8], cut: usize) {
         credit_bytes: 1000,
         ..Limits::default()
     };
-    let mut link = Link::new(VERSION_MAX, limits);
+    let mut link = Link::new(PROTOCOL.max, limits);
     assert!(
-        link.connected(0, 0, 1000, Decoder::new(VERSION_MAX))
+        link.connected(0, 0, 1000, Decoder::new(PROTOCOL.max))
             .is_ok()
     );
     for _ in 0..3 {

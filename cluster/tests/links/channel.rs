@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use cluster::frame::{Decoder, Kind};
-use cluster::hello::{Hello, VERSION_MAX, VERSION_MIN};
+use cluster::hello::{Hello, PROTOCOL};
 use cluster::link::{Incoming, Limits, Link, Message, Unsent};
+use cluster::view::NodeId;
 
 pub(crate) const SIDES: [usize; 2] = [0, 1];
 
@@ -54,7 +55,7 @@ pub(crate) struct Pair {
 impl Pair {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
-            links: SIDES.map(|_| Link::new(VERSION_MAX, limits)),
+            links: SIDES.map(|_| Link::new(PROTOCOL.max, limits)),
             now_ms: 1_000,
             on_the_way: Default::default(),
             is_whole: false,
@@ -173,7 +174,7 @@ impl Pair {
     }
 
     fn greet(&mut self, side: usize, bytes: &[u8]) {
-        let mut decoder = Decoder::new(VERSION_MAX);
+        let mut decoder = Decoder::new(PROTOCOL.max);
         let mut rest = bytes;
         let frame = decoder.decode(&mut rest).expect("good").expect("whole");
         assert_eq!(frame.header.kind, Kind::Hello);
@@ -230,15 +231,17 @@ impl Pair {
     }
 }
 
+fn node(uid: u64) -> NodeId {
+    let incarnation = 100;
+    NodeId { uid, incarnation }
+}
+
 fn hello(link: &Link) -> Vec<u8> {
     let hello = Hello {
         cluster: "roadstead".into(),
-        uid: 1,
-        incarnation: 1,
-        to_uid: 2,
-        to_incarnation: 2,
-        version_min: VERSION_MIN,
-        version_max: VERSION_MAX,
+        node: node(1),
+        to: node(2),
+        protocol: PROTOCOL,
         epoch: 1,
         view_hash: 1,
         link: 0,

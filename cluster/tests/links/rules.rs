@@ -1,10 +1,10 @@
 //! One link and a peer that is written by hand: what it may not do, and what a silent one leads to.
 
 use cluster::frame::{Decoder, FrameError, Header, Kind};
-use cluster::hello::{Refusal, VERSION_MAX};
+use cluster::hello::{PROTOCOL, Refusal};
 use cluster::link::{Incoming, Limits, Link, LinkError, Message};
 
-const VERSION: u16 = VERSION_MAX;
+const VERSION: u16 = PROTOCOL.max;
 
 fn limits() -> Limits {
     Limits {
