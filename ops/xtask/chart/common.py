@@ -19,7 +19,7 @@ ALERTS = ROOT / "ops/alerts"
 RUNBOOKS = ROOT / "ops/runbooks"
 TOOLS = ROOT / ".tools"
 # Set by `cargo xtask chart`.
-NODE = pathlib.Path(os.environ.get("ROADSTEAD_BINARY", ROOT / "target/release/roadstead"))
+NODE = pathlib.Path(os.environ.get("CHART_NODE", ROOT / "target/release/roadstead"))
 SCRATCH = pathlib.Path(os.environ.get("CHART_SCRATCH", ROOT / "target/xtask/chart"))
 UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
 
