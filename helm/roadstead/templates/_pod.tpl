@@ -21,6 +21,7 @@ annotations:
 
 {{- define "roadstead.podSpec" -}}
 {{- $cluster := include "roadstead.isCluster" . -}}
+{{- $resources := default dict .Values.resources -}}
 serviceAccountName: {{ include "roadstead.serviceAccount" . }}
 automountServiceAccountToken: false
 # Variables of Services would be many, and some look like those of the configuration.
@@ -99,13 +100,13 @@ containers:
             fieldPath: metadata.name
       {{- if kindIs "invalid" .Values.cores }}
       - name: ROADSTEAD_NODE_CORES
-        {{- if dig "limits" "cpu" "" .Values.resources }}
+        {{- if (default dict $resources.limits).cpu }}
         valueFrom:
           resourceFieldRef:
             containerName: roadstead
             resource: limits.cpu
             divisor: "1"
-        {{- else if dig "requests" "cpu" "" .Values.resources }}
+        {{- else if (default dict $resources.requests).cpu }}
         valueFrom:
           resourceFieldRef:
             containerName: roadstead

@@ -65,8 +65,9 @@
 {{- if and (not $access.methods) (not $open) -}}
 {{- $problems = append $problems "nobody could connect: name in access.methods how clients prove who they are, or set access.anonymous to everywhere-without-any-authentication" -}}
 {{- end -}}
-{{- if and $open (ne .Values.service.type "ClusterIP") (not .Values.service.loadBalancerSourceRanges) -}}
-{{- $problems = append $problems (printf "everybody may do everything, and service.type %s may be reached from the internet: set service.type to ClusterIP, name networks in service.loadBalancerSourceRanges, or name access.methods" .Values.service.type) -}}
+{{- $bounded := and (eq .Values.service.type "LoadBalancer") .Values.service.loadBalancerSourceRanges -}}
+{{- if and $open (ne .Values.service.type "ClusterIP") (not $bounded) -}}
+{{- $problems = append $problems (printf "whoever comes is let in, and service.type %s may be reached from the internet: set service.type to ClusterIP, name networks in service.loadBalancerSourceRanges of a LoadBalancer, or set access.anonymous to nowhere" .Values.service.type) -}}
 {{- end -}}
 {{- if and (has "password" $access.methods) (not $access.passwords.existingSecret) -}}
 {{- $problems = append $problems "access.methods has password and access.passwords.existingSecret is empty: `roadstead passwd users alice`, then `kubectl create secret generic roadstead-users --from-file=users`" -}}

@@ -48,6 +48,20 @@ def shown(manifests):
     return yaml.safe_dump_all(manifests, width=1000, sort_keys=True, allow_unicode=True)
 
 
+def brief(manifests):
+    """The objects with a word in place of each file that is in them unchanged."""
+    for manifest in manifests:
+        if manifest["kind"] != "ConfigMap":
+            yield manifest
+            continue
+        data = dict(manifest.get("data", {}))
+        for name, text in data.items():
+            path = CHART / "files/dashboards" / name
+            if path.exists() and path.read_text() == text:
+                data[name] = f"(files/dashboards/{name})"
+        yield manifest | ({"data": data} if data else {})
+
+
 def named(values):
     """`cluster` of `cluster-values.yaml`."""
     return values.name.removesuffix("-values.yaml")

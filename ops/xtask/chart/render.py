@@ -9,7 +9,7 @@ import kubernetes_validate
 import pydantic
 
 from common import CHART, HELM, KUBERNETES, ROOT, Failures, kept, run
-from manifests import VALUES, identity, named, rendered, shown
+from manifests import VALUES, brief, identity, named, rendered, shown
 
 with warnings.catch_warnings():
     # The models inherit fields in a way that pydantic does not like, and that is no concern of ours.
@@ -139,7 +139,7 @@ def main():
     for values in VALUES:
         lint(failures, values)
         manifests = templates(failures, values)
-        kept(failures, CHART / f"ci/golden/{named(values)}.yaml", shown(manifests))
+        kept(failures, CHART / f"ci/golden/{named(values)}.yaml", shown(brief(manifests)))
         all_fields[named(values)] = {identity(manifest): immutable(manifest) for manifest in manifests if immutable(manifest)}
         kinds |= {manifest["kind"]: manifest for manifest in manifests if manifest["kind"] != "ConfigMap"}
     upgrade(failures, all_fields)

@@ -7,8 +7,8 @@ import shutil
 import yaml
 
 from common import CHART, HELM, SCRATCH, Failures, run
-from manifests import RELEASE, VALUES, identity, objects, rendered
-from refusals import CLUSTER, with_values
+from manifests import RELEASE, VALUES, identity, objects, rendered, shown
+from refusals import CLUSTER, SINGLE, with_values
 
 WORKLOADS = ("Deployment", "StatefulSet")
 WRITABLE = {"/var/lib/roadstead", "/scratch"}
@@ -123,6 +123,41 @@ def restarts(failures):
     failures.check(template_of(objects(said)) == before, "a new version of the chart alone replaces all nodes")
 
 
+def odd_values(failures):
+    """Values that are seldom set and have to render."""
+    long = "r" * 53
+    cases = [
+        (["--set", "resources=null"], lambda text: "ROADSTEAD_NODE_CORES\n              value: \"1\"" in text),
+        (["--set", "resources.limits.cpu=1500m"], lambda text: "resource: limits.cpu" in text),
+        (["--set", "config.io.connections_max=2000000,config.mqtt.inflight_max=64"], lambda text: "connections_max = 2000000" in text and "inflight_max = 64" in text),
+        (["--set", "global.anything=1,nameOverride=x,fullnameOverride=gw"], lambda text: "name: gw-headless" in text),
+        (["--set", "service.type=LoadBalancer,service.loadBalancerSourceRanges={10.0.0.0/8}"], lambda text: "10.0.0.0/8" in text),
+        (["--set", "persistence.enabled=false"], lambda text: "volumeClaimTemplates" not in text and "emptyDir" in text),
+    ]
+    for helm in HELM:
+        for arguments, expected in cases:
+            code, said, errors = run(HELM[helm], "template", *RELEASE, "--values", SINGLE, *arguments)
+            failures.check(code == 0 and expected(said), f"{helm} {arguments}: {errors or said}")
+        code, said, errors = run(HELM[helm], "template", long, CHART, "--values", CHART / "ci/everything-values.yaml")
+        names = [manifest["metadata"]["name"] for manifest in objects(said) if manifest["kind"] != "ConfigMap"] if code == 0 else []
+        failures.check(names and max(map(len, names)) <= 63, f"{helm}: a long name of a release: {errors}{names}")
+
+
+def packaged(failures):
+    """What is in the package renders the same, with nothing in it that is for those who work on the chart."""
+    for helm, program in HELM.items():
+        code, _, errors = run(program, "package", CHART, "--destination", SCRATCH)
+        failures.check(code == 0, f"{helm} package: {errors}")
+        version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+        package = SCRATCH / f"roadstead-{version}.tgz"
+        _, names, _ = run("tar", "-tzf", package)
+        failures.check("roadstead/ci/" not in names and "roadstead/README.md" in names, f"{helm}: the package has {names}")
+        for values in VALUES:
+            _, said, errors = run(program, "template", RELEASE[0], package, *RELEASE[2:], "--values", values)
+            same = shown(objects(said)) == shown(rendered(values))
+            failures.check(same, f"{helm}: {values.name} renders otherwise from the package: {errors}")
+
+
 def everything_is_described(failures, manifests):
     """`everything-values.yaml` makes each kind of object that the chart has in that mode."""
     kinds = {manifest["kind"] for manifest in manifests}
@@ -141,6 +176,8 @@ def main():
         if values.name == "everything-values.yaml":
             everything_is_described(failures, manifests)
     restarts(failures)
+    odd_values(failures)
+    packaged(failures)
     failures.end("shape")
 
 

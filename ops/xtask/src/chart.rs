@@ -10,7 +10,7 @@ use crate::step::Step;
 use crate::tools::{Tool, chart_python};
 
 /// A script, and what it shows. Those that write what others read come first.
-const SCRIPTS: [(&str, &str); 10] = [
+const SCRIPTS: [(&str, &str); 11] = [
     ("rules", "alerts and runbooks"),
     ("dashboards", "dashboards"),
     ("values", "values, their schema and page"),
@@ -18,6 +18,7 @@ const SCRIPTS: [(&str, &str); 10] = [
     ("shape", "what objects are for one another"),
     ("refusals", "values that must not render"),
     ("configuration", "the node takes its configuration"),
+    ("pod", "the container as the kubelet starts it"),
     ("seccomp_profile", "the node under its seccomp profile"),
     ("helm_test", "what helm test runs"),
     ("live", "every query of a panel, every rule"),
