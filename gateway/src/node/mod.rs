@@ -23,8 +23,9 @@ use crate::admin::AdminRequest;
 use crate::config::{Config, Protocol};
 use crate::control::access::{Access, AccessError, own_secret};
 use crate::control::certificates::{CertificateError, Certificates};
+use crate::control::http::{self, Paths};
 use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, banner};
-use crate::control::{Cores, SendToCore, http};
+use crate::control::{Cores, SendToCore};
 use crate::engine::EngineError;
 use crate::engine::thread::EngineThread;
 use crate::event_loop::{Clock, EngineBacklog, Stopping};
@@ -33,7 +34,7 @@ use crate::quic::NodeKeys;
 use crate::turn::Facts;
 
 use core_thread::{CoreKit, CorePlan};
-use listeners::{Datagrams, bind_admin, bind_datagrams, plan_listeners, proxied};
+use listeners::{Datagrams, Operators, bind_datagrams, plan_listeners, proxied};
 use store::Store;
 
 /// Why a node did not start or did not go on.
@@ -136,7 +137,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     if let Some(remedy) = &choice.remedy {
         tracing::warn!(reason = %choice.reason, %remedy, "io_uring cannot be used; epoll is used instead");
     }
-    let admin = bind_admin(&config)?;
+    let operators = Operators::bind(&config)?;
     let plan = plan_listeners(&config)?;
     let proxied = proxied(&config, &plan);
     let datagrams = bind_datagrams(&config, cores)?;
@@ -199,7 +200,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         certificates: Arc::new(certificates),
         access: Arc::new(access),
     };
-    node.start(store, kits, (plan, datagrams), admin)
+    node.start(store, kits, (plan, datagrams), operators)
 }
 
 /// A node whose cores have drivers.
@@ -223,7 +224,7 @@ impl Node {
         store: Store,
         kits: Vec<Sender<CoreKit>>,
         (mut listeners, mut datagrams): (Vec<(Listener, Protocol)>, Datagrams),
-        admin: Option<TcpListener>,
+        operators: Operators,
     ) -> Result<(), StartError> {
         let cores = self.ownership.here().len() as u16;
         let mut completion_senders = Vec::new();
@@ -284,7 +285,7 @@ impl Node {
             .map(|(listener, _)| listener)
             .chain(datagrams.listeners)
             .collect();
-        self.serve(engine, control, listeners, admin, verdict_senders)
+        self.serve(engine, control, listeners, operators, verdict_senders)
     }
 
     /// Gives a core its kit and waits until it listens.
@@ -311,7 +312,7 @@ impl Node {
         engine: EngineThread,
         control: Arc<Cores>,
         listeners: Vec<Listener>,
-        admin: Option<TcpListener>,
+        operators: Operators,
         verdicts: Vec<InboxSender<Verdict>>,
     ) -> Result<(), StartError> {
         let engine_status = engine.status();
@@ -322,9 +323,8 @@ impl Node {
             },
             backend_reason: self.choice.reason.clone(),
             listeners,
-            admin: admin
-                .as_ref()
-                .and_then(|listener| listener.local_addr().ok()),
+            admin: bound(&operators.admin),
+            monitoring: bound(&operators.monitoring),
             engine: Box::new(move || EngineReport::of(&engine_status)),
             certificates: Arc::clone(&self.certificates),
             access: Arc::clone(&self.access),
@@ -343,7 +343,7 @@ impl Node {
             .enable_all()
             .build()
             .map_err(system("the control runtime"))?;
-        let outcome = runtime.block_on(self.control(admin, control, &status, verdicts));
+        let outcome = runtime.block_on(self.control(operators, control, &status, verdicts));
         runtime.shutdown_background(); // A name that is still looked up must not keep the node from stopping.
         status.set_ready(false);
         self.stop(engine);
@@ -352,7 +352,7 @@ impl Node {
 
     async fn control(
         &self,
-        admin: Option<TcpListener>,
+        operators: Operators,
         cores: Arc<Cores>,
         status: &Arc<NodeStatus>,
         verdicts: Vec<InboxSender<Verdict>>,
@@ -384,15 +384,30 @@ impl Node {
                 () = self.access.serve(Arc::clone(&watched), verdicts) => Ok(()),
             }
         };
-        let Some(admin) = admin else {
-            return stopped.await;
+        let (stop, told) = tokio::sync::watch::channel(());
+        let serve = |listener: Option<TcpListener>, paths| {
+            let (cores, status) = (Arc::clone(&cores), Arc::clone(status));
+            let (settings, mut told) = (self.config.admin.clone(), told.clone());
+            async move {
+                let told = async {
+                    let _ = told.changed().await; // Dropping the sender is the signal.
+                };
+                match listener {
+                    Some(listener) => {
+                        http::serve(listener, paths, cores, status, settings, told).await
+                    }
+                    None => {
+                        told.await;
+                        Ok(())
+                    }
+                }
+            }
         };
-        let settings = self.config.admin.clone();
-        let (stop, told) = tokio::sync::oneshot::channel::<()>();
-        let told = async {
-            let _ = told.await; // Dropping the sender is the signal.
+        let server = async {
+            let admin = serve(operators.admin, Paths::All);
+            let monitoring = serve(operators.monitoring, Paths::Monitoring);
+            tokio::try_join!(admin, monitoring).map(drop)
         };
-        let server = http::serve(admin, cores, Arc::clone(status), settings, told);
         tokio::pin!(server);
         tokio::select! {
             outcome = stopped => {
@@ -423,6 +438,10 @@ impl Node {
             );
         }
     }
+}
+
+fn bound(listener: &Option<TcpListener>) -> Option<SocketAddr> {
+    listener.as_ref()?.local_addr().ok()
 }
 
 fn facts(config: &Config) -> Result<Facts, StartError> {
