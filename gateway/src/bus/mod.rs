@@ -1,0 +1,3 @@
+//! What cores of different nodes say to each other, and how it gets there.
+
+pub mod wire;
