@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Views come about by compare-and-set in the store, so there is one sequence of them: `epoch = max(stored, highest seen) + 1`, because
-//! a store that fails over may have forgotten the last ones. A node never goes back to a lower epoch. If two views have one
+//! a store that fails over may have forgotten the last ones; the first one is the time in seconds. A node never goes back to a lower epoch. If two views have one
 //! epoch, or the store has less than this node, the view is committed again under a higher one.
 //!
 //! The living member with the smallest uid proposes; the next one when it is silent for two seconds, and so on. Who sees no

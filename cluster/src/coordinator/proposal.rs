@@ -47,7 +47,12 @@ impl Coordinator {
         if self.highest_epoch >= EPOCH_BELIEVED_MAX {
             return;
         }
-        let epoch = self.highest_epoch + 1;
+        let mut epoch = self.highest_epoch + 1;
+        if base.is_none() {
+            // Seconds of Unix time, so that a store that has lost its view and kept the fences of partitions, which are epochs,
+            // does not keep the new cluster out of them.
+            epoch = epoch.max(self.me.node.incarnation / 1_000);
+        }
         let again = turn && self.recommit.is_some();
         let Some(view) = self.next_view(now_ms, base, epoch, turn, actions) else {
             return;
