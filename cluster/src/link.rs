@@ -51,14 +51,16 @@ impl Default for Limits {
     }
 }
 
+/// Links of two nodes at most.
+pub const LINKS_MAX: u16 = 8;
+
 /// How many links two nodes have: fewer per pair the more nodes there are, so that a node has some 1,024 at most, and one per core
 /// at most.
 pub fn number_of_links(nodes: usize, cores_a: u16, cores_b: u16) -> u16 {
     const LINKS_OF_NODE: usize = 1024;
-    const LINKS_OF_PAIR: u16 = 8;
     let share = LINKS_OF_NODE / nodes.saturating_sub(1).max(1);
     let share = u16::try_from(share).unwrap_or(u16::MAX);
-    share.min(cores_a).min(cores_b).clamp(1, LINKS_OF_PAIR)
+    share.min(cores_a).min(cores_b).clamp(1, LINKS_MAX)
 }
 
 /// Which link the messages of a core take, and which core holds the link, on either side: link *i* is on core *i*. `core` counts

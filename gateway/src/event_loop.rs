@@ -5,6 +5,7 @@
 //! ```
 
 mod arrivals;
+mod bus;
 mod handing_out;
 mod newcomers;
 mod notes;
@@ -33,6 +34,7 @@ use crate::quic::is_stream;
 use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
 
+pub use bus::{Bus, BusLimits, Heard, Place, Route};
 pub use newcomers::{Newcomers, NewcomersBounds, NewcomersSample};
 pub use proxied::{Proxied, ProxyLimits};
 pub use quic::{Batch, Quic};

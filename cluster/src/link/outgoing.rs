@@ -160,14 +160,15 @@ impl Outgoing {
     /// Appends messages up to about `bytes_max`, or one.
     pub(super) fn write(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> Written {
         let first = self.acknowledged + self.written as u64 + 1;
-        let mut bytes = self.write_numbered(bytes_max, out);
+        // Lossy ones get their place when it is sure that they are written now: what may not be lost is before them.
+        let mut waiting = self.frames.len() - self.written_bytes;
         while let Some(&length) = self.lossy_lengths.front()
-            && (bytes == 0 || bytes + length as usize <= bytes_max)
-            && self.written == self.lengths.len()
+            && (waiting == 0 || waiting + length as usize <= bytes_max)
         {
             self.number_lossy(length);
-            bytes += self.write_numbered(bytes_max, out);
+            waiting += length as usize;
         }
+        self.write_numbered(bytes_max, out);
         let last = self.acknowledged + self.written as u64;
         let again = (self.sent.min(last) + 1).saturating_sub(first);
         self.sent = self.sent.max(last);
@@ -177,8 +178,8 @@ impl Outgoing {
         }
     }
 
-    /// Appends frames that have a number, up to `bytes_max`, or one. Returns their bytes.
-    fn write_numbered(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> usize {
+    /// Appends frames that have a number, up to `bytes_max`, or one.
+    fn write_numbered(&mut self, bytes_max: usize, out: &mut Vec<u8>) {
         let (mut count, mut bytes) = (0, 0);
         for &length in self.lengths.range(self.written..) {
             if count > 0 && bytes + length as usize > bytes_max {
@@ -187,27 +188,27 @@ impl Outgoing {
             count += 1;
             bytes += length as usize;
         }
-        let (start, end) = (self.written_bytes, self.written_bytes + bytes);
-        let (head, tail) = self.frames.as_slices();
-        let split = head.len();
-        out.extend_from_slice(&head[start.min(split)..end.min(split)]);
-        out.extend_from_slice(&tail[start.saturating_sub(split)..end.saturating_sub(split)]);
+        let end = self.written_bytes + bytes;
+        let (head, tail) = slices(&self.frames, self.written_bytes, end);
+        out.extend_from_slice(head);
+        out.extend_from_slice(tail);
         self.written += count;
         self.written_bytes += bytes;
-        bytes
     }
 
     /// Moves the first lossy frame, of this length, behind the others.
     fn number_lossy(&mut self, length: u32) {
         let sequence = self.acknowledged + self.lengths.len() as u64 + 1;
         let mut header = [0; HEADER_BYTES];
-        for (place, byte) in header.iter_mut().zip(self.lossy.drain(..HEADER_BYTES)) {
-            *place = byte;
-        }
+        let (head, tail) = slices(&self.lossy, 0, HEADER_BYTES);
+        header[..head.len()].copy_from_slice(head);
+        header[head.len()..].copy_from_slice(tail);
         crate::frame::renumber(&mut header, sequence);
         self.frames.extend(&header);
-        self.frames
-            .extend(self.lossy.drain(..length as usize - HEADER_BYTES));
+        let (head, tail) = slices(&self.lossy, HEADER_BYTES, length as usize);
+        self.frames.extend(head);
+        self.frames.extend(tail);
+        self.lossy.drain(..length as usize);
         self.lengths.push_back(length);
         self.lossy_lengths.pop_front();
     }
@@ -229,4 +230,14 @@ impl Outgoing {
             self.lossy_lengths.shrink_to(KEPT_BYTES / size_of::<u32>());
         }
     }
+}
+
+/// A part of a ring, which may lie in two pieces.
+fn slices(ring: &VecDeque<u8>, start: usize, end: usize) -> (&[u8], &[u8]) {
+    let (head, tail) = ring.as_slices();
+    let split = head.len();
+    (
+        &head[start.min(split)..end.min(split)],
+        &tail[start.saturating_sub(split)..end.saturating_sub(split)],
+    )
 }
