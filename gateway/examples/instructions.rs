@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use cluster::partition::Placement;
 use edge_proto::decode::{self, Sender};
 use edge_proto::encode;
 use edge_proto::frame::next_frame;
@@ -24,6 +23,7 @@ use gateway::access::rules::Rules;
 use gateway::access::{Identity, Who};
 use gateway::limits::Limits;
 use gateway::outbox::{Order, Outbox};
+use gateway::ownership::Ownership;
 use gateway::shard::{Arrival, Event, Shard};
 use gateway::turn::{Congestion, Facts, Now};
 use reactor::driver::ConnectionId;
@@ -188,14 +188,19 @@ impl Core {
         let facts = Facts {
             core: 0,
             limits: Limits::default(),
-            placement: Placement::single_node(1),
             root_depths: RootDepths::default(),
             websocket_path: "/mqtt".into(),
             seed: 1,
         };
         Self {
-            shard: Shard::new(facts, Arc::new(Policy::open()), 1, now),
-            outbox: Outbox::new(0, 1),
+            shard: Shard::new(
+                facts,
+                Arc::new(Ownership::alone(1)),
+                Arc::new(Policy::open()),
+                1,
+                now,
+            ),
+            outbox: Outbox::new(0, 0..1),
             now,
         }
     }

@@ -403,8 +403,8 @@ pub enum Target {
     },
     /// A durable session: its mailbox.
     Home {
-        /// Core of its home.
-        core: u16,
+        /// Partition of its home.
+        partition: u16,
     },
 }
 

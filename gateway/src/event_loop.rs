@@ -508,7 +508,7 @@ impl<D: Driver> EventLoop<D> {
             self.flush(now);
             return false;
         };
-        let cores = usize::from(self.shard.facts().placement.cores());
+        let cores = self.outbox.mesh.len();
         let quic = self.quic.as_ref();
         let idle = self.driver.counters().connections == 0
             && quic.is_none_or(|quic| quic.is_done(&self.driver))

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod node;
 pub mod outbox;
 pub mod owner;
+pub mod ownership;
 pub mod quic;
 pub mod retained_scan;
 pub mod shard;

@@ -14,7 +14,6 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use cluster::partition::Placement;
 use reactor::driver::{Backend, Waker};
 use reactor::mesh::{InboxSender, LaneCapacity, inbox, mesh};
 use reactor::probe::{Choice, ProbeError, choose, probe, raise_nofile_limit};
@@ -30,6 +29,7 @@ use crate::control::{Cores, SendToCore};
 use crate::engine::EngineError;
 use crate::engine::thread::EngineThread;
 use crate::event_loop::{Clock, EngineBacklog, Stopping};
+use crate::ownership::Ownership;
 use crate::quic::NodeKeys;
 use crate::turn::Facts;
 
@@ -143,8 +143,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let datagrams = bind_datagrams(&config, cores)?;
     let certificates = Certificates::of(&config)?;
     let acceptors = certificates.read()?;
-    let placement = Placement::single_node(cores);
-    let store = Store::open(&config, &placement, clock.now().unix_ms)?;
+    let ownership = Arc::new(Ownership::alone(cores));
+    let store = Store::open(&config, &ownership, clock.now().unix_ms)?;
     let access = Access::open(&config, clock)?; // In the folder that the store has made.
     let quic_keys = quic_keys(&config, &certificates)?;
     let warnings = config.access_warnings().into_iter();
@@ -155,7 +155,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let engine_backlog = Arc::new(EngineBacklog::default());
     let mut threads = Vec::new();
     let mut kits = Vec::new();
-    let facts = facts(&config, &placement)?;
+    let facts = facts(&config)?;
     for core in 0..cores {
         let (kit_sender, kit_receiver) = channel();
         let plan = CorePlan {
@@ -165,6 +165,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             pin: config.node.pin_cores,
             listen: config.listen_options(),
             policy: access.policy(),
+            ownership: Arc::clone(&ownership),
             boot: store.boot,
             facts: Facts {
                 core,
@@ -195,7 +196,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         wakers,
         threads,
         report_receiver,
-        placement,
+        ownership,
         certificates: Arc::new(certificates),
         access: Arc::new(access),
     };
@@ -211,7 +212,7 @@ struct Node {
     wakers: Vec<Waker>,
     threads: Vec<JoinHandle<()>>,
     report_receiver: Receiver<CoreReport>,
-    placement: Placement,
+    ownership: Arc<Ownership>,
     certificates: Arc<Certificates>,
     access: Arc<Access>,
 }
@@ -225,7 +226,7 @@ impl Node {
         (mut listeners, mut datagrams): (Vec<(Listener, Protocol)>, Datagrams),
         operators: Operators,
     ) -> Result<(), StartError> {
-        let cores = self.placement.cores();
+        let cores = self.ownership.here().len() as u16;
         let mut completion_senders = Vec::new();
         let mut completions = Vec::new();
         let mut senders = Vec::new();
@@ -443,7 +444,7 @@ fn bound(listener: &Option<TcpListener>) -> Option<SocketAddr> {
     listener.as_ref()?.local_addr().ok()
 }
 
-fn facts(config: &Config, placement: &Placement) -> Result<Facts, StartError> {
+fn facts(config: &Config) -> Result<Facts, StartError> {
     let mut seed = [0u8; 8];
     let read = std::fs::File::open("/dev/urandom")
         .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut seed));
@@ -451,7 +452,6 @@ fn facts(config: &Config, placement: &Placement) -> Result<Facts, StartError> {
     Ok(Facts {
         core: 0,
         limits: config.to_limits(),
-        placement: placement.clone(),
         root_depths: config.root_depths(),
         websocket_path: config.listeners.websocket_path.0.as_str().into(),
         seed: u64::from_ne_bytes(seed),
