@@ -12,8 +12,8 @@ from common import ALERTS, DASHBOARDS, PROMETHEUS, SCRATCH, Failures, free_ports
 from dashboards import queries
 from load import answers, crowd, node
 
-# Alerts that a node on this machine may have.
-MAY_FIRE = {"RoadsteadEpollFallback"}
+# Alerts that a node on this machine may have: they are about its kernel and its disk.
+MAY_FIRE = {"RoadsteadEpollFallback", "RoadsteadEngineSlow"}
 # What this node is not.
 ELSEWHERE = {"epoll"}
 # Enough scrapes for every range of a query.
