@@ -3,6 +3,9 @@
 import json
 import sys
 
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import dashboard as grafana
+
 from common import CHART, DASHBOARDS, Failures, kept, lint_metrics
 from panels_cluster import CLUSTER
 from panels_node import NODE_DASHBOARD
@@ -130,7 +133,8 @@ def variables(instances):
     def query(name, label, expression, multi):
         made = {"name": name, "label": label, "type": "query", "datasource": source, "definition": expression}
         made |= {"query": {"query": expression, "refId": "StandardVariableQuery"}, "refresh": 2, "sort": 1, "hide": 0}
-        return made | {"includeAll": multi, "multi": multi, "allValue": ".+" if multi else None, "current": {}}
+        made |= {"includeAll": multi, "multi": multi, "current": {}}
+        return made | ({"allValue": ".+"} if multi else {})
 
     made = [
         {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "refresh": 1, "hide": 0, "current": {}},
@@ -178,12 +182,37 @@ def lint(failures, name, dashboard):
         lint_metrics(failures, f"{name}: {title}", expression)
 
 
+def lost(before, after, path=""):
+    """What a model of a dashboard has not kept of it."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key, value in before.items():
+            if key not in after:
+                yield f"{path}.{key}"
+            else:
+                yield from lost(value, after[key], f"{path}.{key}")
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for at, (one, other) in enumerate(zip(before, after)):
+            yield from lost(one, other, f"{path}[{at}]")
+    elif before != after:
+        yield f"{path}: {before!r} became {after!r}"
+
+
+def modelled(failures, name, made):
+    """Grafana's own model of a dashboard knows every field. (The text of a variable's query is for Grafana's pages alone.)"""
+    model = grafana.Dashboard.from_json(json.loads(json.dumps(made)))
+    back = json.loads(json.dumps(model, cls=JSONEncoder))
+    for path in lost(made, back):
+        failures.check(path.endswith(".definition"), f"{name}: Grafana's model does not know {path}")
+    failures.checked += 1
+
+
 def main():
     failures = Failures()
     for dashboard in (CLUSTER, NODE_DASHBOARD):
         made = dashboard_json(dashboard)
         name = dashboard["uid"]
         lint(failures, name, made)
+        modelled(failures, name, made)
         text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
         kept(failures, DASHBOARDS / f"{name}.json", text)
         kept(failures, CHART / f"files/dashboards/{name}.json", text)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import urllib.parse
 import urllib.request
 
@@ -11,8 +12,10 @@ from common import ALERTS, DASHBOARDS, PROMETHEUS, SCRATCH, Failures, free_ports
 from dashboards import queries
 from load import answers, crowd, node
 
-# Alerts that a node on this machine may have.
-MAY_FIRE = {"RoadsteadEpollFallback"}
+# Alerts that a node on this machine may have: they are about its kernel and its disk.
+MAY_FIRE = {"RoadsteadEpollFallback", "RoadsteadEngineSlow"}
+# What this node is not.
+ELSEWHERE = {"epoll"}
 # Enough scrapes for every range of a query.
 SCRAPES = 12
 
@@ -64,6 +67,19 @@ def panels(failures, prometheus):
         print(f"  {line}")
 
 
+def matchers(failures, prometheus):
+    """Each value of a label that an alert looks for is one that a node has: with another it would never fire."""
+    for group in yaml.safe_load((ALERTS / "rules.yaml").read_text())["groups"]:
+        for rule in group["rules"]:
+            for metric, selectors in re.findall(r"(\w+)\{([^}]*)\}", rule["expr"]):
+                if metric in metrics_to_come():
+                    continue
+                for label, values in re.findall(r'(\w+)[=!]~?"([^"]*)"', selectors):
+                    for value in set(values.split("|")) - ELSEWHERE:
+                        numbers, error = prometheus.values(f'{metric}{{{label}="{value}"}}')
+                        failures.check(numbers, f'{rule.get("alert")}: no node has {metric}{{{label}="{value}"}} {error}')
+
+
 def rules(failures, prometheus):
     """All rules are evaluated without an error, recording rules have data, and a node that is well has no alert."""
     evaluated = 0
@@ -92,6 +108,7 @@ def main():
             scraped = 'count_over_time(roadstead_ready{job="roadstead"}[1m])'
             until(lambda: sum(prometheus.values(scraped)[0]) >= SCRAPES, 60, "scrapes")
             panels(failures, prometheus)
+            matchers(failures, prometheus)
             rules(failures, prometheus)
         print(f"{sum(each.received for each in clients)} messages came through meanwhile")
         failures.check(all(each.received for each in clients), f"clients that received nothing: {[each.received for each in clients]}")

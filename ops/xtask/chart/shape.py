@@ -2,6 +2,7 @@
 nothing else."""
 
 import json
+import re
 import shutil
 
 import yaml
@@ -158,6 +159,18 @@ def packaged(failures):
             failures.check(same, f"{helm}: {values.name} renders otherwise from the package: {errors}")
 
 
+def as_the_page_says(failures):
+    """Who types what README.md says gets what is tested."""
+    page = (CHART / "README.md").read_text()
+    typed = re.search(r"helm install mqtt helm/roadstead --namespace messaging --create-namespace((?:[^\n]*\\\n)*[^\n]*)", page)[1]
+    flags = typed.replace("\\\n", " ").split()
+    code, said, errors = run(HELM["helm 4"], "template", *RELEASE, *flags)
+    same = code == 0 and shown(objects(said)) == shown(rendered(SINGLE))
+    failures.check(same, f"README.md: {flags} is not ci/default-values.yaml: {errors}")
+    block = yaml.safe_load(re.search(r"```yaml\n(mode: cluster\n.*?)```", page, re.S)[1])
+    failures.check(block == yaml.safe_load(CLUSTER.read_text()), "README.md: the values of a cluster are not ci/cluster-values.yaml")
+
+
 def everything_is_described(failures, manifests):
     """`everything-values.yaml` makes each kind of object that the chart has in that mode."""
     kinds = {manifest["kind"] for manifest in manifests}
@@ -178,6 +191,7 @@ def main():
     restarts(failures)
     odd_values(failures)
     packaged(failures)
+    as_the_page_says(failures)
     failures.end("shape")
 
 

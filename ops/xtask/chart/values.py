@@ -5,7 +5,7 @@ import re
 
 import yaml
 
-from common import CHART, Failures, kept
+from common import CHART, ROOT, Failures, kept
 
 KEY = re.compile(r"^( *)([A-Za-z0-9_]+):(.*)$")
 BEGIN = "<!-- values: written by `UPDATE_GOLDEN=1 cargo xtask chart` -->\n"
@@ -74,6 +74,13 @@ def leaves(values, path=""):
             yield inner, value
 
 
+def version(failures):
+    """The chart installs the release that it comes with."""
+    ours = re.search(r'^version = "([^"]+)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    failures.check(chart["appVersion"] == ours, f"Chart.yaml: appVersion is {chart['appVersion']}, and this is {ours}")
+
+
 def main():
     failures = Failures()
     text = (CHART / "values.yaml").read_text()
@@ -98,6 +105,7 @@ def main():
     after = rest.split(END)[1]
     kept(failures, page, before + BEGIN + "\n" + "\n".join(table) + "\n\n" + END + after)
     links(failures, page.read_text(), text)
+    version(failures)
     failures.end(f"values: {len(table) - 2} described")
 
 

@@ -56,13 +56,14 @@ const PYTHON: &[&str] = &[
     "typos==1.52.0",
 ];
 
-/// From PyPI: schemas of Kubernetes and of the objects of others, a parser of queries, a client for a little load, libseccomp.
+/// From PyPI: schemas of Kubernetes and of the objects of others, a parser of queries, Grafana's model of dashboards, a client for a little load, libseccomp.
 const CHART: &[&str] = &[
     "kubernetes-validate==1.37.0",
     "cloudcoil.models.prometheus-operator==0.80.1.0",
     "cloudcoil.models.cert-manager==1.17.1.0",
     "PyYAML==6.0.3",
     "promql-parser==0.12.0",
+    "grafana-foundation-sdk==1769699998!10.1.0",
     "paho-mqtt==2.2.0",
     "pyseccomp==0.1.2",
 ];
