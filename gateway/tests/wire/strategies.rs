@@ -181,7 +181,7 @@ fn target() -> impl Strategy<Value = Target> {
     let live = (n16(), connection());
     prop_oneof![
         live.prop_map(|(core, connection)| Target::Live { core, connection }),
-        n16().prop_map(|core| Target::Home { core }),
+        n16().prop_map(|partition| Target::Home { partition }),
     ]
 }
 

@@ -13,7 +13,7 @@ record! { Subscriber { session, target, options, subscription_id via subscriptio
 
 tagged! { Target as "target" {
     1 => Live { core, connection },
-    2 => Home { core },
+    2 => Home { partition },
 } }
 
 record! { Presence { connected, load } }

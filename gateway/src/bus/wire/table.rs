@@ -5,7 +5,7 @@
 //!                                                           // pair `checked::filter::{write, read}` for a field.
 //! record! { Page { reply } since 2 { more = false } }       // `more` came with version 2; before, it was false.
 //! record! { Recipient (9 bytes or more) { id, delivery } }  // For what stands in lists: bounds how long they can be.
-//! tagged! { Target as "target" { 1 => Live { core, connection }, 2 => Home { core } } }
+//! tagged! { Target as "target" { 1 => Live { core, connection }, 2 => Home { partition } } }
 //! ```
 
 /// Writes one field.
