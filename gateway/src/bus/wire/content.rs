@@ -111,7 +111,7 @@ const RETAIN: u8 = 1 << 2;
 impl Wire for Delivery {
     #[inline]
     fn write(&self, out: &mut Writer<'_>) {
-        let flags = self.qos as u8 | u8::from(self.retain) * RETAIN;
+        let flags = self.qos as u8 | (u8::from(self.retain) * RETAIN);
         if self.subscription_ids.is_empty() {
             return out.byte(flags);
         }
@@ -165,9 +165,9 @@ impl Wire for Message {
         out.reserve(MESSAGE_HEADER_BYTES_MAX + content.len());
         out.byte(
             self.qos as u8
-                | u8::from(self.retain) * RETAIN
-                | u8::from(expires) * EXPIRES
-                | u8::from(properties > 0) * HAS_PROPERTIES,
+                | (u8::from(self.retain) * RETAIN)
+                | (u8::from(expires) * EXPIRES)
+                | (u8::from(properties > 0) * HAS_PROPERTIES),
         );
         self.publisher.write(out);
         if expires {
