@@ -388,7 +388,7 @@ mod tests {
             assert_eq!((&client.1, &server.1), (&Ok(Some(9)), &Ok(Some(7))));
             let said: Vec<u8> = (0..100_000u32).map(|index| index as u8).collect();
             for (from, to) in [(0, 1), (1, 0)] {
-                let mut sides = [&mut client.0, &mut server.0];
+                let sides = [&mut client.0, &mut server.0];
                 let mut sealed = Vec::new();
                 sides[from].seal(&said, &mut sealed).expect("it is open");
                 let (mut out, mut plain) = (Vec::new(), Vec::new());
