@@ -50,6 +50,8 @@ impl IssueError {
 #[derive(Clone, Debug)]
 pub struct Identity {
     uid: u64,
+    /// The certificates of the authorities whose nodes are accepted.
+    authorities: Vec<CertificateDer<'static>>,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
@@ -62,11 +64,11 @@ impl Identity {
     pub fn issue(keys: &KeyRing, uid: u64) -> Result<Self, IssueError> {
         let provider = Arc::new(provider());
         let mut roots = RootCertStore::empty();
+        let mut authorities = Vec::new();
         for key in keys.all() {
-            let authority = authority(key)?;
-            roots
-                .add(authority.der().clone())
-                .map_err(IssueError::new)?;
+            let authority = authority(key)?.der().clone();
+            roots.add(authority.clone()).map_err(IssueError::new)?;
+            authorities.push(authority);
         }
         let roots = Arc::new(roots);
         let (chain, key) = certificate(&authority(keys.first())?, uid)?;
@@ -74,6 +76,7 @@ impl Identity {
         let server = server(&provider, &roots, chain, key)?;
         Ok(Self {
             uid,
+            authorities,
             client: Arc::new(client),
             server: Arc::new(server),
         })
@@ -82,6 +85,12 @@ impl Identity {
     /// The node that it is for.
     pub const fn uid(&self) -> u64 {
         self.uid
+    }
+
+    /// True exactly when every node that `before` accepts is accepted still.
+    pub(crate) fn is_as_wide_as(&self, before: &Self) -> bool {
+        let accepts = |authority| self.authorities.contains(authority);
+        before.authorities.iter().all(accepts)
     }
 
     /// For connections that this node dials.

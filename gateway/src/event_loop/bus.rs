@@ -125,7 +125,9 @@ pub struct Bus {
     full: Vec<u64>,
     /// Nodes whose connection ended or did not come about, since they were asked for.
     suspects: Vec<NodeId>,
+    /// Plaintext of a call, and what TLS has to say for itself, between calls: empty, and used again.
     plain: Vec<u8>,
+    out: Vec<u8>,
     stats: BusStats,
     complain_ms: u64,
 }
@@ -174,6 +176,7 @@ impl Bus {
             full: Vec::new(),
             suspects: Vec::new(),
             plain: Vec::new(),
+            out: Vec::new(),
             stats: BusStats::default(),
             complain_ms: 0,
         }
@@ -213,9 +216,17 @@ impl Bus {
         self.connections.contains_key(&id)
     }
 
-    /// New connections show and want these certificates; open ones stay.
-    pub fn set_identity(&mut self, identity: Identity) {
+    /// New connections show and want these certificates. When a key was taken out, the open ones are made anew: whoever has only that key
+    /// does not come back.
+    pub fn set_identity(&mut self, driver: &mut impl Driver, now_ms: u64, identity: Identity) {
+        let is_narrower = !identity.is_as_wide_as(&self.identity);
         self.identity = identity;
+        if is_narrower {
+            let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
+            for id in ids {
+                self.end(driver, now_ms, id, None);
+            }
+        }
     }
 
     /// The members are these from now on. Who is none any more is cut off, and what waited for it is gone. A node that is not in the
@@ -406,10 +417,12 @@ impl Bus {
             return;
         };
         let mut plain = std::mem::take(&mut self.plain);
-        let mut out = driver.reclaim().unwrap_or_default();
+        let mut out = std::mem::take(&mut self.out);
         let progress = secure.receive(driver.received(buffer), &mut out, &mut plain);
         driver.recycle(buffer);
-        if !out.is_empty() {
+        if out.is_empty() {
+            self.out = out;
+        } else {
             driver.send(id, out);
         }
         let goes_on = match progress {

@@ -272,6 +272,7 @@ fn an_older_incarnation_of_a_member_is_refused() {
 #[test]
 fn keys_are_replaced_while_nodes_speak() {
     let mut world = World::two(EpollDriver::new);
+    world.until_up(0, 1);
     exchange(&mut world, 60, |world, round| {
         let keys: &[usize] = match round {
             10 => &[0, 1],
@@ -279,20 +280,22 @@ fn keys_are_replaced_while_nodes_speak() {
             50 => &[1],
             _ => return,
         };
+        let now_ms = world.now_ms();
         for place in 0..2 {
             let uid = world.nodes[place].id.uid;
             for core in 0..2 {
                 let core = world.core(place, core);
-                core.bus.set_identity(identity(keys, uid));
-                if let Some(id) = core.bus.connection_to(3 - uid) {
-                    core.driver.close(id, Close::Abort);
-                }
+                let identity = identity(keys, uid);
+                core.bus.set_identity(&mut core.driver, now_ms, identity);
+                let connections = core.bus.stats().links.connections;
+                assert_eq!(connections, 1, "one connection until a key is taken out");
             }
         }
-        world.until_up(0, 1);
     });
+    world.until_up(0, 1);
     for place in 0..2 {
-        assert_eq!(world.core(place, 0).bus.stats().tls_failed, 0);
+        let stats = world.core(place, 0).bus.stats();
+        assert_eq!((stats.tls_failed, stats.links.connections), (0, 2));
     }
 }
 
