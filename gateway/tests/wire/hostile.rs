@@ -144,6 +144,11 @@ fn numbers() -> Vec<Case> {
             "Evict.reason",
             unknown("reason code", 3),
         ),
+    ]
+}
+
+fn codes_and_counts() -> Vec<Case> {
+    vec![
         case("Release", &[KEY, &[0]], "Release.packet_id", Problem::Zero),
         case(
             "Released",
@@ -397,7 +402,13 @@ fn lists() -> Vec<Case> {
 
 #[test]
 fn what_is_wrong_is_told_with_its_field() {
-    let cases = [numbers(), texts(), flags_and_options(), lists()];
+    let cases = [
+        numbers(),
+        codes_and_counts(),
+        texts(),
+        flags_and_options(),
+        lists(),
+    ];
     for (kind, bytes, field, problem) in cases.into_iter().flatten() {
         let expected = WireError::Field {
             kind,

@@ -3,6 +3,7 @@
 
 mod golden_bytes;
 mod hostile;
+mod parts;
 mod round_trip;
 mod samples;
 mod strategies;

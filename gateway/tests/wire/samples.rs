@@ -251,16 +251,6 @@ fn subscribing() -> Vec<(&'static str, CoreMessage)> {
                 },
             })),
         ),
-        ("RetainedScan, live", scan("", None)),
-        (
-            "RetainedScan, durable",
-            scan("u/alice/in", Some((SESSION, RECORD))),
-        ),
-        (
-            "RetainedPage",
-            page(vec![message(), bare_message()], Some("u/bob")),
-        ),
-        ("RetainedPage, the last", page(Vec::new(), None)),
         (
             "HomeSubscribe",
             CoreMessage::HomeSubscribe(Box::new(HomeSubscribe {
@@ -280,6 +270,21 @@ fn subscribing() -> Vec<(&'static str, CoreMessage)> {
                 filter,
             },
         ),
+    ]
+}
+
+fn retained() -> Vec<(&'static str, CoreMessage)> {
+    vec![
+        ("RetainedScan, live", scan("", None)),
+        (
+            "RetainedScan, durable",
+            scan("u/alice/in", Some((SESSION, RECORD))),
+        ),
+        (
+            "RetainedPage",
+            page(vec![message(), bare_message()], Some("u/bob")),
+        ),
+        ("RetainedPage, the last", page(Vec::new(), None)),
     ]
 }
 
@@ -473,8 +478,14 @@ fn mailboxes() -> Vec<(&'static str, CoreMessage)> {
 }
 
 pub(crate) fn all() -> Vec<(&'static str, CoreMessage)> {
-    [publishing(), subscribing(), sessions(), mailboxes()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        publishing(),
+        subscribing(),
+        retained(),
+        sessions(),
+        mailboxes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
