@@ -1,8 +1,8 @@
 //! Which core of which node serves what. Pure: no socket, no clock, no thread, no randomness.
 //!
-//! [`view`] is the numbered list of members, [`partition`] maps a root to its partition and a partition to its owner in a view. Views are agreed on by
-//! [`coordinator`]. Two
-//! nodes speak over links ([`link`]), in frames ([`frame`]), once they have heard who the other is ([`hello`]).
+//! [`membership`] says who is alive, in datagrams that [`sealed`] seals. From that [`coordinator`] makes views: [`view`] is the
+//! numbered list of members, and [`partition`] maps a root to its partition and a partition to its owner in a view. Two nodes speak
+//! over links ([`link`]), in frames ([`frame`]), once they have heard who the other is ([`hello`]).
 
 #![forbid(unsafe_code)]
 
@@ -11,5 +11,7 @@ pub mod frame;
 pub mod hello;
 pub mod limits;
 pub mod link;
+pub mod membership;
 pub mod partition;
+pub mod sealed;
 pub mod view;

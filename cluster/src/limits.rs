@@ -18,3 +18,13 @@ pub const REFERENCE_BYTES_MAX: usize = 255;
 
 /// Most nodes that a coordinator knows, members or not. Further newcomers are not heard until others are forgotten.
 pub const PEERS_MAX: usize = 2 * MEMBERS_MAX;
+
+/// Longest gossip datagram in bytes: it fits a packet of any network of this century. A longer one is refused.
+pub const DATAGRAM_BYTES_MAX: usize = 1_400;
+
+/// Most keys of a key ring: a rotation needs two. More are refused where they are read.
+pub const KEYS_MAX: usize = 8;
+
+/// Most sessions of gossip whose counters are kept. With one more, the one that was silent for longest is forgotten, and who goes on
+/// with it must have a right clock again.
+pub const SESSIONS_MAX: usize = 4 * MEMBERS_MAX;

@@ -82,6 +82,17 @@ pub struct Joining {
     pub protocol: ProtocolRange,
 }
 
+impl Joining {
+    /// What a node that wants to be a member must keep to.
+    pub(crate) fn check(&self) -> Result<(), ViewError> {
+        check_numbers(self.cores, self.weight, self.protocol)?;
+        if self.reference.len() > REFERENCE_BYTES_MAX {
+            return Err(ViewError::Reference(self.reference.len()));
+        }
+        Ok(())
+    }
+}
+
 /// One member of a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -329,7 +340,7 @@ impl View {
 
     /// Adds a member, or changes nothing.
     fn add(&mut self, joining: &Joining) -> Result<(), ViewError> {
-        check_joining(joining)?;
+        joining.check()?;
         let older = match self.position(joining.node.uid) {
             Ok(at) if self.members[at].node.incarnation >= joining.node.incarnation => {
                 return Err(ViewError::NotNewer(joining.node, self.members[at].node));
@@ -499,14 +510,6 @@ fn plain(address: SocketAddr) -> SocketAddr {
 fn check_name(cluster: &str) -> Result<(), ViewError> {
     if cluster.is_empty() || cluster.len() > CLUSTER_NAME_BYTES_MAX {
         return Err(ViewError::ClusterName(cluster.len()));
-    }
-    Ok(())
-}
-
-fn check_joining(joining: &Joining) -> Result<(), ViewError> {
-    check_numbers(joining.cores, joining.weight, joining.protocol)?;
-    if joining.reference.len() > REFERENCE_BYTES_MAX {
-        return Err(ViewError::Reference(joining.reference.len()));
     }
     Ok(())
 }

@@ -22,8 +22,10 @@ struct Seen {
     outside_ms: Option<u64>,
     /// Since when another node, which it hears, has a later view.
     behind_ms: BTreeMap<usize, (u64, u64)>,
-    /// Since when it runs, reaches the store, and reaches everybody that it has reached since.
+    /// Since when it serves and reaches the store.
     calm_ms: Option<u64>,
+    /// Since when it and another hear each other.
+    linked_ms: BTreeMap<usize, u64>,
 }
 
 #[derive(Default)]
@@ -118,10 +120,16 @@ impl Checks {
             })
             .map(|(_, other)| other)
             .collect();
-        let connected = calm.iter().all(|&one| {
-            calm.iter()
-                .all(|&other| one == other || world.both_ways(one, other))
-        });
+        let linked = |one: usize, other: usize| {
+            one == other
+                || self.seen[one]
+                    .linked_ms
+                    .get(&other)
+                    .is_some_and(|since_ms| world.now_ms >= since_ms + 12_000)
+        };
+        let connected = calm
+            .iter()
+            .all(|&one| calm.iter().all(|&other| linked(one, other)));
         let majority = calm.len() * 2 > before.members.len();
         let kept = before
             .members
@@ -249,6 +257,13 @@ impl Checks {
                 .up(slot)
                 .is_some_and(|process| process.coordinator.standing() == Standing::Serving);
         let seen = &mut self.seen[slot];
+        for other in 0..world.slots.len() {
+            if world.both_ways(slot, other) {
+                seen.linked_ms.entry(other).or_insert(world.now_ms);
+            } else {
+                seen.linked_ms.remove(&other);
+            }
+        }
         match (calm, seen.calm_ms) {
             (true, None) => seen.calm_ms = Some(world.now_ms),
             (false, _) => seen.calm_ms = None,
