@@ -208,7 +208,10 @@ fn subscribing() -> Vec<(&'static str, CoreMessage)> {
     let filter: Box<str> = "u/alice/#".into();
     vec![
         ("Subscribe, live", subscribe(live, Some(REPLY))),
-        ("Subscribe, home", subscribe(Target::Home { partition: 2 }, None)),
+        (
+            "Subscribe, home",
+            subscribe(Target::Home { partition: 2 }, None),
+        ),
         (
             "Unsubscribe",
             CoreMessage::Unsubscribe(Box::new(UnsubscribeRequest {
