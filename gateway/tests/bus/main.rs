@@ -106,7 +106,7 @@ fn connections_that_are_cut_again_and_again_lose_and_double_nothing() {
         }
     });
     let stats = world.core(0, 0).bus.stats();
-    assert!(stats.links.connections > 2, "{stats:?}");
+    assert!(stats.links.connections > 1, "{stats:?}");
     assert_eq!(stats.links.violations, 0);
     assert_eq!(world.core(0, 0).bus.take_suspects(), [node(2)]);
     assert!(world.core(0, 0).bus.take_suspects().is_empty());
