@@ -70,10 +70,10 @@ pub(super) mod subscription_id {
 pub(super) mod filter {
     use edge_proto::topic::{SharedFilter, TopicFilter};
 
-    use super::{Fault, Reader, Wire, Writer, invalid};
+    use super::{Fault, Reader, Writer, bytes, invalid};
 
-    pub(in super::super) fn write(filter: &Box<str>, out: &mut Writer<'_>) {
-        filter.write(out);
+    pub(in super::super) fn write(filter: &str, out: &mut Writer<'_>) {
+        bytes::write(filter.as_bytes(), out);
     }
 
     pub(in super::super) fn read(input: &mut Reader<'_>) -> Result<Box<str>, Fault> {
@@ -89,10 +89,10 @@ pub(super) mod filter {
 pub(super) mod topic_or_start {
     use edge_proto::topic::TopicName;
 
-    use super::{Fault, Reader, Wire, Writer, invalid};
+    use super::{Fault, Reader, Writer, bytes, invalid};
 
-    pub(in super::super) fn write(topic: &Box<str>, out: &mut Writer<'_>) {
-        topic.write(out);
+    pub(in super::super) fn write(topic: &str, out: &mut Writer<'_>) {
+        bytes::write(topic.as_bytes(), out);
     }
 
     pub(in super::super) fn read(input: &mut Reader<'_>) -> Result<Box<str>, Fault> {

@@ -107,11 +107,16 @@ impl Wire for SubscriptionOptions {
 
 const RETAIN: u8 = 1 << 2;
 
+/// The bit of a flag that is set, or none.
+const fn bit(is_set: bool, bit: u8) -> u8 {
+    if is_set { bit } else { 0 }
+}
+
 /// `QoS | RETAIN | HAS_IDS`, then the subscription identifiers.
 impl Wire for Delivery {
     #[inline]
     fn write(&self, out: &mut Writer<'_>) {
-        let flags = self.qos as u8 | u8::from(self.retain) * RETAIN;
+        let flags = self.qos as u8 | bit(self.retain, RETAIN);
         if self.subscription_ids.is_empty() {
             return out.byte(flags);
         }
@@ -165,9 +170,9 @@ impl Wire for Message {
         out.reserve(MESSAGE_HEADER_BYTES_MAX + content.len());
         out.byte(
             self.qos as u8
-                | u8::from(self.retain) * RETAIN
-                | u8::from(expires) * EXPIRES
-                | u8::from(properties > 0) * HAS_PROPERTIES,
+                | bit(self.retain, RETAIN)
+                | bit(expires, EXPIRES)
+                | bit(properties > 0, HAS_PROPERTIES),
         );
         self.publisher.write(out);
         if expires {
