@@ -27,7 +27,7 @@ const fn case(name: &'static str, instructions: u64) -> Case {
 const CASES: &[Case] = &[
     case("decode_publish", 540),
     case("encode_publish", 305),
-    case("match_10000_filters", 1_270),
+    case("match_10000_filters", 1_370),
     case("judge_publish_1_of_20", 645),
     case("judge_publish_20_of_20", 7_080),
     case("judge_subscribe_20_of_20", 1_180),
