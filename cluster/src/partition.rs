@@ -97,7 +97,15 @@ impl Placement {
     /// # Panics
     /// When there is no such partition.
     pub fn core_of(&self, partition: u16) -> u16 {
-        self.owners[usize::from(partition)]
+        *self.owner(partition)
+    }
+
+    /// The same, in its place: a list of one owner needs no memory.
+    ///
+    /// # Panics
+    /// When there is no such partition.
+    pub fn owner(&self, partition: u16) -> &u16 {
+        &self.owners[usize::from(partition)]
     }
 
     /// The core that owns this root.

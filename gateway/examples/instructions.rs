@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use cluster::partition::Placement;
 use edge_proto::decode::{self, Sender};
 use edge_proto::encode;
 use edge_proto::frame::next_frame;
@@ -22,8 +21,13 @@ use edge_proto::trie::FilterTrie;
 use gateway::access::policy::Policy;
 use gateway::access::rules::Rules;
 use gateway::access::{Identity, Who};
+use gateway::bus::wire;
+use gateway::core_message::{CoreMessage, Deliver, Origin, PublishRequest, Recipient};
+use gateway::engine::Delivery;
 use gateway::limits::Limits;
+use gateway::message::{Message, MessageParts, SessionId};
 use gateway::outbox::{Order, Outbox};
+use gateway::ownership::Ownership;
 use gateway::shard::{Arrival, Event, Shard};
 use gateway::turn::{Congestion, Facts, Now};
 use reactor::driver::ConnectionId;
@@ -56,6 +60,17 @@ const CASES: &[Case] = &[
     }),
     ("turn_fan_out_to_1000", turn_fan_out),
     ("turn_connect", turn_connect),
+    ("wire_publish", |count| travel(count, &wire_publish())),
+    ("wire_deliver_to_1", |count| travel(count, &wire_deliver(1))),
+    ("wire_deliver_to_100", |count| {
+        travel(count, &wire_deliver(100));
+    }),
+    ("wire_deliver_done", |count| {
+        travel(count, &CoreMessage::DeliverDone { publish: 1 << 20 });
+    }),
+    ("wire_publish_done", |count| {
+        travel(count, &wire_publish_done());
+    }),
 ];
 
 fn main() -> ExitCode {
@@ -188,14 +203,19 @@ impl Core {
         let facts = Facts {
             core: 0,
             limits: Limits::default(),
-            placement: Placement::single_node(1),
             root_depths: RootDepths::default(),
             websocket_path: "/mqtt".into(),
             seed: 1,
         };
         Self {
-            shard: Shard::new(facts, Arc::new(Policy::open()), 1, now),
-            outbox: Outbox::new(0, 1),
+            shard: Shard::new(
+                facts,
+                Arc::new(Ownership::alone(1)),
+                Arc::new(Policy::open()),
+                1,
+                now,
+            ),
+            outbox: Outbox::new(0, 0..1),
             now,
         }
     }
@@ -341,4 +361,69 @@ fn turn_connect(count: u32) {
         core.shard.handle(core.now, closed, &mut core.outbox);
         core.end_turn();
     }
+}
+
+/// To another node: written and read.
+fn travel(count: u32, message: &CoreMessage) {
+    let mut bytes = Vec::with_capacity(4_096);
+    for _ in 0..count {
+        bytes.clear();
+        wire::encode(black_box(message), wire::VERSION, &mut bytes);
+        black_box(wire::decode(black_box(&bytes), wire::VERSION)).expect("it was written");
+    }
+}
+
+fn wire_message() -> Arc<Message> {
+    Arc::new(Message::new(MessageParts {
+        topic: "u/alice/in",
+        properties: &[],
+        payload: &[7; 128],
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        expires_at_unix_ms: u64::MAX,
+        publisher: SessionId(0x0001_0200_0000_002A),
+    }))
+}
+
+fn wire_origin() -> Origin {
+    Origin::Client {
+        core: 3,
+        connection: Core::id(10_000),
+        packet_id: 700,
+        bytes: 194,
+    }
+}
+
+fn wire_publish() -> CoreMessage {
+    CoreMessage::Publish(Box::new(PublishRequest {
+        message: wire_message(),
+        origin: wire_origin(),
+        may_refuse: true,
+        received: None,
+    }))
+}
+
+fn wire_publish_done() -> CoreMessage {
+    CoreMessage::PublishDone {
+        origin: wire_origin(),
+        reason: ReasonCode::Success,
+        recipients: 1,
+    }
+}
+
+fn wire_deliver(recipients: u32) -> CoreMessage {
+    let recipient = |slot| Recipient {
+        connection: Core::id(slot),
+        delivery: Delivery {
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            subscription_ids: Box::default(),
+        },
+    };
+    CoreMessage::Deliver(Box::new(Deliver {
+        message: wire_message(),
+        recipients: (10_000..10_000 + recipients).map(recipient).collect(),
+        answer: Some((3, 1 << 20)),
+        is_lossy: false,
+    }))
 }

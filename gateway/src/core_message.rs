@@ -21,7 +21,7 @@ use crate::engine::{Delivery, SubscriptionRecord, WillRecord};
 use crate::message::{Message, SessionId};
 
 /// One message between roles. Large contents are boxed: a slot of the mesh holds one of these.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum CoreMessage {
     /// Event loop → event loop: a datagram that the kernel gave to the wrong core. No role sees it.
     Stray(Box<StrayDatagram>),
@@ -211,7 +211,7 @@ pub enum Origin {
 }
 
 /// A message to route.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct PublishRequest {
     /// The message.
     pub message: Arc<Message>,
@@ -224,7 +224,7 @@ pub struct PublishRequest {
 }
 
 /// What an owner hears of a member of a shared subscription.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct SharedPresence {
     /// The whole filter.
     pub filter: Box<str>,
@@ -252,7 +252,7 @@ pub fn load_level(before: u8, waiting: u64) -> u8 {
 }
 
 /// Messages out of the queue of a shared subscription.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Hand {
     /// The connection of the member; a stale one takes nothing.
     pub connection: ConnectionId,
@@ -271,7 +271,7 @@ impl Hand {
 }
 
 /// A message for sessions of one edge core.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Deliver {
     /// The message.
     pub message: Arc<Message>,
@@ -285,6 +285,7 @@ pub struct Deliver {
 
 /// A QUIC datagram whose connection id names another core than the one that received it: it came in one batch with datagrams
 /// of that core.
+#[derive(PartialEq, Eq)]
 pub struct StrayDatagram {
     /// At which QUIC listener, by place.
     pub listener: u16,
@@ -312,7 +313,7 @@ impl fmt::Debug for StrayDatagram {
 }
 
 /// One live session that gets a message.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Recipient {
     /// Its connection; a stale one gets nothing.
     pub connection: ConnectionId,
@@ -321,7 +322,7 @@ pub struct Recipient {
 }
 
 /// A QoS 0 message for durable sessions of one home core.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct DeliverHome {
     /// The message.
     pub message: Arc<Message>,
@@ -403,13 +404,13 @@ pub enum Target {
     },
     /// A durable session: its mailbox.
     Home {
-        /// Core of its home.
-        core: u16,
+        /// Partition of its home.
+        partition: u16,
     },
 }
 
 /// Make or replace a subscription at an owner.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct SubscribeRequest {
     /// The whole filter, `$share/…` included.
     pub filter: Box<str>,
@@ -422,7 +423,7 @@ pub struct SubscribeRequest {
 }
 
 /// Remove a subscription at an owner.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct UnsubscribeRequest {
     /// The whole filter.
     pub filter: Box<str>,
@@ -433,7 +434,7 @@ pub struct UnsubscribeRequest {
 }
 
 /// The rules have changed for a subscription that stays.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct LimitSubscription {
     /// The whole filter.
     pub filter: Box<str>,
@@ -444,7 +445,7 @@ pub struct LimitSubscription {
 }
 
 /// Ask an owner whether there is a subscription.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct FindSubscription {
     /// The whole filter.
     pub filter: Box<str>,
@@ -455,7 +456,7 @@ pub struct FindSubscription {
 }
 
 /// Ask an owner for retained messages, a page at a time in topic order.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct RetainedScan {
     /// Which topics.
     pub filter: Box<str>,
@@ -471,7 +472,7 @@ pub struct RetainedScan {
 }
 
 /// A page of retained messages.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct RetainedPage {
     /// Whose scan.
     pub reply: ReplyTo,
@@ -482,7 +483,7 @@ pub struct RetainedPage {
 }
 
 /// A CONNECT on its way to its home.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Attach {
     /// Core of the edge.
     pub core: u16,
@@ -512,7 +513,7 @@ impl Attach {
 }
 
 /// Who a client has proved again to be.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Identify {
     /// The session.
     pub home: Key,
@@ -521,7 +522,7 @@ pub struct Identify {
 }
 
 /// A home's answer to a CONNECT.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Attached {
     /// The connection that asked.
     pub connection: ConnectionId,
@@ -530,7 +531,7 @@ pub struct Attached {
 }
 
 /// The session that a connection got.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct AttachedSession {
     /// Its id.
     pub session: SessionId,
@@ -549,7 +550,7 @@ pub struct AttachedSession {
 }
 
 /// The end of a connection, told to its home.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Detach {
     /// The session.
     pub home: Key,
@@ -568,7 +569,7 @@ pub struct Detach {
 }
 
 /// Make a durable subscription.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct HomeSubscribe {
     /// The session.
     pub home: Key,
@@ -585,7 +586,7 @@ pub struct HomeSubscribe {
 }
 
 /// A message of a mailbox.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct MailboxPush {
     /// The client.
     pub connection: ConnectionId,

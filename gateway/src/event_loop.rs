@@ -5,6 +5,7 @@
 //! ```
 
 mod arrivals;
+mod bus;
 mod handing_out;
 mod newcomers;
 mod notes;
@@ -33,6 +34,7 @@ use crate::quic::is_stream;
 use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
 
+pub use bus::{Bus, BusLimits, Heard, Place, Route};
 pub use newcomers::{Newcomers, NewcomersBounds, NewcomersSample};
 pub use proxied::{Proxied, ProxyLimits};
 pub use quic::{Batch, Quic};
@@ -508,7 +510,7 @@ impl<D: Driver> EventLoop<D> {
             self.flush(now);
             return false;
         };
-        let cores = usize::from(self.shard.facts().placement.cores());
+        let cores = self.outbox.mesh.len();
         let quic = self.quic.as_ref();
         let idle = self.driver.counters().connections == 0
             && quic.is_none_or(|quic| quic.is_done(&self.driver))

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -17,6 +18,7 @@ pub mod metrics;
 pub mod node;
 pub mod outbox;
 pub mod owner;
+pub mod ownership;
 pub mod quic;
 pub mod retained_scan;
 pub mod shard;

@@ -148,6 +148,11 @@ impl Message {
         &self.bytes[usize::from(self.topic_length) + self.properties_length as usize..]
     }
 
+    /// Topic, properties and payload, one behind the other.
+    pub fn content(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Bytes this message costs in a queue: its content and a fixed overhead.
     pub fn queued_bytes(&self) -> usize {
         self.bytes.len() + size_of::<Self>()

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use edge_proto::reason::Violation;
 use edge_proto::shown::Length;
@@ -119,14 +120,18 @@ impl Order {
 #[derive(Debug)]
 pub struct Outbox {
     core: u16,
+    /// The lowest number of this node's cores.
+    first_core: u16,
     /// Bytes per connection, in the order of the first write.
     pub outputs: Vec<Output>,
     /// What is for data streams, in order; it comes before the bytes.
     pub streams: Vec<(ConnectionId, ForStream)>,
     /// Orders, in order; they come after the bytes.
     pub orders: Vec<Order>,
-    /// Messages to other cores that the mesh has not taken yet, by core: those that may not be lost, and those that may.
+    /// Messages to other cores of this node that the mesh has not taken yet, by core: those that may not be lost, and those that may.
     pub mesh: Vec<[VecDeque<CoreMessage>; 2]>,
+    /// Messages to cores of other nodes, with their numbers, in order.
+    pub bus: VecDeque<(u16, CoreMessage)>,
     /// Messages to this core, handled before the turn ends.
     pub local: VecDeque<CoreMessage>,
     /// Commands that the engine has not taken yet.
@@ -150,14 +155,16 @@ impl Outbox {
     const SPARE_BYTES_MAX: usize = 1024 * 1024;
     const SPARE_EACH_BYTES_MAX: usize = 16 * 1024;
 
-    /// An empty outbox of one core among so many.
-    pub fn new(core: u16, cores: u16) -> Self {
+    /// An empty outbox of one core; `here` are the cores of its node.
+    pub fn new(core: u16, here: Range<u16>) -> Self {
         Self {
             core,
+            first_core: here.start,
             outputs: Vec::new(),
             streams: Vec::new(),
             orders: Vec::new(),
-            mesh: (0..cores).map(|_| Default::default()).collect(),
+            mesh: here.map(|_| Default::default()).collect(),
+            bus: VecDeque::new(),
             local: VecDeque::new(),
             engine: VecDeque::new(),
             violations: Vec::new(),
@@ -180,10 +187,13 @@ impl Outbox {
 
     /// Sends a message to a role on a core.
     pub fn tell(&mut self, core: u16, message: CoreMessage) {
+        let place = usize::from(core.wrapping_sub(self.first_core));
         if core == self.core {
             self.local.push_back(message);
+        } else if let Some(lanes) = self.mesh.get_mut(place) {
+            lanes[usize::from(message.is_lossy())].push_back(message);
         } else {
-            self.mesh[usize::from(core)][usize::from(message.is_lossy())].push_back(message);
+            self.bus.push_back((core, message));
         }
     }
 

@@ -1,8 +1,6 @@
 //! Retained messages for a new subscription, page by page and owner by owner, so that a filter that matches a million of
 //! them never holds more than a page in memory.
 
-use std::ops::Range;
-
 use crate::core_message::{CoreMessage, ReplyTo, RetainedScan};
 use crate::engine::{Delivery, SubscriptionRecord};
 use crate::message::{Message, SessionId};
@@ -19,24 +17,19 @@ pub struct Scan<T> {
     /// The subscription.
     pub record: SubscriptionRecord,
     filter: Box<str>,
-    /// Owners still to ask, the current one first.
-    owners: Range<u16>,
+    /// Owners still to ask, the current one last.
+    owners: Vec<u16>,
     after: Box<str>,
 }
 
 impl<T> Scan<T> {
     /// A scan of these owners, from the start. There is at least one owner.
-    pub fn new(
-        target: T,
-        filter: Box<str>,
-        record: SubscriptionRecord,
-        owners: Range<u16>,
-    ) -> Self {
+    pub fn new(target: T, filter: Box<str>, record: SubscriptionRecord, owners: &[u16]) -> Self {
         Self {
             target,
             record,
             filter,
-            owners,
+            owners: owners.iter().rev().copied().collect(),
             after: Box::default(),
         }
     }
@@ -60,8 +53,10 @@ impl<T> Scan<T> {
             mailbox: mailbox.map(|session| (session, self.record)),
             reply,
         };
-        turn.outbox
-            .tell(self.owners.start, CoreMessage::RetainedScan(Box::new(scan)));
+        if let Some(owner) = self.owners.last() {
+            turn.outbox
+                .tell(*owner, CoreMessage::RetainedScan(Box::new(scan)));
+        }
     }
 
     /// Notes where the page that came ended. True when there may be another one.
@@ -72,7 +67,7 @@ impl<T> Scan<T> {
                 true
             }
             None => {
-                self.owners.start += 1;
+                self.owners.pop();
                 self.after = Box::default();
                 !self.owners.is_empty()
             }

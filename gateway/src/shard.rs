@@ -19,6 +19,7 @@ use crate::message::Message;
 use crate::metrics::{CoreSnapshot, DropReason};
 use crate::outbox::Outbox;
 use crate::owner::Owner;
+use crate::ownership::Ownership;
 use crate::tls;
 use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer, Turn};
 
@@ -148,6 +149,7 @@ struct Common {
     ids: SessionIds,
     congestion: Congestion,
     policy: Arc<Policy>,
+    ownership: Arc<Ownership>,
 }
 
 impl Common {
@@ -161,6 +163,7 @@ impl Common {
             ids: &mut self.ids,
             congestion: self.congestion,
             policy: &self.policy,
+            ownership: &self.ownership,
         }
     }
 }
@@ -170,7 +173,13 @@ impl Shard {
     const TIMERS_PER_TICK: usize = 1024;
 
     /// A core without connections and sessions. `boot` counts the starts of the store.
-    pub fn new(facts: Facts, policy: Arc<Policy>, boot: u32, now: Now) -> Self {
+    pub fn new(
+        facts: Facts,
+        ownership: Arc<Ownership>,
+        policy: Arc<Policy>,
+        boot: u32,
+        now: Now,
+    ) -> Self {
         Self {
             edge: Edge::default(),
             owner: Owner::new(facts.seed),
@@ -182,6 +191,7 @@ impl Shard {
                 timers: Wheel::new(now.mono_ms),
                 congestion: Congestion::default(),
                 policy,
+                ownership,
             },
         }
     }
@@ -281,8 +291,8 @@ impl Shard {
         self.settle(now, outbox);
     }
 
-    /// Takes over one item of the store, before the first event. `home` is the home core of its session (any core for a
-    /// retained message). An item that does not concern this core is ignored.
+    /// Takes over one item of the store, before the first event. `home` is the partition of its session's home (any
+    /// for what belongs to no session of a client). An item that does not concern this core is ignored.
     pub fn restore(&mut self, now: Now, item: &Restored, home: u16, outbox: &mut Outbox) {
         let mut turn = self.common.turn(now, outbox);
         match item {
@@ -293,7 +303,9 @@ impl Shard {
                 ..
             } if session.is_group_queue() => {
                 let filter = &record.client_id;
-                if turn.facts.core_of_queue(*session, filter) == turn.facts.core {
+                let depths = &turn.facts.root_depths;
+                let core = turn.ownership.core_of_queue(depths, *session, filter);
+                if core == turn.facts.core {
                     self.owner
                         .restore_queue(&mut turn, *session, filter, mailbox.messages);
                 }
@@ -304,7 +316,7 @@ impl Shard {
                 mailbox,
                 received,
             } => {
-                if home == turn.facts.core {
+                if turn.ownership.core_of(home) == turn.facts.core {
                     self.home.restore_session(
                         &mut turn,
                         *session,
@@ -320,12 +332,8 @@ impl Shard {
                 record,
             } => {
                 self.home.restore_subscription(*session, filter);
-                if turn
-                    .facts
-                    .owners_of_filter(filter)
-                    .contains(&turn.facts.core)
-                {
-                    let target = Target::Home { core: home };
+                if turn.owners_of_filter(filter).contains(&turn.facts.core) {
+                    let target = Target::Home { partition: home };
                     let request = SubscribeRequest {
                         filter: filter.clone(),
                         // It is judged when its client comes back.
@@ -340,7 +348,7 @@ impl Shard {
                 }
             }
             Restored::Retained { message } => {
-                if turn.facts.owner_of_topic(message.topic()) == turn.facts.core {
+                if turn.owner_of_topic(message.topic()) == turn.facts.core {
                     self.owner.restore_retained(message.clone());
                 }
             }
@@ -377,6 +385,11 @@ impl Shard {
     /// Who may come in and do what, at the moment.
     pub fn policy(&self) -> &Policy {
         &self.common.policy
+    }
+
+    /// Who owns what, at the moment.
+    pub fn ownership(&self) -> &Arc<Ownership> {
+        &self.common.ownership
     }
 
     /// The facts of this core.

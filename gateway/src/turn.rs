@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use cluster::partition::Placement;
 use edge_proto::packet::QoS;
 use edge_proto::topic::RootDepths;
 use reactor::driver::ConnectionId;
@@ -17,6 +16,7 @@ use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::metrics::{Counters, DropReason, TurnedAway};
 use crate::outbox::Outbox;
+use crate::ownership::Ownership;
 
 /// The time of a turn, read once by the event loop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,73 +51,12 @@ pub struct Facts {
     pub core: u16,
     /// Bounds.
     pub limits: Limits,
-    /// Owners.
-    pub placement: Placement,
     /// How deep a root is.
     pub root_depths: RootDepths,
     /// The path of the WebSocket listeners.
     pub websocket_path: Box<str>,
     /// A random number of this run: makes assigned client identifiers unguessable.
     pub seed: u64,
-}
-
-impl Facts {
-    /// The core that owns the root of this topic.
-    pub fn owner_of_topic(&self, topic: &str) -> u16 {
-        self.placement
-            .core_of_root(self.root_depths.root_of_topic(topic))
-    }
-
-    /// The home core of a user: the owner of root `u/{user}`. A client without a user has its client identifier in its place.
-    pub fn home_of(&self, user: &str) -> u16 {
-        home_core(&self.placement, user)
-    }
-
-    /// The cores that must know a filter: the owner of its root, or all of them for a broad one.
-    pub fn owners_of_filter(&self, filter: &str) -> std::ops::Range<u16> {
-        owners_of_filter(&self.placement, &self.root_depths, filter)
-    }
-
-    /// The core that keeps the queue of a shared subscription.
-    pub fn core_of_queue(&self, queue: SessionId, filter: &str) -> u16 {
-        queue_core(&self.placement, &self.root_depths, queue, filter)
-    }
-}
-
-/// The cores that must know a filter: the owner of its root, or all of them for a broad one.
-pub fn owners_of_filter(
-    placement: &Placement,
-    root_depths: &RootDepths,
-    filter: &str,
-) -> std::ops::Range<u16> {
-    match root_depths.root_of_filter(without_share(filter)) {
-        Some(root) => {
-            let core = placement.core_of_root(root);
-            core..core + 1
-        }
-        None => 0..placement.cores(),
-    }
-}
-
-/// The core that keeps the queue of a shared subscription: the owner of its filter. For a broad one every core has a queue of
-/// its own, so it is the core that made it, or one in its place when there are fewer now.
-pub fn queue_core(
-    placement: &Placement,
-    root_depths: &RootDepths,
-    queue: SessionId,
-    filter: &str,
-) -> u16 {
-    let owners = owners_of_filter(placement, root_depths, filter);
-    if owners.len() == 1 {
-        owners.start
-    } else {
-        queue.core() % placement.cores()
-    }
-}
-
-/// The home core of a user, or of a client identifier without one.
-pub fn home_core(placement: &Placement, user: &str) -> u16 {
-    placement.core_of_root(&format!("u/{user}"))
 }
 
 /// True for a shared subscription.
@@ -208,6 +147,8 @@ pub struct Turn<'a> {
     pub outbox: &'a mut Outbox,
     /// What never changes.
     pub facts: &'a Facts,
+    /// Who owns what.
+    pub ownership: &'a Arc<Ownership>,
     /// Who may come in and do what.
     pub policy: &'a Arc<Policy>,
     /// Counters.
@@ -220,16 +161,28 @@ pub struct Turn<'a> {
     pub congestion: Congestion,
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    /// The core that owns the root of this topic.
+    pub fn owner_of_topic(&self, topic: &str) -> u16 {
+        let root = self.facts.root_depths.root_of_topic(topic);
+        self.ownership.core_of_root(root)
+    }
+
+    /// The cores that must know a filter: the owner of its root, or all of them for a broad one.
+    pub fn owners_of_filter(&self, filter: &str) -> &'a [u16] {
+        let depths = &self.facts.root_depths;
+        self.ownership.owners_of_filter(depths, filter)
+    }
+
     /// Tells the owners of shared subscriptions what a member of theirs is like now.
-    pub fn tell_presence<'a>(
+    pub fn tell_presence<'f>(
         &mut self,
         session: SessionId,
-        filters: impl IntoIterator<Item = &'a Box<str>>,
+        filters: impl IntoIterator<Item = &'f Box<str>>,
         presence: Presence,
     ) {
         for filter in filters {
-            for core in self.facts.owners_of_filter(filter) {
+            for &core in self.owners_of_filter(filter) {
                 let member = SharedPresence {
                     filter: filter.clone(),
                     session,
@@ -243,7 +196,7 @@ impl Turn<'_> {
 
     /// Tells the owners of a subscription what the rules allow it now.
     pub fn limit_subscription(&mut self, session: SessionId, filter: &str, qos_allowed: QoS) {
-        for core in self.facts.owners_of_filter(filter) {
+        for &core in self.owners_of_filter(filter) {
             let limit = LimitSubscription {
                 filter: filter.into(),
                 session,
@@ -257,7 +210,7 @@ impl Turn<'_> {
     /// Routes a message of the node itself: a will, or what an operator publishes.
     pub fn publish(&mut self, message: Arc<Message>, origin: Origin) {
         self.stats.counters.publishes_internal += 1;
-        let owner = self.facts.owner_of_topic(message.topic());
+        let owner = self.owner_of_topic(message.topic());
         let request = PublishRequest {
             message,
             origin,

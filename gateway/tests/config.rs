@@ -325,6 +325,8 @@ fn exposure_is_allowed_in_so_many_words() {
     from_file(text).expect("all of it is said");
     from_file("[listeners]\ntcp = [\"[::ffff:127.0.0.1]:1883\"]")
         .expect("loopback written as IPv6");
+    from_file("[admin]\nmonitoring_address = \"0.0.0.0:9884\"")
+        .expect("health and metrics change nothing");
 }
 
 #[test]

@@ -10,7 +10,6 @@
 use std::sync::Arc;
 use std::net::SocketAddr;
 
-use cluster::partition::Placement;
 use edge_proto::encode;
 use edge_proto::packet::{Connect, Version};
 use edge_proto::topic::RootDepths;
@@ -18,6 +17,7 @@ use gateway::engine::memory::Memory;
 use gateway::engine::{Engine, MailboxLimits, WhenFull};
 use gateway::limits::Limits;
 use gateway::outbox::{Order, Outbox};
+use gateway::ownership::Ownership;
 use gateway::access::policy::Policy;
 use gateway::shard::{Arrival, Event, Shard};
 use gateway::turn::{Congestion, Facts, Now};
@@ -43,14 +43,13 @@ impl World {
         let facts = Facts {
             core: 0,
             limits: Limits { session_queue_messages_max: 8, subscriptions_per_session_max: 16, ..Limits::default() },
-            placement: Placement::single_node(1),
             root_depths: RootDepths::default(),
             websocket_path: "/mqtt".into(),
             seed: 7,
         };
         Self {
-            shard: Shard::new(facts, Arc::new(Policy::open()), 1, now),
-            outbox: Outbox::new(0, 1),
+            shard: Shard::new(facts, Arc::new(Ownership::alone(1)), Arc::new(Policy::open()), 1, now),
+            outbox: Outbox::new(0, 0..1),
             engine: Memory::new(limits, now.unix_ms),
             batch: 0,
             now,

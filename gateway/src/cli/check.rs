@@ -371,6 +371,7 @@ fn access(config: &Config) -> Vec<Finding> {
 
 fn addresses(config: &Config) -> Vec<Finding> {
     let admin: Vec<_> = config.admin.address.0.into_iter().collect();
+    let monitoring: Vec<_> = config.admin.monitoring_address.0.into_iter().collect();
     let listeners = Protocol::ALL.map(|protocol| {
         let bind = if protocol.is_datagrams() {
             |address| UdpSocket::bind(address).err()
@@ -379,7 +380,10 @@ fn addresses(config: &Config) -> Vec<Finding> {
         };
         (protocol.key(), bind, config.addresses(protocol))
     });
-    let admin: [(_, Bind, _); 1] = [("admin.address", bind_stream, &admin[..])];
+    let admin: [(_, Bind, _); 2] = [
+        ("admin.address", bind_stream, &admin[..]),
+        ("admin.monitoring_address", bind_stream, &monitoring[..]),
+    ];
     let one = |(key, bind, addresses): (&str, Bind, &[SocketAddr])| {
         let optional = *config.origin(key) == Origin::Default;
         addresses

@@ -71,11 +71,15 @@ impl Config {
     fn check_addresses(&self, errors: &mut Vec<ConfigError>) {
         let mut seen = BTreeSet::new();
         let admin: Vec<_> = self.admin.address.0.into_iter().collect();
+        let monitoring: Vec<_> = self.admin.monitoring_address.0.into_iter().collect();
         let listeners = Protocol::ALL.map(|protocol| {
             let is_datagrams = protocol.is_datagrams();
             (protocol.key(), is_datagrams, self.addresses(protocol))
         });
-        let admin = [("admin.address", false, &admin[..])];
+        let admin = [
+            ("admin.address", false, &admin[..]),
+            ("admin.monitoring_address", false, &monitoring[..]),
+        ];
         for (path, is_datagrams, addresses) in listeners.into_iter().chain(admin) {
             for address in addresses {
                 if address.port() != 0 && !seen.insert((is_datagrams, *address)) {

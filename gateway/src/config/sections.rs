@@ -391,6 +391,9 @@ sections! {
         address: OptionalAddress = OptionalAddress(Some(loopback_v4(9883)));
         /// Allow an address that is not loopback: then everyone who reaches it can publish, read and disconnect.
         allow_remote: bool = false;
+        /// Address of a second listener that answers `/healthz`, `/readyz` and `/metrics` and nothing else, for probes and scrapes from
+        /// other machines, or "off". It changes nothing; who reaches it learns the names of the hottest roots.
+        monitoring_address: OptionalAddress = OptionalAddress(None);
         /// Requests served at once; more get 503.
         requests_max: u32 = 64, 1 => 10_000;
         /// Largest request body; larger ones get 413.

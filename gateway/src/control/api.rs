@@ -35,6 +35,33 @@ const PATHS: &str = "the paths are /healthz, /readyz, /metrics, /v1/status, /v1/
 
 type ApiResult = Result<Json<Value>, ApiError>;
 
+const MONITORING_PATHS: &str =
+    "the paths are /healthz, /readyz and /metrics; all others are at admin.address";
+
+/// The paths that change nothing and name no client, behind the guard.
+pub(super) fn monitoring(admin: &Arc<Admin>) -> Router {
+    let unknown =
+        || async { ApiError::new(StatusCode::NOT_FOUND, "no such path here", MONITORING_PATHS) };
+    let method = || async {
+        ApiError::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this path has no such method",
+            MONITORING_PATHS,
+        )
+    };
+    Router::new()
+        .route("/healthz", get(health))
+        .route("/readyz", get(readiness))
+        .route("/metrics", get(metrics))
+        .fallback(unknown)
+        .method_not_allowed_fallback(method)
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(admin),
+            guard,
+        ))
+        .with_state(Arc::clone(admin))
+}
+
 /// Every path, behind the guard.
 pub(super) fn router(admin: &Arc<Admin>, body_bytes_max: usize) -> Router {
     let unknown = || async { ApiError::new(StatusCode::NOT_FOUND, "no such path", PATHS) };
@@ -130,6 +157,7 @@ async fn node_status(State(admin): State<Arc<Admin>>) -> ApiResult {
         "backend": { "name": status.backend, "reason": status.backend_reason },
         "listeners": status.listeners,
         "admin": status.admin,
+        "monitoring": status.monitoring,
         "engine": engine,
         "cores": samples.iter().enumerate().map(|(core, sample)| core_json(core, sample)).collect::<Vec<_>>(),
         "failures": failures.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -1,4 +1,5 @@
-//! HTTP for operators: health, readiness, metrics, and the API behind `roadstead ctl`.
+//! HTTP for operators: health, readiness, metrics, and the API behind `roadstead ctl`; and, on a listener of its own, the first
+//! three alone, for probes and scrapes from other machines.
 //!
 //! There is no authentication, so the address is a loopback one unless the configuration says otherwise, and two things
 //! keep the browsers of this machine out: a request must name the node by address (a page that had its own name resolve to
@@ -21,7 +22,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
 
 use super::answer::ApiError;
-use super::api::router;
+use super::api::{monitoring, router};
 use super::metrics::CoreSample;
 use super::status::NodeStatus;
 use super::{AskError, Cores};
@@ -49,12 +50,22 @@ pub(super) struct Admin {
     loopback: bool,
 }
 
+/// What a listener answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paths {
+    /// All that operators may ask.
+    All,
+    /// Health, readiness and metrics: what changes nothing, and may be asked from anywhere.
+    Monitoring,
+}
+
 /// Serves until `shutdown` completes; then the requests being served get two seconds.
 ///
 /// # Errors
 /// When the listener cannot be used by the runtime. Later errors are those of single connections.
 pub async fn serve(
     listener: std::net::TcpListener,
+    paths: Paths,
     cores: Arc<Cores>,
     status: Arc<NodeStatus>,
     settings: AdminSection,
@@ -71,7 +82,11 @@ pub async fn serve(
         status,
         loopback,
     });
-    let service = TowerToHyperService::new(router(&admin, settings.body_bytes_max.as_usize()));
+    let router = match paths {
+        Paths::All => router(&admin, settings.body_bytes_max.as_usize()),
+        Paths::Monitoring => monitoring(&admin),
+    };
+    let service = TowerToHyperService::new(router);
     let connections = Arc::new(Semaphore::new(requests_max * CONNECTIONS_PER_REQUEST));
     let graceful = GracefulShutdown::new();
     let mut shutdown = std::pin::pin!(shutdown);

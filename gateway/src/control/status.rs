@@ -34,6 +34,8 @@ pub struct NodeStatus {
     pub listeners: Vec<Listener>,
     /// Where operators connect.
     pub admin: Option<SocketAddr>,
+    /// Where health and metrics are to be had from other machines.
+    pub monitoring: Option<SocketAddr>,
     /// The folder of the engine.
     pub engine_path: String,
     /// When its commits count as done.
@@ -102,6 +104,8 @@ pub struct Opened {
     pub listeners: Vec<Listener>,
     /// Where operators connect.
     pub admin: Option<SocketAddr>,
+    /// Where health and metrics are to be had from other machines.
+    pub monitoring: Option<SocketAddr>,
     /// Asked at each scrape.
     pub engine: Box<dyn Fn() -> EngineReport + Send + Sync>,
     /// The files of the TLS listeners.
@@ -122,6 +126,7 @@ impl NodeStatus {
             backend_reason: opened.backend_reason,
             listeners: opened.listeners,
             admin: opened.admin,
+            monitoring: opened.monitoring,
             engine_path: config.engine.path.display().to_string(),
             durability: config.engine.durability,
             engine: opened.engine,
@@ -172,6 +177,12 @@ pub fn banner(status: &NodeStatus) -> String {
         let _ = writeln!(
             text,
             "  admin:     http://{address} (health, metrics; `roadstead ctl`)"
+        );
+    }
+    if let Some(address) = status.monitoring {
+        let _ = writeln!(
+            text,
+            "  monitor:   http://{address} (health and metrics alone)"
         );
     }
     let _ = writeln!(

@@ -209,7 +209,9 @@ impl Edge {
             judge_will(turn, id, login.as_deref(), will)?;
         }
         let user = entry.user().cloned();
-        let home_core = turn.facts.home_of(user.as_deref().unwrap_or(&client_id));
+        let home_core = turn
+            .ownership
+            .home_of(user.as_deref().unwrap_or(&client_id));
         let attaching = Attaching {
             version: connect.version,
             keep_alive_s,

@@ -128,7 +128,7 @@ impl Edge {
         turn.stats
             .drop_accepted(DropReason::SessionEnded, lost + in_flight);
         for filter in session.filters {
-            for core in turn.facts.owners_of_filter(&filter) {
+            for &core in turn.owners_of_filter(&filter) {
                 let request = UnsubscribeRequest {
                     filter: filter.clone(),
                     session: session.session,

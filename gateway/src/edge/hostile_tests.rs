@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use cluster::partition::Placement;
 use edge_proto::decode::{Sender, decode};
 use edge_proto::encode;
 use edge_proto::frame::next_frame;
@@ -22,6 +21,7 @@ use crate::core_message::CoreMessage;
 use crate::limits::Limits;
 use crate::metrics::TurnedAway;
 use crate::outbox::{Order, Outbox};
+use crate::ownership::Ownership;
 use crate::shard::{Arrival, Event, Shard};
 use crate::tls;
 use crate::turn::{Congestion, Facts, Now};
@@ -36,11 +36,10 @@ struct Core {
     now: Now,
 }
 
-fn facts(limits: Limits, cores: u16) -> Facts {
+fn facts(limits: Limits) -> Facts {
     Facts {
         core: 0,
         limits,
-        placement: Placement::single_node(cores),
         root_depths: RootDepths::default(),
         websocket_path: "/mqtt".into(),
         seed: 7,
@@ -58,8 +57,14 @@ impl Core {
     fn new(limits: Limits, cores: u16, policy: Policy) -> Self {
         let now = Now::default();
         Self {
-            shard: Shard::new(facts(limits, cores), Arc::new(policy), 1, now),
-            outbox: Outbox::new(0, cores),
+            shard: Shard::new(
+                facts(limits),
+                Arc::new(Ownership::alone(cores)),
+                Arc::new(policy),
+                1,
+                now,
+            ),
+            outbox: Outbox::new(0, 0..cores),
             now,
         }
     }
@@ -91,9 +96,9 @@ impl Core {
     /// A client that is let in, with a name whose home is this core.
     fn client(&mut self, connection: ConnectionId) {
         self.accept_plain(connection);
-        let facts = self.shard.facts();
+        let ownership = Ownership::alone(self.outbox.mesh.len() as u16);
         let mut names = (0..99).map(|number| format!("client-{}-{number}", connection.slot));
-        let name = names.find(|name| facts.home_of(name) == 0);
+        let name = names.find(|name| ownership.home_of(name) == 0);
         let name = name.expect("a half of them");
         let mut bytes = Vec::new();
         encode::connect(&mut bytes, &Connect::new(Version::V5, &name));
@@ -379,7 +384,7 @@ fn those_who_left_while_they_waited_for_the_core_leave_little_behind() {
 fn what_nobody_may_guess_follows_from_the_secret_of_the_run() {
     let bytes =
         |facts: &Facts, purpose: &[u8], number| -> [u8; 16] { unguessable(facts, purpose, number) };
-    let one = facts(Limits::default(), 2);
+    let one = facts(Limits::default());
     let other_core = Facts {
         core: 1,
         ..one.clone()

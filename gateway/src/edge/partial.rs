@@ -95,7 +95,6 @@ impl Edge {
 mod tests {
     use std::net::SocketAddr;
 
-    use cluster::partition::Placement;
     use edge_proto::encode;
     use edge_proto::packet::{Connect, Version};
     use edge_proto::topic::RootDepths;
@@ -103,6 +102,7 @@ mod tests {
     use super::*;
     use crate::limits::Limits;
     use crate::outbox::{Order, Outbox};
+    use crate::ownership::Ownership;
     use std::sync::Arc;
 
     use crate::access::policy::Policy;
@@ -131,14 +131,19 @@ mod tests {
                 partial_bytes_max: 64 * 1024,
                 ..Limits::default()
             },
-            placement: Placement::single_node(1),
             root_depths: RootDepths::default(),
             websocket_path: "/mqtt".into(),
             seed: 1,
         };
         let now = Now::default();
-        let mut outbox = Outbox::new(0, 1);
-        let mut shard = Shard::new(facts, Arc::new(Policy::open()), 1, now);
+        let mut outbox = Outbox::new(0, 0..1);
+        let mut shard = Shard::new(
+            facts,
+            Arc::new(Ownership::alone(1)),
+            Arc::new(Policy::open()),
+            1,
+            now,
+        );
         for slot in 0..2 {
             let accepted = Event::Accepted {
                 connection: id(slot),

@@ -90,7 +90,7 @@ impl Edge {
             .packet_id
             .filter(|_| exactly_once)
             .map(|packet_id| (session.session, packet_id));
-        let owner = turn.facts.owner_of_topic(topic);
+        let owner = turn.owner_of_topic(topic);
         turn.outbox.tell(
             owner,
             CoreMessage::Publish(Box::new(PublishRequest {

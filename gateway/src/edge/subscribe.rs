@@ -182,9 +182,9 @@ impl Edge {
             connection: id,
         };
         let subscriber = Subscriber::new(session.session, target, record);
-        let owners = turn.facts.owners_of_filter(&filter);
+        let owners = turn.owners_of_filter(&filter);
         let count = owners.len() as u32;
-        for core in owners {
+        for &core in owners {
             let request = SubscribeRequest {
                 filter: filter.clone(),
                 subscriber,
@@ -251,7 +251,7 @@ impl Edge {
             };
             session.remove_filter(&filter);
             let session = session.session;
-            for core in turn.facts.owners_of_filter(&filter) {
+            for &core in turn.owners_of_filter(&filter) {
                 outstanding += 1;
                 let request = UnsubscribeRequest {
                     filter: filter.clone(),
@@ -276,7 +276,7 @@ impl Edge {
         session.subscriptions -= 1;
         turn.stats.counters.subscriptions_cut += 1;
         let session = session.session;
-        for core in turn.facts.owners_of_filter(filter) {
+        for &core in turn.owners_of_filter(filter) {
             let request = UnsubscribeRequest {
                 filter: filter.into(),
                 session,
@@ -435,7 +435,7 @@ impl Edge {
         if !wanted || is_shared(&filter) {
             return; // Shared subscriptions get no retained messages (MQTT 5.0 §4.8.2).
         }
-        let owners = turn.facts.owners_of_filter(&filter);
+        let owners = turn.owners_of_filter(&filter);
         let key = self.scans.insert(Scan::new(id, filter, record, owners));
         self.ask_scan(turn, key);
     }

@@ -12,6 +12,7 @@ use reactor::slab::{Key, Slab};
 
 use super::{Edge, HomeSession, Phase};
 use crate::admin::{SessionInfo, page_length};
+use crate::ownership::home_partition;
 
 /// All sessions whose home is this core.
 #[derive(Debug)]
@@ -126,6 +127,11 @@ impl HomeSession {
             Phase::Attached(edge) | Phase::Evicting(edge) => Some(edge),
             Phase::Offline | Phase::Storing | Phase::Deleting => None,
         }
+    }
+
+    /// The partition that has its home.
+    pub(super) fn partition(&self) -> u16 {
+        home_partition(self.user().unwrap_or(&self.client_id))
     }
 
     fn info(&self, core: u16) -> SessionInfo {

@@ -174,7 +174,7 @@ impl Home {
         filters: &[Box<str>],
     ) {
         for filter in filters {
-            for core in turn.facts.owners_of_filter(filter) {
+            for &core in turn.owners_of_filter(filter) {
                 let request = UnsubscribeRequest {
                     filter: filter.clone(),
                     session: id,

@@ -70,6 +70,7 @@ impl Home {
         durable.limited |= qos_allowed < QoS::ExactlyOnce;
         let (id, connected) = (session.session, matches!(session.phase, Phase::Attached(_)));
         let load = durable.note_shared(&filter);
+        let partition = session.partition();
         self.end_scans((home, id), &filter);
         let record = SubscriptionRecord {
             options,
@@ -77,7 +78,7 @@ impl Home {
         };
         let mut retained = record;
         retained.limit(qos_allowed);
-        let owners = turn.facts.owners_of_filter(&filter);
+        let owners = turn.owners_of_filter(&filter);
         let operation = SubscriptionOp {
             reply: Some(reply),
             home,
@@ -89,10 +90,9 @@ impl Home {
             stage: Stage::Doing,
         };
         let operation = self.operations.insert(operation);
-        let core = turn.facts.core;
         let subscriber = Subscriber {
             qos_allowed,
-            ..Subscriber::new(id, Target::Home { core }, record)
+            ..Subscriber::new(id, Target::Home { partition }, record)
         };
         let reply = Some(ReplyTo {
             core: turn.facts.core,
@@ -100,7 +100,7 @@ impl Home {
             request: operation,
             index: 0,
         });
-        for core in owners {
+        for &core in owners {
             let request = SubscribeRequest {
                 filter: filter.clone(),
                 subscriber,
@@ -174,7 +174,7 @@ impl Home {
             request: operation,
             index: 0,
         };
-        let owner = turn.facts.owners_of_filter(&request.filter).start;
+        let owner = turn.owners_of_filter(&request.filter)[0];
         let find = FindSubscription {
             filter: request.filter,
             session,
@@ -202,7 +202,7 @@ impl Home {
         let id = session.session;
         self.end_scans((home, id), &filter);
         self.overtake(id, &filter);
-        let owners = turn.facts.owners_of_filter(&filter);
+        let owners = turn.owners_of_filter(&filter);
         let operation = SubscriptionOp {
             reply,
             home,
@@ -220,7 +220,7 @@ impl Home {
             request: operation,
             index: 0,
         });
-        for core in owners {
+        for &core in owners {
             let request = UnsubscribeRequest {
                 filter: filter.clone(),
                 session: id,
@@ -348,7 +348,7 @@ impl Home {
                     RetainHandling::DoNotSend => false,
                 };
                 if wanted && !is_shared(&done.filter) {
-                    let owners = turn.facts.owners_of_filter(&done.filter);
+                    let owners = turn.owners_of_filter(&done.filter);
                     let scan = Scan::new((done.home, done.session), done.filter, record, owners);
                     let key = self.scans.insert(scan);
                     self.continue_scan(turn, key);

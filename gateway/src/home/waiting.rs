@@ -140,7 +140,6 @@ impl Home {
 mod tests {
     use std::sync::Arc;
 
-    use cluster::partition::Placement;
     use edge_proto::topic::RootDepths;
     use reactor::driver::ConnectionId;
     use reactor::wheel::Wheel;
@@ -151,6 +150,7 @@ mod tests {
     use crate::engine::Command;
     use crate::limits::Limits;
     use crate::outbox::Outbox;
+    use crate::ownership::Ownership;
     use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer};
 
     /// A home, and an engine that takes commands or does not.
@@ -159,6 +159,7 @@ mod tests {
         outbox: Outbox,
         facts: Facts,
         policy: Arc<Policy>,
+        ownership: Arc<Ownership>,
         stats: Stats,
         timers: Wheel<Timer>,
         ids: SessionIds,
@@ -173,16 +174,16 @@ mod tests {
         fn behind() -> Self {
             Self {
                 home: Home::new(1, &Limits::default()),
-                outbox: Outbox::new(0, 1),
+                outbox: Outbox::new(0, 0..1),
                 facts: Facts {
                     core: 0,
                     limits: Limits::default(),
-                    placement: Placement::single_node(1),
                     root_depths: RootDepths::default(),
                     websocket_path: "/".into(),
                     seed: 1,
                 },
                 policy: Arc::new(Policy::open()),
+                ownership: Arc::new(Ownership::alone(1)),
                 stats: Stats::default(),
                 timers: Wheel::new(0),
                 ids: SessionIds::new(1, 0),
@@ -200,6 +201,7 @@ mod tests {
                 outbox: &mut self.outbox,
                 facts: &self.facts,
                 policy: &self.policy,
+                ownership: &self.ownership,
                 stats: &mut self.stats,
                 timers: &mut self.timers,
                 ids: &mut self.ids,

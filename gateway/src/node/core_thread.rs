@@ -31,6 +31,7 @@ use crate::event_loop::{
 };
 use crate::limits::{QuicLimits, TlsLimits};
 use crate::outbox::Outbox;
+use crate::ownership::Ownership;
 use crate::quic::{Endpoints, Listening, NodeKeys};
 use crate::shard::Shard;
 use crate::tls::Acceptor;
@@ -48,6 +49,7 @@ pub(super) struct CorePlan {
     pub(super) listen: ListenOptions,
     /// Who may come in and do what.
     pub(super) policy: Arc<Policy>,
+    pub(super) ownership: Arc<Ownership>,
     pub(super) boot: u32,
     pub(super) facts: Facts,
     pub(super) clock: Clock,
@@ -129,8 +131,9 @@ fn live<D: Driver>(
     let Ok(kit) = kit.recv() else { return Ok(()) };
     let now = plan.clock.now();
     let seed = plan.facts.seed;
-    let mut outbox = Outbox::new(core, plan.facts.placement.cores());
-    let mut shard = Shard::new(plan.facts, plan.policy, plan.boot, now);
+    let here = plan.ownership.here();
+    let mut outbox = Outbox::new(core, here.clone());
+    let mut shard = Shard::new(plan.facts, plan.ownership, plan.policy, plan.boot, now);
     for (item, home) in &kit.restored {
         shard.restore(now, item, *home, &mut outbox);
     }
@@ -139,7 +142,7 @@ fn live<D: Driver>(
         keys,
         node: NODE,
         core,
-        cores: shard.facts().placement.cores(),
+        cores: here.len() as u16,
     });
     let quic = match (listening, plan.acceptors.get(Quic::ACCEPTOR)) {
         (Some(listening), Some(acceptor)) => {

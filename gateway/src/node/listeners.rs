@@ -13,17 +13,35 @@ use crate::control::status::Listener;
 /// Queues of the kernel for all clients of a core, as far as `net.core.rmem_max` and `wmem_max` let them.
 const SOCKET_BYTES: u32 = 4 << 20;
 
-/// The socket of the admin interface, if there is to be one.
-pub(super) fn bind_admin(config: &Config) -> Result<Option<TcpListener>, StartError> {
-    let Some(address) = config.admin.address.0 else {
-        return Ok(None);
-    };
-    let listener = bind_alone(address);
-    listener.map(Some).map_err(|source| StartError::Listen {
-        key: "admin.address",
-        address,
-        source,
-    })
+/// The sockets of HTTP for operators.
+pub(super) struct Operators {
+    /// For everything they may ask, if there is to be one.
+    pub admin: Option<TcpListener>,
+    /// For health and metrics alone, if there is to be one.
+    pub monitoring: Option<TcpListener>,
+}
+
+impl Operators {
+    /// Binds those that the configuration names.
+    pub(super) fn bind(config: &Config) -> Result<Self, StartError> {
+        let bound = |key, address: Option<SocketAddr>| {
+            let bind = |address| {
+                bind_alone(address).map_err(|source| StartError::Listen {
+                    key,
+                    address,
+                    source,
+                })
+            };
+            address.map(bind).transpose()
+        };
+        Ok(Self {
+            admin: bound("admin.address", config.admin.address.0)?,
+            monitoring: bound(
+                "admin.monitoring_address",
+                config.admin.monitoring_address.0,
+            )?,
+        })
+    }
 }
 
 /// Which of the planned listeners are behind a proxy, by their addresses as they are written: port 0 becomes a port when the first

@@ -14,7 +14,6 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use cluster::partition::Placement;
 use reactor::driver::{Backend, Waker};
 use reactor::mesh::{InboxSender, LaneCapacity, inbox, mesh};
 use reactor::probe::{Choice, ProbeError, choose, probe, raise_nofile_limit};
@@ -24,16 +23,18 @@ use crate::admin::AdminRequest;
 use crate::config::{Config, Protocol};
 use crate::control::access::{Access, AccessError, own_secret};
 use crate::control::certificates::{CertificateError, Certificates};
+use crate::control::http::{self, Paths};
 use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, banner};
-use crate::control::{Cores, SendToCore, http};
+use crate::control::{Cores, SendToCore};
 use crate::engine::EngineError;
 use crate::engine::thread::EngineThread;
 use crate::event_loop::{Clock, EngineBacklog, Stopping};
+use crate::ownership::Ownership;
 use crate::quic::NodeKeys;
 use crate::turn::Facts;
 
 use core_thread::{CoreKit, CorePlan};
-use listeners::{Datagrams, bind_admin, bind_datagrams, plan_listeners, proxied};
+use listeners::{Datagrams, Operators, bind_datagrams, plan_listeners, proxied};
 use store::Store;
 
 /// Why a node did not start or did not go on.
@@ -136,14 +137,14 @@ pub fn run(config: Config) -> Result<(), StartError> {
     if let Some(remedy) = &choice.remedy {
         tracing::warn!(reason = %choice.reason, %remedy, "io_uring cannot be used; epoll is used instead");
     }
-    let admin = bind_admin(&config)?;
+    let operators = Operators::bind(&config)?;
     let plan = plan_listeners(&config)?;
     let proxied = proxied(&config, &plan);
     let datagrams = bind_datagrams(&config, cores)?;
     let certificates = Certificates::of(&config)?;
     let acceptors = certificates.read()?;
-    let placement = Placement::single_node(cores);
-    let store = Store::open(&config, &placement, clock.now().unix_ms)?;
+    let ownership = Arc::new(Ownership::alone(cores));
+    let store = Store::open(&config, &ownership, clock.now().unix_ms)?;
     let access = Access::open(&config, clock)?; // In the folder that the store has made.
     let quic_keys = quic_keys(&config, &certificates)?;
     let warnings = config.access_warnings().into_iter();
@@ -154,7 +155,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let engine_backlog = Arc::new(EngineBacklog::default());
     let mut threads = Vec::new();
     let mut kits = Vec::new();
-    let facts = facts(&config, &placement)?;
+    let facts = facts(&config)?;
     for core in 0..cores {
         let (kit_sender, kit_receiver) = channel();
         let plan = CorePlan {
@@ -164,6 +165,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             pin: config.node.pin_cores,
             listen: config.listen_options(),
             policy: access.policy(),
+            ownership: Arc::clone(&ownership),
             boot: store.boot,
             facts: Facts {
                 core,
@@ -194,11 +196,11 @@ pub fn run(config: Config) -> Result<(), StartError> {
         wakers,
         threads,
         report_receiver,
-        placement,
+        ownership,
         certificates: Arc::new(certificates),
         access: Arc::new(access),
     };
-    node.start(store, kits, (plan, datagrams), admin)
+    node.start(store, kits, (plan, datagrams), operators)
 }
 
 /// A node whose cores have drivers.
@@ -210,7 +212,7 @@ struct Node {
     wakers: Vec<Waker>,
     threads: Vec<JoinHandle<()>>,
     report_receiver: Receiver<CoreReport>,
-    placement: Placement,
+    ownership: Arc<Ownership>,
     certificates: Arc<Certificates>,
     access: Arc<Access>,
 }
@@ -222,9 +224,9 @@ impl Node {
         store: Store,
         kits: Vec<Sender<CoreKit>>,
         (mut listeners, mut datagrams): (Vec<(Listener, Protocol)>, Datagrams),
-        admin: Option<TcpListener>,
+        operators: Operators,
     ) -> Result<(), StartError> {
-        let cores = self.placement.cores();
+        let cores = self.ownership.here().len() as u16;
         let mut completion_senders = Vec::new();
         let mut completions = Vec::new();
         let mut senders = Vec::new();
@@ -283,7 +285,7 @@ impl Node {
             .map(|(listener, _)| listener)
             .chain(datagrams.listeners)
             .collect();
-        self.serve(engine, control, listeners, admin, verdict_senders)
+        self.serve(engine, control, listeners, operators, verdict_senders)
     }
 
     /// Gives a core its kit and waits until it listens.
@@ -310,7 +312,7 @@ impl Node {
         engine: EngineThread,
         control: Arc<Cores>,
         listeners: Vec<Listener>,
-        admin: Option<TcpListener>,
+        operators: Operators,
         verdicts: Vec<InboxSender<Verdict>>,
     ) -> Result<(), StartError> {
         let engine_status = engine.status();
@@ -321,9 +323,8 @@ impl Node {
             },
             backend_reason: self.choice.reason.clone(),
             listeners,
-            admin: admin
-                .as_ref()
-                .and_then(|listener| listener.local_addr().ok()),
+            admin: bound(&operators.admin),
+            monitoring: bound(&operators.monitoring),
             engine: Box::new(move || EngineReport::of(&engine_status)),
             certificates: Arc::clone(&self.certificates),
             access: Arc::clone(&self.access),
@@ -342,7 +343,7 @@ impl Node {
             .enable_all()
             .build()
             .map_err(system("the control runtime"))?;
-        let outcome = runtime.block_on(self.control(admin, control, &status, verdicts));
+        let outcome = runtime.block_on(self.control(operators, control, &status, verdicts));
         runtime.shutdown_background(); // A name that is still looked up must not keep the node from stopping.
         status.set_ready(false);
         self.stop(engine);
@@ -351,7 +352,7 @@ impl Node {
 
     async fn control(
         &self,
-        admin: Option<TcpListener>,
+        operators: Operators,
         cores: Arc<Cores>,
         status: &Arc<NodeStatus>,
         verdicts: Vec<InboxSender<Verdict>>,
@@ -383,15 +384,30 @@ impl Node {
                 () = self.access.serve(Arc::clone(&watched), verdicts) => Ok(()),
             }
         };
-        let Some(admin) = admin else {
-            return stopped.await;
+        let (stop, told) = tokio::sync::watch::channel(());
+        let serve = |listener: Option<TcpListener>, paths| {
+            let (cores, status) = (Arc::clone(&cores), Arc::clone(status));
+            let (settings, mut told) = (self.config.admin.clone(), told.clone());
+            async move {
+                let told = async {
+                    let _ = told.changed().await; // Dropping the sender is the signal.
+                };
+                match listener {
+                    Some(listener) => {
+                        http::serve(listener, paths, cores, status, settings, told).await
+                    }
+                    None => {
+                        told.await;
+                        Ok(())
+                    }
+                }
+            }
         };
-        let settings = self.config.admin.clone();
-        let (stop, told) = tokio::sync::oneshot::channel::<()>();
-        let told = async {
-            let _ = told.await; // Dropping the sender is the signal.
+        let server = async {
+            let admin = serve(operators.admin, Paths::All);
+            let monitoring = serve(operators.monitoring, Paths::Monitoring);
+            tokio::try_join!(admin, monitoring).map(drop)
         };
-        let server = http::serve(admin, cores, Arc::clone(status), settings, told);
         tokio::pin!(server);
         tokio::select! {
             outcome = stopped => {
@@ -424,7 +440,11 @@ impl Node {
     }
 }
 
-fn facts(config: &Config, placement: &Placement) -> Result<Facts, StartError> {
+fn bound(listener: &Option<TcpListener>) -> Option<SocketAddr> {
+    listener.as_ref()?.local_addr().ok()
+}
+
+fn facts(config: &Config) -> Result<Facts, StartError> {
     let mut seed = [0u8; 8];
     let read = std::fs::File::open("/dev/urandom")
         .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut seed));
@@ -432,7 +452,6 @@ fn facts(config: &Config, placement: &Placement) -> Result<Facts, StartError> {
     Ok(Facts {
         core: 0,
         limits: config.to_limits(),
-        placement: placement.clone(),
         root_depths: config.root_depths(),
         websocket_path: config.listeners.websocket_path.0.as_str().into(),
         seed: u64::from_ne_bytes(seed),

@@ -1,6 +1,5 @@
 //! The engine of a node: opened, read back and sorted by core, then handed to its thread.
 
-use cluster::partition::Placement;
 use edge_proto::topic::RootDepths;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -11,7 +10,7 @@ use crate::engine::embedded::{Embedded, EmbeddedOptions};
 use crate::engine::thread::{CommandSender, CompletionSink, EngineEvent, EngineThread};
 use crate::engine::{Completion, Durability, Engine, EngineError, Restored};
 use crate::message::SessionId;
-use crate::turn::{home_core, owners_of_filter, queue_core};
+use crate::ownership::{Ownership, home_partition};
 
 /// An open store and what it holds, by core.
 pub(super) struct Store {
@@ -25,7 +24,7 @@ impl Store {
     /// Opens the store and reads all of it.
     pub(super) fn open(
         config: &Config,
-        placement: &Placement,
+        ownership: &Ownership,
         unix_ms: u64,
     ) -> Result<Self, EngineError> {
         let options = EmbeddedOptions {
@@ -40,7 +39,7 @@ impl Store {
             );
         }
         let mut engine = Embedded::open(&config.engine.path, options, unix_ms)?;
-        let mut sorter = Sorter::new(placement, config.root_depths());
+        let mut sorter = Sorter::new(ownership, config.root_depths());
         engine.restore(&mut |item| sorter.sort(item))?;
         Ok(Self {
             boot: engine.boot_count(),
@@ -90,17 +89,17 @@ impl CompletionSink for ToCores {
 
 /// Finds the cores that an item of the store concerns.
 struct Sorter<'a> {
-    placement: &'a Placement,
+    ownership: &'a Ownership,
     root_depths: RootDepths,
     homes: HashMap<SessionId, u16, FixedState>,
     by_core: Vec<Vec<(Restored, u16)>>,
 }
 
 impl<'a> Sorter<'a> {
-    fn new(placement: &'a Placement, root_depths: RootDepths) -> Self {
-        let by_core = (0..placement.cores()).map(|_| Vec::new()).collect();
+    fn new(ownership: &'a Ownership, root_depths: RootDepths) -> Self {
+        let by_core = (0..ownership.here().len()).map(|_| Vec::new()).collect();
         Self {
-            placement,
+            ownership,
             root_depths,
             homes: HashMap::default(),
             by_core,
@@ -113,15 +112,18 @@ impl<'a> Sorter<'a> {
                 session, record, ..
             } if session.is_group_queue() => {
                 let filter = &record.client_id;
-                let core = queue_core(self.placement, &self.root_depths, *session, filter);
+                let core = self
+                    .ownership
+                    .core_of_queue(&self.root_depths, *session, filter);
                 self.by_core[usize::from(core)].push((item, core));
             }
             Restored::Session {
                 session, record, ..
             } => {
-                let home = home_core(self.placement, record.home_name());
+                let home = home_partition(record.home_name());
+                let core = self.ownership.core_of(home);
                 self.homes.insert(*session, home);
-                self.by_core[usize::from(home)].push((item, home));
+                self.by_core[usize::from(core)].push((item, home));
             }
             Restored::Subscription {
                 session, filter, ..
@@ -129,17 +131,18 @@ impl<'a> Sorter<'a> {
                 let Some(home) = self.homes.get(session).copied() else {
                     return;
                 };
-                let owners = owners_of_filter(self.placement, &self.root_depths, filter);
-                if !owners.contains(&home) {
-                    self.by_core[usize::from(home)].push((item.clone(), home));
+                let owners = self.ownership.owners_of_filter(&self.root_depths, filter);
+                let core = self.ownership.core_of(home);
+                if !owners.contains(&core) {
+                    self.by_core[usize::from(core)].push((item.clone(), home));
                 }
                 for core in owners {
-                    self.by_core[usize::from(core)].push((item.clone(), home));
+                    self.by_core[usize::from(*core)].push((item.clone(), home));
                 }
             }
             Restored::Retained { message } => {
                 let root = self.root_depths.root_of_topic(message.topic());
-                let core = self.placement.core_of_root(root);
+                let core = self.ownership.core_of_root(root);
                 self.by_core[usize::from(core)].push((item, core));
             }
         }

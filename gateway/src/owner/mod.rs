@@ -28,6 +28,7 @@ use crate::core_message::{
 };
 use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
 use crate::message::{Message, SessionId};
+use crate::ownership::Ownership;
 use crate::retained_scan;
 use crate::shard::{TokenRole, token};
 use crate::turn::{Turn, without_share};
@@ -175,7 +176,7 @@ impl Owner {
                 Err(append) => routes.appends.push(append),
             }
         }
-        routes.sort(matches.drain(..));
+        routes.sort(turn.ownership, matches.drain(..));
         self.scratch = matches;
         self.scratch_groups = groups;
         (recipients, routes)
@@ -402,7 +403,7 @@ struct Routes {
 }
 
 impl Routes {
-    fn sort(&mut self, matches: impl Iterator<Item = Match>) {
+    fn sort(&mut self, ownership: &Ownership, matches: impl Iterator<Item = Match>) {
         for Match {
             session,
             target,
@@ -417,15 +418,15 @@ impl Routes {
                         delivery,
                     });
                 }
-                Target::Home { core } if delivery.qos == QoS::AtMostOnce => {
+                Target::Home { partition } if delivery.qos == QoS::AtMostOnce => {
                     self.homes
-                        .entry(core)
+                        .entry(ownership.core_of(partition))
                         .or_default()
                         .push((session, delivery));
                 }
-                Target::Home { core } => self.appends.push(Append {
+                Target::Home { partition } => self.appends.push(Append {
                     session,
-                    home: core,
+                    home: ownership.core_of(partition),
                     delivery,
                 }),
             }

@@ -1,6 +1,5 @@
 //! When a publish is delivered and when it is answered: an owner, and an engine that has not committed yet.
 
-use cluster::partition::Placement;
 use edge_proto::packet::SubscriptionOptions;
 use edge_proto::topic::RootDepths;
 use reactor::driver::ConnectionId;
@@ -12,6 +11,7 @@ use crate::core_message::{Presence, Subscriber};
 use crate::limits::Limits;
 use crate::message::MessageParts;
 use crate::outbox::Outbox;
+use crate::ownership::Ownership;
 use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer};
 
 /// An owner that can have turns.
@@ -20,6 +20,7 @@ struct Tested {
     outbox: Outbox,
     facts: Facts,
     policy: Arc<Policy>,
+    ownership: Arc<Ownership>,
     stats: Stats,
     timers: Wheel<Timer>,
     ids: SessionIds,
@@ -29,16 +30,16 @@ impl Tested {
     fn new() -> Self {
         Self {
             owner: Owner::new(1),
-            outbox: Outbox::new(0, 1),
+            outbox: Outbox::new(0, 0..1),
             facts: Facts {
                 core: 0,
                 limits: Limits::default(),
-                placement: Placement::single_node(1),
                 root_depths: RootDepths::default(),
                 websocket_path: "/".into(),
                 seed: 1,
             },
             policy: Arc::new(Policy::open()),
+            ownership: Arc::new(Ownership::alone(1)),
             stats: Stats::default(),
             timers: Wheel::new(0),
             ids: SessionIds::new(1, 0),
@@ -51,6 +52,7 @@ impl Tested {
             outbox: &mut self.outbox,
             facts: &self.facts,
             policy: &self.policy,
+            ownership: &self.ownership,
             stats: &mut self.stats,
             timers: &mut self.timers,
             ids: &mut self.ids,
@@ -94,8 +96,8 @@ fn live_clients_do_not_wait_for_the_commit_and_the_publisher_does() {
         connection,
     };
     tested.subscribe(1, live, QoS::AtLeastOnce);
-    tested.subscribe(2, Target::Home { core: 0 }, QoS::AtLeastOnce);
-    tested.subscribe(3, Target::Home { core: 0 }, QoS::AtMostOnce);
+    tested.subscribe(2, Target::Home { partition: 0 }, QoS::AtLeastOnce);
+    tested.subscribe(3, Target::Home { partition: 0 }, QoS::AtMostOnce);
     let message = Arc::new(Message::new(MessageParts {
         topic: "a/b",
         properties: &[],

@@ -28,6 +28,7 @@ use crate::engine::{
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::metrics::DropReason;
+use crate::ownership::Ownership;
 use crate::shard::{TokenRole, token};
 use crate::turn::{Timer, Turn, without_share};
 
@@ -163,7 +164,13 @@ impl Owner {
         };
         self.requests.insert(id, request);
         let token = token(TokenRole::Owner, id);
-        let command = transfer(token, from, &member, batch, &turn.facts.limits);
+        let command = transfer(
+            token,
+            from,
+            &member,
+            batch,
+            (&turn.facts.limits, turn.ownership),
+        );
         turn.outbox.engine.push_back(command);
     }
 
@@ -430,15 +437,15 @@ fn transfer(
     from: SessionId,
     member: &Subscriber,
     messages_max: u32,
-    limits: &Limits,
+    (limits, ownership): (&Limits, &Ownership),
 ) -> Command {
     let bytes_max = messages_max * BYTES_PER_MESSAGE;
     match member.target {
-        Target::Home { core } if takes_into_mailbox(member) => Command::Move {
+        Target::Home { partition } if takes_into_mailbox(member) => Command::Move {
             token,
             from,
             to: member.session,
-            home: core,
+            home: ownership.core_of(partition),
             record: member.record(),
             messages_max,
             bytes_max,
@@ -470,7 +477,8 @@ fn tell_hand(
             });
             turn.outbox.tell(core, CoreMessage::Hand(hand));
         }
-        Target::Home { core } => {
+        Target::Home { partition } => {
+            let core = turn.ownership.core_of(partition);
             let hand = Box::new(Hand {
                 connection: Hand::NOBODY,
                 messages,

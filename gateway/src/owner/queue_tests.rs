@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cluster::partition::Placement;
 use edge_proto::packet::SubscriptionOptions;
 use edge_proto::topic::RootDepths;
 use reactor::driver::ConnectionId;
@@ -20,6 +19,7 @@ use crate::limits::Limits;
 use crate::message::MessageParts;
 use crate::metrics::Counters;
 use crate::outbox::Outbox;
+use crate::ownership::Ownership;
 use crate::turn::{Congestion, Facts, Now, SessionIds, Stats};
 
 const FILTER: &str = "$share/workers/jobs/+";
@@ -49,14 +49,13 @@ impl Tested {
         let facts = Facts {
             core: 0,
             limits: Limits::default(),
-            placement: Placement::single_node(1),
             root_depths: RootDepths::default(),
             websocket_path: "/".into(),
             seed: 1,
         };
         let mut tested = Self {
             owner: Owner::new(1),
-            outbox: Outbox::new(0, 1),
+            outbox: Outbox::new(0, 0..1),
             policy: Arc::new(Policy::open()),
             stats: Stats::default(),
             timers: Wheel::new(0),
@@ -91,6 +90,7 @@ impl Tested {
             outbox: &mut self.outbox,
             facts: &self.facts,
             policy: &self.policy,
+            ownership: &Arc::new(Ownership::alone(1)),
             stats: &mut self.stats,
             timers: &mut self.timers,
             ids: &mut self.ids,
@@ -249,7 +249,7 @@ const ROOMY: MailboxLimits = MailboxLimits {
     when_full: WhenFull::DropOldest,
 };
 
-const DURABLE: Target = Target::Home { core: 0 };
+const DURABLE: Target = Target::Home { partition: 0 };
 
 fn live(session: u32) -> Target {
     let connection = ConnectionId {

@@ -85,7 +85,7 @@ fn what_travels_shows_nothing_of_what_it_carries() {
         slot: 1,
         generation: 1,
     };
-    let mut outbox = Outbox::new(0, 1);
+    let mut outbox = Outbox::new(0, 0..1);
     outbox.write(id, false, |out| out.extend_from_slice(SECRET));
     assert_hides(&format!("{outbox:?}"));
     let parts = MessageParts {

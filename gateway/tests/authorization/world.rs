@@ -7,7 +7,6 @@ use std::sync::Arc;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use cluster::partition::Placement;
 use edge_proto::decode::{Sender, decode};
 use edge_proto::encode;
 use edge_proto::frame::next_frame;
@@ -27,6 +26,7 @@ use gateway::engine::memory::Memory;
 use gateway::engine::{Engine, MailboxLimits, WhenFull};
 use gateway::limits::Limits;
 use gateway::outbox::{Order, Outbox};
+use gateway::ownership::Ownership;
 use gateway::shard::{Arrival, Event, Shard};
 use gateway::turn::{Congestion, Facts, Now};
 use reactor::driver::ConnectionId;
@@ -82,8 +82,14 @@ impl World {
             when_full: WhenFull::DropOldest,
         };
         Self {
-            shard: Shard::new(facts, Arc::new(policy), 1, now),
-            outbox: Outbox::new(0, 1),
+            shard: Shard::new(
+                facts,
+                Arc::new(Ownership::alone(1)),
+                Arc::new(policy),
+                1,
+                now,
+            ),
+            outbox: Outbox::new(0, 0..1),
             engine: Memory::new(mailboxes, now.unix_ms),
             batches: 0,
             now,
@@ -212,11 +218,17 @@ impl World {
 
     pub(crate) fn restart_with(&mut self, policy: Policy, limits: Limits) {
         self.engine.restart(self.now.unix_ms);
-        self.outbox = Outbox::new(0, 1);
+        self.outbox = Outbox::new(0, 0..1);
         self.heard.clear();
         self.batches = 0;
         let facts = facts(limits);
-        self.shard = Shard::new(facts, Arc::new(policy), 2, self.now);
+        self.shard = Shard::new(
+            facts,
+            Arc::new(Ownership::alone(1)),
+            Arc::new(policy),
+            2,
+            self.now,
+        );
         let (shard, outbox, now) = (&mut self.shard, &mut self.outbox, self.now);
         self.engine
             .restore(&mut |item| shard.restore(now, &item, 0, outbox))
@@ -431,7 +443,6 @@ fn facts(limits: Limits) -> Facts {
     Facts {
         core: 0,
         limits,
-        placement: Placement::single_node(1),
         root_depths: RootDepths::default(),
         websocket_path: "/mqtt".into(),
         seed: 7,

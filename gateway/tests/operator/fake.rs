@@ -11,8 +11,9 @@ use gateway::admin::{AdminReply, AdminRequest, RetainedInfo, SessionInfo, Subscr
 use gateway::config::{AccessMethod, Config, Files, Methods, OptionalUrl};
 use gateway::control::access::Access;
 use gateway::control::certificates::Certificates;
+use gateway::control::http::{self, Paths};
 use gateway::control::status::{EngineReport, Listener, NodeStatus, Opened};
-use gateway::control::{Cores, SendToCore, http};
+use gateway::control::{Cores, SendToCore};
 use gateway::engine::status::{EngineCounters, EngineState};
 use gateway::event_loop::Clock;
 use gateway::metrics::CoreSnapshot;
@@ -201,6 +202,7 @@ fn status_in(engine: EngineState, folder: &Path) -> NodeStatus {
             address: address("127.0.0.1:1883"),
         }],
         admin: Some(address("127.0.0.1:9883")),
+        monitoring: None,
         engine: Box::new(report),
         certificates: Arc::new(certificates()),
         access: Arc::new(access(folder)),
@@ -275,6 +277,15 @@ impl Node {
     }
 
     pub(crate) fn with(config: &Config, engine: EngineState) -> Self {
+        Self::answering(Paths::All, config, engine)
+    }
+
+    /// The listener for probes and scrapes.
+    pub(crate) fn monitoring() -> Self {
+        Self::answering(Paths::Monitoring, &Config::default(), EngineState::Working)
+    }
+
+    fn answering(paths: Paths, config: &Config, engine: EngineState) -> Self {
         let moods = Arc::new(Mutex::new(vec![Mood::Answers; 2]));
         let (cores, requests) = cores(Arc::clone(&moods));
         let folder = scratch();
@@ -286,7 +297,7 @@ impl Node {
         let thread = std::thread::spawn(move || {
             run(async {
                 let shutdown = async { drop(stopped.await) };
-                http::serve(listener, cores, served, settings, shutdown)
+                http::serve(listener, paths, cores, served, settings, shutdown)
                     .await
                     .expect("the listener is good");
             });

@@ -329,6 +329,27 @@ fn pages_in_a_browser_can_neither_read_nor_change_anything() {
 }
 
 #[test]
+fn the_monitoring_listener_answers_probes_and_scrapes_and_nothing_else() {
+    let node = Node::monitoring();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let (status, body) = get(&node, path);
+        assert_eq!(status, 200, "{path}: {body}");
+    }
+    let before = node.requests.lock().expect("no panic").len();
+    let elsewhere = "no such path here";
+    for path in ["/v1/status", "/v1/sessions", "/v1/retained", "/v1/bans"] {
+        assert_explained(&get(&node, path), 404, elsewhere);
+    }
+    assert_explained(&publish(&node, r#"{"topic": "a"}"#), 404, elsewhere);
+    let kick = call(node.address, "DELETE", "/v1/sessions/device-0", "", "");
+    assert_explained(&kick, 404, elsewhere);
+    let posted = call(node.address, "POST", "/healthz", "", "");
+    assert_explained(&posted, 405, "no such method");
+    let after = node.requests.lock().expect("no panic").len();
+    assert_eq!(before, after, "a core was asked something");
+}
+
+#[test]
 fn bodies_are_bounded() {
     let mut config = Config::default();
     config.admin.body_bytes_max = ByteSize::kib(1);

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use cluster::partition::Placement;
 use edge_proto::topic::RootDepths;
 use gateway::access::policy::Policy;
 use gateway::engine::memory::Memory;
 use gateway::engine::{Engine, MailboxLimits, WhenFull};
 use gateway::limits::Limits;
 use gateway::outbox::{ForStream, Order, Outbox};
+use gateway::ownership::Ownership;
 use gateway::quic::{Endpoints, Output};
 use gateway::shard::{Event, Shard};
 use gateway::turn::{Congestion, Facts, Now};
@@ -30,7 +30,6 @@ impl Node {
         let facts = Facts {
             core: 0,
             limits,
-            placement: Placement::single_node(1),
             root_depths: RootDepths::default(),
             websocket_path: "/mqtt".into(),
             seed: 7,
@@ -41,8 +40,14 @@ impl Node {
             when_full: WhenFull::DropOldest,
         };
         Self {
-            shard: Shard::new(facts, Arc::new(Policy::open()), 1, now),
-            outbox: Outbox::new(0, 1),
+            shard: Shard::new(
+                facts,
+                Arc::new(Ownership::alone(1)),
+                Arc::new(Policy::open()),
+                1,
+                now,
+            ),
+            outbox: Outbox::new(0, 0..1),
             engine: Memory::new(mailboxes, now.unix_ms),
             batches: 0,
             watched: Vec::new(),

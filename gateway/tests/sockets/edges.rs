@@ -293,3 +293,14 @@ fn bytes_are_bounded_too() {
     let node = Node::start("throttled-bytes", &["mqtt.session_bytes_per_s=10 KB"]);
     assert!(publish_all(&node, "large", 20, &[b'x'; 1_000]) >= Duration::from_millis(900));
 }
+
+#[test]
+fn probes_and_scrapes_have_a_listener_of_their_own() {
+    let monitoring = free_address();
+    let setting = format!("admin.monitoring_address={monitoring}"); // The admin interface is off.
+    let node = Node::start("monitored", &[&setting]);
+    let _client = Client::connect_for(&node, "somebody", 0);
+    assert!(get(monitoring, "/readyz").starts_with("HTTP/1.1 200 "));
+    assert!(get(monitoring, "/metrics").contains("\nroadstead_connects_total 1\n"));
+    assert!(get(monitoring, "/v1/sessions").starts_with("HTTP/1.1 404 "));
+}

@@ -5,15 +5,15 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use cluster::partition::Placement;
 use edge_proto::topic::RootDepths;
 use gateway::access::policy::Policy;
 use gateway::admin::AdminRequest;
 use gateway::core_message::CoreMessage;
 use gateway::engine::{Command, Completion, Restored};
 use gateway::outbox::{Order, Outbox};
+use gateway::ownership::{Ownership, home_partition};
 use gateway::shard::{Arrival, Event, Shard};
-use gateway::turn::{Congestion, Facts, Now, home_core};
+use gateway::turn::{Congestion, Facts, Now};
 use reactor::driver::{Close, ConnectionId};
 
 use crate::disk::Disk;
@@ -72,7 +72,6 @@ impl World {
         let facts = Facts {
             core: 0,
             limits: plan.limits.clone(),
-            placement: Placement::single_node(plan.cores),
             root_depths: RootDepths::default(),
             websocket_path: "/mqtt".into(),
             seed,
@@ -106,20 +105,27 @@ impl World {
         let count = self.plan.cores;
         let boot = self.disk.boot_count();
         self.cores.clear();
+        let ownership = Arc::new(Ownership::alone(count));
         for core in 0..count {
             let facts = Facts {
                 core,
                 ..self.facts.clone()
             };
-            let mut shard = Shard::new(facts, Arc::new(Policy::open()), boot, self.now);
-            let mut outbox = Outbox::new(core, count);
+            let mut shard = Shard::new(
+                facts,
+                Arc::clone(&ownership),
+                Arc::new(Policy::open()),
+                boot,
+                self.now,
+            );
+            let mut outbox = Outbox::new(core, 0..count);
             let mut homes = std::collections::BTreeMap::new();
             for item in found {
                 let home = match item {
                     Restored::Session {
                         session, record, ..
                     } => {
-                        let home = home_core(&self.facts.placement, record.home_name());
+                        let home = home_partition(record.home_name());
                         homes.insert(*session, home);
                         home
                     }
@@ -423,7 +429,9 @@ impl World {
 
     /// The cores that must know a filter.
     pub(crate) fn owners(&self, filter: &str) -> usize {
-        self.facts.owners_of_filter(filter).len()
+        let depths = &self.facts.root_depths;
+        let ownership = self.cores[0].shard.ownership();
+        ownership.owners_of_filter(depths, filter).len()
     }
 
     /// Deliveries to live-only sessions that were dropped because their queue was full, since the first start.

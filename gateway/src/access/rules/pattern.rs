@@ -4,6 +4,8 @@
 //! `#` or U+0000, is empty, or would make a topic one of the server's by a leading `$`) fits nowhere in what is allowed, and
 //! everywhere in what is denied.
 
+use std::fmt::{self, Write as _};
+
 use crate::access::Who;
 
 /// A topic filter with placeholders.
@@ -203,6 +205,37 @@ impl Pattern {
         }
         true
     }
+}
+
+impl fmt::Display for Pattern {
+    /// The text that it was made from.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, level) in self.levels.iter().enumerate() {
+            if index > 0 {
+                formatter.write_char('/')?;
+            }
+            match level {
+                Level::Literal(text) => write_text(formatter, text)?,
+                Level::Template(pieces) => {
+                    for piece in pieces {
+                        match piece {
+                            Piece::Text(text) => write_text(formatter, text)?,
+                            Piece::User => formatter.write_str("%u")?,
+                            Piece::Client => formatter.write_str("%c")?,
+                            Piece::Group => formatter.write_str("%g")?,
+                        }
+                    }
+                }
+                Level::Any => formatter.write_char('+')?,
+                Level::Below => formatter.write_char('#')?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_text(formatter: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    formatter.write_str(&text.replace('%', "%%"))
 }
 
 fn parse_level(text: &str) -> Result<Level, PatternError> {

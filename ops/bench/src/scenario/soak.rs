@@ -76,7 +76,11 @@ fn once(arguments: &Soak, bench: &Bench, figures: &mut Figures) -> Result<()> {
     let mut random = fastrand::Rng::with_seed(arguments.common.seed);
     warm_up(arguments, bench, started, &mut random)?;
     let rate = f64::from(arguments.rate);
-    generator.load(Load::endless(Target::Random(0..sessions), 0..sessions, rate));
+    generator.load(Load::endless(
+        Target::Random(0..sessions),
+        0..sessions,
+        rate,
+    ));
     let mut samples = Vec::new();
     let mut sample_at = started + arguments.sample;
     generator.forget();
@@ -115,7 +119,12 @@ fn once(arguments: &Soak, bench: &Bench, figures: &mut Figures) -> Result<()> {
 }
 
 /// More of everything than later, for half of the warm-up; the sessions beyond those that are asked for leave at its end.
-fn warm_up(arguments: &Soak, bench: &Bench, started: Instant, random: &mut fastrand::Rng) -> Result<()> {
+fn warm_up(
+    arguments: &Soak,
+    bench: &Bench,
+    started: Instant,
+    random: &mut fastrand::Rng,
+) -> Result<()> {
     let Bench {
         generator, server, ..
     } = bench;
@@ -140,8 +149,12 @@ fn churn(arguments: &Soak, bench: &Bench, sessions: u32, random: &mut fastrand::
     let next = clock::now() + Duration::from_millis(200);
     let churned = (arguments.churn / 5).clamp(1, sessions);
     let first = random.u32(0..=sessions - churned);
-    bench.generator.leave(&bench.server, first..first + churned)?;
-    bench.generator.open(&bench.server, first..first + churned, 0)?;
+    bench
+        .generator
+        .leave(&bench.server, first..first + churned)?;
+    bench
+        .generator
+        .open(&bench.server, first..first + churned, 0)?;
     pause(next.saturating_duration_since(clock::now()))
 }
 
