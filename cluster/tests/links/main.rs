@@ -131,6 +131,24 @@ fn what_may_not_be_lost_overtakes_what_may() {
 }
 
 #[test]
+fn what_may_be_lost_keeps_its_place_at_the_end_until_it_is_written() {
+    let mut pair = Pair::connected(small());
+    for _ in 0..3 {
+        pair.send(0, true, 300).expect("there is room");
+    }
+    pair.step(Step::Output(0)); // There is no room for two in one output.
+    pair.send(0, false, 100).expect("there is room");
+    pair.step(Step::Output(0));
+    pair.step(Step::Arrive {
+        side: 0,
+        bytes: 332 + 132,
+    });
+    assert_eq!((pair.arrived(0, false), pair.arrived(0, true)), (1, 1));
+    pair.settle();
+    pair.assert_all_arrived();
+}
+
+#[test]
 fn a_message_longer_than_the_credit_goes_alone() {
     let mut pair = Pair::connected(small());
     assert_eq!(pair.send(0, false, 50_000), Ok(()));
