@@ -206,12 +206,10 @@ fn subscribing() -> Vec<(&'static str, CoreMessage)> {
         connection: CONNECTION,
     };
     let filter: Box<str> = "u/alice/#".into();
+    let home = Target::Home { partition: 2 };
     vec![
         ("Subscribe, live", subscribe(live, Some(REPLY))),
-        (
-            "Subscribe, home",
-            subscribe(Target::Home { partition: 2 }, None),
-        ),
+        ("Subscribe, home", subscribe(home, None)),
         (
             "Unsubscribe",
             CoreMessage::Unsubscribe(Box::new(UnsubscribeRequest {
