@@ -27,6 +27,8 @@ const HOME: Key = Key {
     generation: 1,
 };
 
+const HOMES: Target = Target::Home { partition: 2 };
+
 const REPLY: ReplyTo = ReplyTo {
     core: 3,
     home: true,
@@ -206,10 +208,9 @@ fn subscribing() -> Vec<(&'static str, CoreMessage)> {
         connection: CONNECTION,
     };
     let filter: Box<str> = "u/alice/#".into();
-    let home = Target::Home { partition: 2 };
     vec![
         ("Subscribe, live", subscribe(live, Some(REPLY))),
-        ("Subscribe, home", subscribe(home, None)),
+        ("Subscribe, home", subscribe(HOMES, None)),
         (
             "Unsubscribe",
             CoreMessage::Unsubscribe(Box::new(UnsubscribeRequest {
