@@ -130,7 +130,8 @@ pub struct Outbox {
     pub orders: Vec<Order>,
     /// Messages to other cores of this node that the mesh has not taken yet, by core: those that may not be lost, and those that may.
     pub mesh: Vec<[VecDeque<CoreMessage>; 2]>,
-    /// Messages to cores of other nodes, with their numbers, in order.
+    /// Messages to cores of other nodes, with their numbers, in order. A node alone has no other cores than those of its mesh, so
+    /// nothing comes here; whoever reads it in a cluster bounds it by the credit of the links.
     pub bus: VecDeque<(u16, CoreMessage)>,
     /// Messages to this core, handled before the turn ends.
     pub local: VecDeque<CoreMessage>,
