@@ -322,7 +322,7 @@ impl Shard {
                         *session,
                         record.clone(),
                         *mailbox,
-                        received.clone(),
+                        received.iter().map(|known| known.packet_id).collect(),
                     );
                 }
             }
@@ -347,6 +347,7 @@ impl Shard {
                     self.owner.subscribe(&mut turn, request);
                 }
             }
+            Restored::Route { .. } => {} // Of a store that nodes share.
             Restored::Retained { message } => {
                 if turn.owner_of_topic(message.topic()) == turn.facts.core {
                     self.owner.restore_retained(message.clone());
@@ -442,6 +443,11 @@ fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion
         | Completion::SessionDeleted { token, .. }
         | Completion::Subscriptions { token, .. }
         | Completion::Moved { token, .. } => *token,
+        // Of a store that nodes share, which this node has not.
+        Completion::Received { .. }
+        | Completion::Loaded { .. }
+        | Completion::Claimed { .. }
+        | Completion::Deposed { .. } => return,
         Completion::Appended { session, .. } | Completion::Rejected { session }
             if session.is_group_queue() =>
         {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use edge_proto::packet::QoS;
 use engine_support::{Generator, Rng, mailboxes, options, restored};
+use gateway::engine::claim::MessageId;
 use gateway::engine::embedded::{Embedded, FORMAT};
 use gateway::engine::{
     Append, Command, Completion, Delivery, Engine, EngineError, MailboxEntry, MailboxLimits,
@@ -89,6 +90,8 @@ fn publish(number: u64, payload_bytes: usize) -> Command {
     };
     Command::Publish {
         token: Token(number),
+        id: MessageId::NONE,
+        retry: false,
         message,
         appends: vec![Append {
             session: ALICE,
@@ -223,16 +226,19 @@ fn a_killed_process_loses_nothing_that_it_said_was_committed() {
 
 fn check_after_kill(folder: &Path, kill: u32, said: u64) {
     let mut store = open(folder).expect("opens");
-    let (mut received, mut retained, mut summary) = (Vec::new(), 0, None);
+    let (mut received, mut retained, mut summary) = (Vec::<u16>::new(), 0, None);
     store
         .restore(&mut |item| match item {
             Restored::Session {
                 received: ids,
                 mailbox,
                 ..
-            } => (received, summary) = (ids, Some(mailbox)),
+            } => {
+                received = ids.iter().map(|known| known.packet_id).collect();
+                summary = Some(mailbox);
+            }
             Restored::Retained { message } => retained = number(&message),
-            Restored::Subscription { .. } => panic!("there is none"),
+            Restored::Subscription { .. } | Restored::Route { .. } => panic!("there is none"),
         })
         .expect("restores");
     let entries = read_all(&mut store, 1);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use edge_proto::packet::QoS;
 use engine_support::{Rng, limits, message, options, restored};
+use gateway::engine::claim::MessageId;
 use gateway::engine::embedded::Embedded;
 use gateway::engine::memory::{Fault, Memory};
 use gateway::engine::status::EngineState;
@@ -152,6 +153,8 @@ fn publish(token: u64, session: u64, home: u16) -> Command {
     };
     Command::Publish {
         token: Token(token),
+        id: MessageId::NONE,
+        retry: false,
         message: message(&mut Rng(token)),
         appends: vec![Append {
             session: SessionId(session),

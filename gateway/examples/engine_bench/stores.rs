@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use edge_proto::packet::QoS;
+use gateway::engine::claim::MessageId;
 use gateway::engine::embedded::{Embedded, EmbeddedOptions};
 use gateway::engine::{
     Append, Command, Completion, Delivery, Durability, Engine, MailboxLimits, Restored,
@@ -246,6 +247,8 @@ impl Roadstead {
         };
         Command::Publish {
             token: Token(slot.position),
+            id: MessageId::NONE,
+            retry: false,
             message: Arc::new(message),
             appends: vec![Append {
                 session: SessionId(slot.session),

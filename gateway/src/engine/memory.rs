@@ -1,12 +1,18 @@
 //! The model of a store: ordered maps and nothing else, small enough to be seen to be right.
 //!
 //! Tests compare the embedded store with it, and simulated nodes run on it: a [`Memory`] that is kept while its node is
-//! thrown away is the disk that survives a crash. [`Memory::set_fault`] makes commits fail.
+//! thrown away is the disk that survives a crash. [`Memory::set_fault`] makes commits fail. After [`Memory::act_as`] it is a store that
+//! several nodes share, and what one of them has claimed the others cannot change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
+use edge_proto::topic::RootDepths;
+
+use crate::engine::claim::{
+    ClaimOutcome, KNOWN_IDS, MessageId, ReceivedId, partition_of_filter, partition_of_session,
+};
 use crate::engine::embedded::sequences_reserved;
 use crate::engine::{
     Append, Command, Completion, Delivery, Engine, EngineError, Evicted, MailboxEntry,
@@ -39,13 +45,22 @@ pub struct Memory {
     /// The batch that was applied but reported as failed, with its answers.
     unanswered: Option<(u64, Vec<(u16, Completion)>)>,
     fault: Option<Fault>,
+    depths: RootDepths,
+    /// The node whose commands come now; none for a store of one node, which asks for no claims.
+    acting: Option<u64>,
+    /// Epoch and node of the last claim, by partition.
+    claims: BTreeMap<u16, (u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
 struct Session {
     record: SessionRecord,
+    partition: u16,
     subscriptions: BTreeMap<Box<str>, SubscriptionRecord>,
-    received: BTreeSet<u16>,
+    /// What the message of each is known by.
+    received: BTreeMap<u16, MessageId>,
+    /// Ids of the last messages.
+    known: VecDeque<MessageId>,
     mailbox: BTreeMap<u64, Option<(Arc<Message>, Delivery)>>,
     /// Meaningful while the mailbox is not empty.
     next: u64,
@@ -63,6 +78,136 @@ impl Memory {
             sequence_floor: 1,
             unanswered: None,
             fault: None,
+            depths: RootDepths::default(),
+            acting: None,
+            claims: BTreeMap::new(),
+        }
+    }
+
+    /// The commands that come next are those of this node.
+    pub fn act_as(&mut self, node: u64) {
+        self.acting = Some(node);
+    }
+
+    /// True when the acting node may write this partition.
+    fn holds(&self, partition: u16) -> bool {
+        self.acting.is_none_or(|node| {
+            let claim = self.claims.get(&partition);
+            claim.is_some_and(|(_, holder)| *holder == node)
+        })
+    }
+
+    /// True unless the session is kept in a partition that another node may write. One that does not exist can be named by all.
+    fn holds_session(&self, session: SessionId) -> bool {
+        let stored = self.sessions.get(&session);
+        stored.is_none_or(|stored| self.holds(stored.partition))
+    }
+
+    /// True when everything that the command would change is this node's to change.
+    fn is_allowed(&self, command: &Command) -> bool {
+        match command {
+            Command::PutSession {
+                session, record, ..
+            } => self.holds(partition_of_session(
+                &self.depths,
+                *session,
+                record.home_name(),
+            )),
+            Command::Publish {
+                message,
+                appends,
+                received,
+                retain,
+                ..
+            } => {
+                let retained =
+                    || cluster::partition::partition_of(self.depths.root_of_topic(message.topic()));
+                appends
+                    .iter()
+                    .map(|append| append.session)
+                    .chain(received.map(|(session, _)| session))
+                    .all(|session| self.holds_session(session))
+                    && (*retain == RetainChange::None || self.holds(retained()))
+            }
+            Command::Move { from, to, .. } => self.holds_session(*from) && self.holds_session(*to),
+            Command::DeleteSession { session, .. }
+            | Command::Subscribe { session, .. }
+            | Command::Unsubscribe { session, .. }
+            | Command::Receive { session, .. }
+            | Command::Release { session, .. }
+            | Command::Ack { session, .. }
+            | Command::PubRec { session, .. }
+            | Command::ReadMailbox { session, .. }
+            | Command::ListSubscriptions { session, .. } => self.holds_session(*session),
+            Command::Claim { .. } => true,
+        }
+    }
+
+    fn claim(&mut self, partition: u16, epoch: u64, unix_ms: u64) -> (ClaimOutcome, Vec<Restored>) {
+        let lost = ClaimOutcome::Lost { epoch };
+        let Some(node) = self.acting else {
+            return (lost, Vec::new());
+        };
+        let held = self.claims.get(&partition);
+        if let Some(&(held, holder)) = held
+            && (held > epoch || (held == epoch && holder != node))
+        {
+            return (ClaimOutcome::Lost { epoch: held }, Vec::new());
+        }
+        self.claims.insert(partition, (epoch, node));
+        let mut items = Vec::new();
+        let kept = |stored: &Session| stored.partition == partition;
+        for (&session, stored) in self.sessions.iter().filter(|(_, stored)| kept(stored)) {
+            self.restore_session(session, stored, &mut |item| items.push(item));
+        }
+        for (&session, stored) in &self.sessions {
+            for (filter, &record) in &stored.subscriptions {
+                if partition_of_filter(&self.depths, filter) == Some(partition) {
+                    items.push(Restored::Route {
+                        session,
+                        home: stored.partition,
+                        filter: filter.clone(),
+                        record,
+                    });
+                }
+            }
+        }
+        let here = |message: &Message| {
+            let root = self.depths.root_of_topic(message.topic());
+            cluster::partition::partition_of(root) == partition
+        };
+        let retained = self.retained.values();
+        items.extend(
+            retained
+                .filter(|message| here(message) && !message.is_expired(unix_ms))
+                .map(|message| Restored::Retained {
+                    message: Arc::clone(message),
+                }),
+        );
+        (ClaimOutcome::Held, items)
+    }
+
+    fn restore_session(
+        &self,
+        session: SessionId,
+        stored: &Session,
+        sink: &mut dyn FnMut(Restored),
+    ) {
+        let received = stored.received.iter();
+        sink(Restored::Session {
+            session,
+            record: stored.record.clone(),
+            mailbox: stored.summary(self.sequence_floor),
+            received: received
+                .map(|(&packet_id, &message)| ReceivedId { packet_id, message })
+                .collect(),
+        });
+        for (filter, &record) in &stored.subscriptions {
+            sink(Restored::Subscription {
+                session,
+                filter: filter.clone(),
+                record,
+            });
         }
     }
 
@@ -99,7 +244,21 @@ impl Memory {
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm for each command")]
-    fn apply(&mut self, core: u16, command: &Command, out: &mut Vec<(u16, Completion)>) {
+    fn apply(
+        &mut self,
+        (core, unix_ms): (u16, u64),
+        command: &Command,
+        out: &mut Vec<(u16, Completion)>,
+    ) {
+        let allowed = self.is_allowed(command);
+        if !allowed && !matches!(command, Command::Publish { .. }) {
+            out.extend(
+                command
+                    .token()
+                    .map(|token| (core, Completion::Deposed { token })),
+            );
+            return;
+        }
         match command {
             Command::PutSession {
                 token,
@@ -109,8 +268,10 @@ impl Memory {
                 match self.sessions.get_mut(session) {
                     Some(stored) => stored.record = (**record).clone(),
                     None => {
-                        self.sessions
-                            .insert(*session, Session::new((**record).clone()));
+                        let name = record.home_name();
+                        let partition = partition_of_session(&self.depths, *session, name);
+                        let new = Session::new((**record).clone(), partition);
+                        self.sessions.insert(*session, new);
                     }
                 }
                 out.push((core, Completion::Done { token: *token }));
@@ -158,21 +319,35 @@ impl Memory {
             }
             Command::Publish {
                 token,
+                id,
+                retry,
                 message,
                 appends,
                 received,
                 retain,
             } => {
-                let rejected = appends
-                    .iter()
-                    .filter(|append| !self.append(message, append, out))
-                    .count() as u32;
+                let mut rejected = 0;
+                for append in appends {
+                    if !self.holds_session(append.session)
+                        || (*retry && self.knows(append.session, *id))
+                    {
+                        continue;
+                    }
+                    let taken = self.append(message, append, out);
+                    rejected += u32::from(!taken);
+                    if taken && let Some(stored) = self.sessions.get_mut(&append.session) {
+                        stored.remember(*id);
+                    }
+                }
                 if let Some((session, packet_id)) = received
+                    && self.holds_session(*session)
                     && let Some(stored) = self.sessions.get_mut(session)
                 {
-                    stored.received.insert(*packet_id);
+                    stored.received.insert(*packet_id, MessageId::NONE);
                 }
+                let root = self.depths.root_of_topic(message.topic());
                 match retain {
+                    _ if !self.holds(cluster::partition::partition_of(root)) => {}
                     RetainChange::None => {}
                     RetainChange::Set => {
                         self.retained
@@ -182,13 +357,30 @@ impl Memory {
                         self.retained.remove(message.topic());
                     }
                 }
-                out.push((
-                    core,
-                    Completion::Published {
-                        token: *token,
-                        rejected,
-                    },
-                ));
+                let token = *token;
+                let answer = if allowed {
+                    Completion::Published { token, rejected }
+                } else {
+                    Completion::Deposed { token }
+                };
+                out.push((core, answer));
+            }
+            Command::Receive {
+                token,
+                session,
+                received,
+            } => {
+                let packet_id = received.packet_id;
+                let stored = self.sessions.get_mut(session);
+                let message = stored.map_or(received.message, |stored| {
+                    *stored.received.entry(packet_id).or_insert(received.message)
+                });
+                let answer = Completion::Received {
+                    token: *token,
+                    session: *session,
+                    received: ReceivedId { packet_id, message },
+                };
+                out.push((core, answer));
             }
             Command::Release {
                 token,
@@ -257,7 +449,29 @@ impl Memory {
                 };
                 out.push((core, moved));
             }
+            Command::Claim {
+                token,
+                partition,
+                epoch,
+            } => {
+                let (token, partition) = (*token, *partition);
+                let (outcome, items) = self.claim(partition, *epoch, unix_ms);
+                if !items.is_empty() {
+                    out.push((core, Completion::Loaded { token, items }));
+                }
+                let claimed = Completion::Claimed {
+                    token,
+                    partition,
+                    outcome,
+                };
+                out.push((core, claimed));
+            }
         }
+    }
+
+    fn knows(&self, session: SessionId, id: MessageId) -> bool {
+        let stored = self.sessions.get(&session);
+        stored.is_some_and(|stored| stored.known.contains(&id))
     }
 
     /// False when the mailbox refuses the message.
@@ -388,14 +602,26 @@ impl Memory {
 }
 
 impl Session {
-    fn new(record: SessionRecord) -> Self {
+    fn new(record: SessionRecord, partition: u16) -> Self {
         Self {
             record,
+            partition,
             subscriptions: BTreeMap::new(),
-            received: BTreeSet::new(),
+            received: BTreeMap::new(),
+            known: VecDeque::new(),
             mailbox: BTreeMap::new(),
             next: 1,
         }
+    }
+
+    fn remember(&mut self, id: MessageId) {
+        if id.is_none() {
+            return;
+        }
+        if self.known.len() == KNOWN_IDS {
+            self.known.pop_front();
+        }
+        self.known.push_back(id);
     }
 
     fn bytes(&self) -> u64 {
@@ -463,19 +689,7 @@ impl Engine for Memory {
 
     fn restore(&mut self, sink: &mut dyn FnMut(Restored)) -> Result<(), EngineError> {
         for (&session, stored) in &self.sessions {
-            sink(Restored::Session {
-                session,
-                record: stored.record.clone(),
-                mailbox: stored.summary(self.sequence_floor),
-                received: stored.received.iter().copied().collect(),
-            });
-            for (filter, &record) in &stored.subscriptions {
-                sink(Restored::Subscription {
-                    session,
-                    filter: filter.clone(),
-                    record,
-                });
-            }
+            self.restore_session(session, stored, sink);
         }
         for message in self
             .retained
@@ -492,7 +706,7 @@ impl Engine for Memory {
     fn commit(
         &mut self,
         batch: u64,
-        _unix_ms: u64,
+        unix_ms: u64,
         commands: &[(u16, Command)],
         completions: &mut Vec<(u16, Completion)>,
     ) -> Result<(), EngineError> {
@@ -504,7 +718,7 @@ impl Engine for Memory {
             _ => {
                 let mut answers = Vec::new();
                 for (core, command) in commands {
-                    self.apply(*core, command, &mut answers);
+                    self.apply((*core, unix_ms), command, &mut answers);
                 }
                 answers
             }

@@ -13,16 +13,19 @@
 //! A command that names a session which does not exist has no effect, and is answered like any other: its session was
 //! deleted a moment before. So a core lets others name a new session only after the `Done` of its `PutSession`.
 
+pub mod claim;
 pub mod embedded;
 pub mod memory;
 mod queue;
 pub mod status;
 pub mod thread;
+pub mod views;
 
 use std::sync::Arc;
 
 use edge_proto::packet::{QoS, SubscriptionOptions};
 
+use crate::engine::claim::{ClaimOutcome, MessageId, ReceivedId};
 use crate::message::{Message, SessionId};
 
 /// Names one outstanding request of a core; the engine hands it back unchanged.
@@ -173,12 +176,26 @@ pub enum Command {
         token: Token,
         /// The message.
         message: Arc<Message>,
+        /// What it is known by, if it may be sent again: mailboxes remember it for a while.
+        id: MessageId,
+        /// True when it may have been stored before: a mailbox that knows its id does not take it again.
+        retry: bool,
         /// The mailboxes.
         appends: Vec<Append>,
         /// The durable QoS 2 publisher and its packet identifier.
         received: Option<(SessionId, u16)>,
         /// What happens to the retained message.
         retain: RetainChange,
+    },
+    /// Records what the message of a QoS 2 publisher's packet identifier is known by, unless that is recorded already. Answered by
+    /// `Received`. For a publisher whose messages are stored by other nodes.
+    Receive {
+        /// Handed back.
+        token: Token,
+        /// The publisher.
+        session: SessionId,
+        /// Its packet identifier, and what its message is to be known by.
+        received: ReceivedId,
     },
     /// Forgets a received QoS 2 packet identifier (PUBREL). Answered by `Done`.
     Release {
@@ -246,9 +263,38 @@ pub enum Command {
         /// At most so many bytes, by [`Message::queued_bytes`]; the first message moves whatever its size.
         bytes_max: u32,
     },
+    /// Makes this node the one writer of a partition, and reads what is stored there. Answered by `Loaded`, as often as it takes,
+    /// and then by `Claimed`. A store of one node knows no claims and answers that this one is lost.
+    Claim {
+        /// Handed back.
+        token: Token,
+        /// Which partition.
+        partition: u16,
+        /// Epoch of the view that says so; a claim of an older one is lost.
+        epoch: u64,
+    },
 }
 
 impl Command {
+    /// What names its answer; none for an acknowledgement, which has none.
+    pub const fn token(&self) -> Option<Token> {
+        match self {
+            Self::Ack { .. } => None,
+            Self::PutSession { token, .. }
+            | Self::DeleteSession { token, .. }
+            | Self::Subscribe { token, .. }
+            | Self::Unsubscribe { token, .. }
+            | Self::Publish { token, .. }
+            | Self::Receive { token, .. }
+            | Self::Release { token, .. }
+            | Self::PubRec { token, .. }
+            | Self::ReadMailbox { token, .. }
+            | Self::ListSubscriptions { token, .. }
+            | Self::Move { token, .. }
+            | Self::Claim { token, .. } => Some(*token),
+        }
+    }
+
     /// True when its answer promises that something is durable; the others are no reason to sync.
     pub const fn promises(&self) -> bool {
         !matches!(
@@ -370,6 +416,37 @@ pub enum Completion {
         /// The whole filters, in their order.
         filters: Vec<Box<str>>,
     },
+    /// Answer to `Receive`.
+    Received {
+        /// Of the command.
+        token: Token,
+        /// The publisher.
+        session: SessionId,
+        /// What is recorded: other than what was sent when the packet identifier was known.
+        received: ReceivedId,
+    },
+    /// In answer to `Claim`, before `Claimed`: what is stored in the partition. A session comes before its subscriptions.
+    Loaded {
+        /// Of the command.
+        token: Token,
+        /// Some of it.
+        items: Vec<Restored>,
+    },
+    /// Answer to `Claim`.
+    Claimed {
+        /// Of the command.
+        token: Token,
+        /// Which partition.
+        partition: u16,
+        /// Whose it is now.
+        outcome: ClaimOutcome,
+    },
+    /// Answer to any command in place of its own: it concerns a partition that another node has claimed since, or that this one
+    /// never has, and there it changed nothing. What else it says, in partitions of this node, is done.
+    Deposed {
+        /// Of the command.
+        token: Token,
+    },
     /// Answer to `Move`.
     Moved {
         /// Of the command.
@@ -393,12 +470,23 @@ pub enum Restored {
         /// Its mailbox.
         mailbox: MailboxSummary,
         /// QoS 2 packet identifiers received and not released.
-        received: Vec<u16>,
+        received: Vec<ReceivedId>,
     },
     /// A subscription of a session.
     Subscription {
         /// Whose.
         session: SessionId,
+        /// The whole filter.
+        filter: Box<str>,
+        /// Its options.
+        record: SubscriptionRecord,
+    },
+    /// Of a claimed partition: a durable subscription, whosever, to a filter with a root there.
+    Route {
+        /// Whose.
+        session: SessionId,
+        /// Partition of its home.
+        home: u16,
         /// The whole filter.
         filter: Box<str>,
         /// Its options.
@@ -506,7 +594,7 @@ pub enum WhenFull {
     Reject,
 }
 
-/// A store. Two implementations exist: the embedded one, and one in memory that the tests compare it with.
+/// A store: the embedded one of a node alone, and one in memory that the tests compare it with.
 pub trait Engine {
     /// Counts the starts of this store, this one included; at least 1.
     fn boot_count(&self) -> u32;

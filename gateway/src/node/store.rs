@@ -140,6 +140,7 @@ impl<'a> Sorter<'a> {
                     self.by_core[usize::from(*core)].push((item.clone(), home));
                 }
             }
+            Restored::Route { .. } => {} // Of a store that nodes share.
             Restored::Retained { message } => {
                 let root = self.root_depths.root_of_topic(message.topic());
                 let core = self.ownership.core_of_root(root);

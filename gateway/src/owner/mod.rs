@@ -26,6 +26,7 @@ use crate::core_message::{
     CoreMessage, Deliver, DeliverHome, FindSubscription, LimitSubscription, Origin, PublishRequest,
     Recipient, RetainedPage, RetainedScan, SubscribeRequest, Target, UnsubscribeRequest,
 };
+use crate::engine::claim::MessageId;
 use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
 use crate::message::{Message, SessionId};
 use crate::ownership::Ownership;
@@ -128,6 +129,8 @@ impl Owner {
         if !routes.appends.is_empty() || received.is_some() || retain != RetainChange::None {
             let store = Command::Publish {
                 token: token(TokenRole::Owner, id),
+                id: MessageId::NONE,
+                retry: false,
                 message: message.clone(),
                 appends: routes.appends,
                 received,
@@ -439,6 +442,8 @@ fn clear_stored(turn: &mut Turn<'_>, messages: &[Arc<Message>]) {
     for message in messages {
         let clear = Command::Publish {
             token: token(TokenRole::Nobody, 0),
+            id: MessageId::NONE,
+            retry: false,
             message: message.clone(),
             appends: Vec::new(),
             received: None,
@@ -500,6 +505,8 @@ fn append_retained(
         };
         turn.outbox.engine.push_back(Command::Publish {
             token: token(TokenRole::Nobody, 0),
+            id: MessageId::NONE,
+            retry: false,
             message,
             appends: vec![append],
             received: None,

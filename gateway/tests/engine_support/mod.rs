@@ -8,6 +8,7 @@ pub mod disk;
 use std::sync::Arc;
 
 use edge_proto::packet::{QoS, RetainHandling, SubscriptionOptions};
+use gateway::engine::claim::MessageId;
 use gateway::engine::embedded::EmbeddedOptions;
 use gateway::engine::{
     Append, Command, Completion, Delivery, Durability, Engine, MailboxLimits, RetainChange,
@@ -164,6 +165,8 @@ impl Generator {
         };
         Command::Publish {
             token,
+            id: MessageId::NONE,
+            retry: false,
             message: message(rng),
             appends,
             received,

@@ -130,7 +130,7 @@ impl World {
                         home
                     }
                     Restored::Subscription { session, .. } => homes[session],
-                    Restored::Retained { .. } => core,
+                    Restored::Retained { .. } | Restored::Route { .. } => core,
                 };
                 shard.restore(self.now, item, home, &mut outbox);
             }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend};
 
+use crate::engine::claim::{MessageId, ReceivedId};
 use crate::engine::embedded::Embedded;
 use crate::engine::embedded::changes::{
     Changes, LOG, META, META_SEQUENCES, RECEIVED, RETAINED, SESSIONS, SUBSCRIPTIONS,
@@ -418,7 +419,11 @@ pub(super) fn restore(
         while let Some(entry) = received.next_if(|entry| belongs(entry, |key| key.0 == session.0)) {
             packet_ids.insert(entry?.0.value().1);
         }
-        let received = packet_ids.into_iter().collect();
+        let stored = |packet_id| ReceivedId {
+            packet_id,
+            message: MessageId::NONE,
+        };
+        let received = packet_ids.into_iter().map(stored).collect();
         sink(Restored::Session {
             session,
             record,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use edge_proto::packet::QoS;
 
+use crate::engine::claim::ClaimOutcome;
 use crate::engine::embedded::belongings::Belongings;
 use crate::engine::embedded::changes::Changes;
 use crate::engine::embedded::index::{Index, Slot};
@@ -144,6 +145,7 @@ impl Planner<'_> {
                 appends,
                 received,
                 retain,
+                ..
             } => {
                 let rejected = self.append_all(message, appends);
                 if let Some((session, packet_id)) = received
@@ -161,6 +163,23 @@ impl Planner<'_> {
                         rejected,
                     },
                 ));
+            }
+            // What is for stores that nodes share: a node alone sends neither.
+            Command::Receive { token, .. } => {
+                self.answers
+                    .push((core, Completion::Deposed { token: *token }));
+            }
+            Command::Claim {
+                token,
+                partition,
+                epoch,
+            } => {
+                let claimed = Completion::Claimed {
+                    token: *token,
+                    partition: *partition,
+                    outcome: ClaimOutcome::Lost { epoch: *epoch },
+                };
+                self.answers.push((core, claimed));
             }
             Command::Release {
                 token,
