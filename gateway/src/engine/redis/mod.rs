@@ -34,7 +34,7 @@ use crate::engine::claim::ClaimOutcome;
 use crate::engine::redis::keys::Keys;
 use crate::engine::redis::load::{Claim, Pages};
 use crate::engine::redis::mirror::Mirror;
-use crate::engine::redis::options::{Policy, RedisOptions};
+use crate::engine::redis::options::RedisOptions;
 use crate::engine::redis::pass::{Pass, PassError};
 use crate::engine::redis::plan::{Plan, Planner};
 use crate::engine::redis::server::{Servers, ServersError};

@@ -81,6 +81,8 @@ pub(super) struct Pass {
     checked: BTreeSet<u16>,
     /// Answers that are not given: those of messages that were not there to be moved.
     unanswered: BTreeSet<usize>,
+    /// Entries of pages that were not there: (answer, entry).
+    missing: BTreeSet<(usize, usize)>,
 }
 
 impl Pass {
@@ -93,6 +95,7 @@ impl Pass {
             reload: BTreeSet::new(),
             checked: BTreeSet::new(),
             unanswered: BTreeSet::new(),
+            missing: BTreeSet::new(),
         }
     }
 
@@ -221,6 +224,14 @@ impl Redis {
                 self.place(read, content, pass);
             }
         }
+        // From behind, so that the places of the others stay.
+        while let Some((answer, entry)) = pass.missing.pop_last() {
+            if let Completion::MailboxPage { entries, .. } =
+                &mut pass.plan.answers[answer].completion
+            {
+                entries.remove(entry);
+            }
+        }
         Ok(())
     }
 
@@ -240,6 +251,12 @@ impl Redis {
     fn place(&mut self, read: Read, content: Option<(Arc<Message>, Delivery)>, pass: &mut Pass) {
         match read.destination {
             Destination::Page { answer, entry } => {
+                if content.is_none() {
+                    pass.missing.insert((answer, entry));
+                    if let Some(found) = self.mirror.session_mut(read.session) {
+                        found.take(read.slot.sequence);
+                    }
+                }
                 if let Completion::MailboxPage { entries, .. } =
                     &mut pass.plan.answers[answer].completion
                 {
