@@ -24,7 +24,7 @@ use crate::config::{Config, Protocol};
 use crate::control::access::{Access, AccessError, own_secret};
 use crate::control::certificates::{CertificateError, Certificates};
 use crate::control::http::{self, Paths};
-use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, banner};
+use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, StoreFacts, banner};
 use crate::control::{Cores, SendToCore};
 use crate::engine::EngineError;
 use crate::engine::thread::EngineThread;
@@ -325,6 +325,7 @@ impl Node {
             listeners,
             admin: bound(&operators.admin),
             monitoring: bound(&operators.monitoring),
+            store: StoreFacts::embedded(&self.config),
             engine: Box::new(move || EngineReport::of(&engine_status)),
             certificates: Arc::clone(&self.certificates),
             access: Arc::clone(&self.access),
