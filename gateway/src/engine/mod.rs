@@ -17,6 +17,7 @@ pub mod claim;
 pub mod embedded;
 pub mod memory;
 mod queue;
+pub mod redis;
 pub mod status;
 pub mod thread;
 pub mod views;

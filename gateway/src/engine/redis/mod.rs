@@ -1,0 +1,7 @@
+//! The store that nodes share: Valkey or Redis, one server, primary and replica, or a cluster.
+
+mod confirm;
+mod link;
+pub mod options;
+pub mod server;
+mod topology;
