@@ -1,0 +1,1 @@
+//! Texts of servers, and what is said of them.
