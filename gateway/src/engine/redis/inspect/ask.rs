@@ -4,7 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use redis::{Cmd, FromRedisValue, from_redis_value};
 
-use super::facts::{ClusterFacts, ClusterNode, Facts, Lines, SETTINGS, ServerFacts, Settings};
+use super::facts::{
+    ClusterFacts, ClusterNode, Facts, Lines, REPLICAS_MAX, SETTINGS, ServerFacts, Settings,
+};
 use crate::engine::redis::options::{Address, ConnectOptions};
 use crate::engine::redis::server::{Servers, ServersError};
 
@@ -35,10 +37,9 @@ pub fn ask(options: &ConnectOptions) -> Facts {
         });
         match found {
             Ok((server, cluster)) => {
-                let named = replicas_of(&server)
-                    .into_iter()
-                    .filter(|_| !is_clustered(&server));
-                to_ask.extend(named);
+                if !is_clustered(&server) {
+                    to_ask.extend(others_of(&server));
+                }
                 if let Some(cluster) = cluster {
                     let members = cluster.nodes.iter().filter(|node| !node.failed);
                     to_ask.extend(members.map(|node| node.address.clone()));
@@ -68,23 +69,35 @@ fn is_clustered(server: &ServerFacts) -> bool {
     server.info.text("redis_mode") == "cluster" || server.info.text("cluster_enabled") == "1"
 }
 
-/// The replicas that a primary names.
-fn replicas_of(server: &ServerFacts) -> Vec<Address> {
-    let count = server.info.number("connected_slaves").unwrap_or(0).min(64);
-    let one = |number: u64| {
-        let line = server.info.text(&format!("slave{number}")).to_owned();
+/// The others that a server names: its replicas, or its primary.
+fn others_of(server: &ServerFacts) -> Vec<Address> {
+    let info = &server.info;
+    let primary = || {
+        let port = info.text("master_port").parse().ok()?;
+        let host = info.text("master_host");
+        (!host.is_empty()).then(|| Address {
+            host: host.into(),
+            port,
+        })
+    };
+    let count = info
+        .number("connected_slaves")
+        .unwrap_or(0)
+        .min(REPLICAS_MAX);
+    let replica = |number: u64| {
+        let line = info.text(&format!("slave{number}"));
         let field = |name: &str| {
             let mut fields = line.split(',').filter_map(|field| field.split_once('='));
             fields
                 .find(|(found, _)| *found == name)
-                .map(|(_, value)| value.to_owned())
+                .map(|(_, value)| value)
         };
         Some(Address {
             host: field("ip")?.into(),
             port: field("port")?.parse().ok()?,
         })
     };
-    (0..count).filter_map(one).collect()
+    (0..count).filter_map(replica).chain(primary()).collect()
 }
 
 fn ask_server(servers: &mut Servers, address: &Address) -> Result<ServerFacts, ServersError> {

@@ -122,7 +122,7 @@ impl ServerFacts {
 }
 
 /// More replicas of one primary are not looked at.
-const REPLICAS_MAX: u64 = 64;
+pub(super) const REPLICAS_MAX: u64 = 64;
 
 /// Product and version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,7 +50,9 @@ pub(super) fn judge(facts: &Facts, wanted: &Wanted) -> (Vec<Finding>, Offer) {
             rules.append_only(replica, durability);
         }
     }
-    rules.policy(durability);
+    if facts.primaries().next().is_some() {
+        rules.policy(durability);
+    }
     rules.findings.sort_by_key(|finding| finding.severity);
     (rules.findings, offer)
 }

@@ -1,0 +1,7 @@
+//! What surrounds the clustered engine, on real servers: views, what servers are, a node, and how a node's store moves there.
+//!
+//! `cargo xtask tools valkey` installs what is started here.
+
+mod inspect;
+mod servers;
+mod views;
