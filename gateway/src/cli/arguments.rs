@@ -60,12 +60,31 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Look at the Valkey or Redis behind a node (engine.kind = "redis").
+    Engine {
+        #[command(subcommand)]
+        command: EngineCommand,
+    },
     /// Put a user into a password file, change a password, or take a user out.
     ///
     /// The password is asked for at the terminal, or is the first line of standard input. A running node takes the file within 5 s.
     Passwd(Passwd),
     /// Ask a running node, or change something in it.
     Ctl(Ctl),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum EngineCommand {
+    /// Say what the Valkey or Redis is, and whether it keeps what is promised.
+    ///
+    /// Asks every server for its version, settings and state, and changes nothing. Exit code 1 when a node would not use it.
+    Check {
+        #[command(flatten)]
+        settings: Settings,
+        /// For machines.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -373,6 +373,9 @@ sections! {
         user: OptionalText = OptionalText::default();
         /// File with the password for the Valkey or Redis; a line break at its end does not count. "" = none.
         password_file: OptionalFile = OptionalFile::default();
+        /// PEM files with the certificates of the authorities that the servers are verified with, at `rediss://`. [] = those of the
+        /// operating system.
+        authorities: Files = Files::default();
         /// What the names of all keys in the Valkey or Redis begin with. Clusters that share one need different ones.
         prefix: KeyPrefix = KeyPrefix("rs".into());
         /// When something counts as stored. Embedded: "sync", when the disk has it; "relaxed", at once, and a loss of power or a crash takes

@@ -64,20 +64,20 @@ pub struct StoreFacts {
     pub path: String,
     /// The servers in use, as they are known to the node; empty for the embedded store.
     pub servers: Vec<String>,
-    /// When its commits count as done; never `Auto`.
+    /// When its commits count as done; `Auto` only as long as servers were not asked.
     pub durability: Durability,
 }
 
 impl StoreFacts {
-    /// Of the embedded store.
-    pub fn embedded(config: &Config) -> Self {
+    /// As far as the configuration says.
+    pub fn of(config: &Config) -> Self {
         Self {
-            kind: EngineKind::Embedded,
+            kind: config.engine.kind,
             path: config.engine.path.display().to_string(),
             servers: Vec::new(),
-            durability: match config.engine.durability {
-                Durability::Relaxed => Durability::Relaxed,
-                _ => Durability::Sync,
+            durability: match (config.engine.durability, config.engine.kind) {
+                (Durability::Auto, EngineKind::Embedded) => Durability::Sync,
+                (durability, _) => durability,
             },
         }
     }

@@ -325,7 +325,7 @@ impl Node {
             listeners,
             admin: bound(&operators.admin),
             monitoring: bound(&operators.monitoring),
-            store: StoreFacts::embedded(&self.config),
+            store: StoreFacts::of(&self.config),
             engine: Box::new(move || EngineReport::of(&engine_status)),
             certificates: Arc::clone(&self.certificates),
             access: Arc::clone(&self.access),

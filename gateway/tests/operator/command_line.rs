@@ -77,6 +77,8 @@ fn help_is_as_agreed() {
         &["ctl", "publish"],
         &["ctl", "bans"],
         &["ctl", "bans", "add"],
+        &["engine"],
+        &["engine", "check"],
         &["passwd"],
     ] {
         let typed = [command, &["-h"]].concat();
@@ -99,6 +101,8 @@ fn what_is_typed_wrongly_ends_with_2_and_what_fails_with_1() {
         &["ctl", "publish", "a", "b", "--qos", "3"],
         &["ctl", "bans", "add", "group", "staff"],
         &["ctl", "bans", "add", "user", "eve", "--for", "1 parsec"],
+        &["engine"],
+        &["engine", "check", "--jso"],
         &["passwd", "users"],
         &["passwd", "users", "eve", "--delete", "--scram"],
     ] {

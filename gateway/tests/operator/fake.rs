@@ -203,7 +203,7 @@ fn status_in(engine: EngineState, folder: &Path) -> NodeStatus {
         }],
         admin: Some(address("127.0.0.1:9883")),
         monitoring: None,
-        store: StoreFacts::embedded(&config),
+        store: StoreFacts::of(&config),
         engine: Box::new(report),
         certificates: Arc::new(certificates()),
         access: Arc::new(access(folder)),

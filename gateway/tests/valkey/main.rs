@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask tools valkey` installs what is started here.
 
+mod command;
 mod inspect;
 mod servers;
 mod views;

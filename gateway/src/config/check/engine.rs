@@ -44,11 +44,16 @@ impl Config {
                     "engine.mode",
                     "engine.user",
                     "engine.password_file",
+                    "engine.authorities",
                     "engine.prefix",
                     "engine.timeout",
                 ],
                 errors,
             ),
+        }
+        if !engine.authorities.0.is_empty() && !engine.urls.is_tls() && !engine.urls.0.is_empty() {
+            let problem = "authorities, and nothing to verify: no address in engine.urls is rediss://; write them so, or take this out";
+            errors.push(self.contradiction("engine.authorities", problem.into()));
         }
         if engine.user.0.is_some() && engine.password_file.0.is_none() {
             let problem = "a user without a password; name the file with the password in engine.password_file, or take the user out";

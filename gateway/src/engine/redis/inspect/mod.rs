@@ -133,6 +133,14 @@ impl Report {
         }
     }
 
+    /// Replicas that are waited for before something counts as stored.
+    pub fn replicas_waited_for(&self) -> u32 {
+        match self.policy {
+            Policy::Memory | Policy::Aof => 0,
+            Policy::Replica(replicas) | Policy::ReplicaAof(replicas) => replicas,
+        }
+    }
+
     /// True when a node may use it.
     pub fn is_good(&self) -> bool {
         let refused = |finding: &Finding| finding.severity == Severity::Refuse;
