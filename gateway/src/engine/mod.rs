@@ -120,6 +120,9 @@ pub struct Delivery {
 /// Subscription identifiers of a delivery, in order; empty costs nothing on the heap.
 pub type SubscriptionIdList = Box<[u32]>;
 
+/// What a claim counts for in a batch: what is loaded for one is answered together with the batch.
+const CLAIM_BYTES: usize = 128 << 10;
+
 /// What a PUBLISH does to the retained message of its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetainChange {
@@ -308,6 +311,7 @@ impl Command {
     pub fn batch_bytes(&self) -> usize {
         match self {
             Self::Move { bytes_max, .. } => *bytes_max as usize,
+            Self::Claim { .. } => CLAIM_BYTES,
             _ => self.bytes(),
         }
     }
@@ -571,6 +575,12 @@ pub enum EngineError {
         path: String,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// A server of the store does not do what it is asked; the batch is kept and tried again.
+    #[error("the store does not work: {detail}; acknowledgements wait until it does")]
+    Server {
+        /// Which, and why.
+        detail: String,
     },
 }
 

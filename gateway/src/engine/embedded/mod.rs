@@ -16,7 +16,7 @@ mod disk;
 mod index;
 mod open;
 mod plan;
-mod records;
+pub(in crate::engine) mod records;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -277,6 +277,24 @@ impl Servers {
         Ok(replies.into_iter().flatten().collect())
     }
 
+    /// Waits until what was written on the connections there are is where the policy wants it.
+    ///
+    /// # Errors
+    /// See [`ServersError`].
+    pub(super) fn confirm(&mut self, policy: Policy) -> Result<(), ServersError> {
+        if policy == Policy::Memory {
+            return Ok(());
+        }
+        let deadline = Deadline::after(self.options.timeout);
+        let servers: Vec<_> = self.links.keys().cloned().collect();
+        for server in servers {
+            let packed = confirmation_command(policy, deadline.left());
+            let reply = self.call_link(&server, &packed, deadline)?;
+            check_confirmation(policy, &reply, &server)?;
+        }
+        Ok(())
+    }
+
     /// Whom the requests without a reply go to.
     fn groups(
         &mut self,
