@@ -4,5 +4,12 @@
 
 mod command;
 mod inspect;
+mod node;
 mod servers;
 mod views;
+#[path = "../sockets/world.rs"]
+#[expect(
+    dead_code,
+    reason = "shared with the tests over sockets, which use all of it"
+)]
+mod world;

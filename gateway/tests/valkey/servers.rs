@@ -118,6 +118,11 @@ impl Server {
         assert!(status.expect("kill runs").success());
     }
 
+    /// The id of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub(crate) fn address(&self) -> Address {
         Address {
             host: "127.0.0.1".into(),
