@@ -11,6 +11,7 @@
 
 mod changes;
 mod confirm;
+pub mod import;
 pub mod inspect;
 pub mod keys;
 mod link;
