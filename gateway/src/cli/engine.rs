@@ -1,10 +1,11 @@
-//! `roadstead engine`: looks at the Valkey or Redis behind a node.
+//! `roadstead engine`: looks at the Valkey or Redis behind a node, and moves a store there.
 
 use std::io::Write;
 
 use serde_json::json;
 
 use super::arguments::EngineCommand;
+use super::migrate::{self, Wanted};
 use super::table::printable;
 use super::{CommandError, EXIT_DONE, EXIT_FAILED};
 use crate::config::{Config, Durability};
@@ -19,6 +20,19 @@ pub(super) fn run(
     out: &mut dyn Write,
 ) -> Result<u8, CommandError> {
     match command {
+        EngineCommand::Migrate {
+            from,
+            resume,
+            settings,
+            json,
+        } => {
+            let wanted = Wanted {
+                from,
+                resume: *resume,
+                json: *json,
+            };
+            migrate::run(&settings.load(environment)?, &wanted, out)
+        }
         EngineCommand::Check { settings, json } => check(&settings.load(environment)?, *json, out),
     }
 }

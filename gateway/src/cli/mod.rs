@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod ctl;
 mod engine;
+mod migrate;
 mod passwd;
 mod settings;
 mod table;

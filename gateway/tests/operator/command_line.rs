@@ -79,6 +79,7 @@ fn help_is_as_agreed() {
         &["ctl", "bans", "add"],
         &["engine"],
         &["engine", "check"],
+        &["engine", "migrate"],
         &["passwd"],
     ] {
         let typed = [command, &["-h"]].concat();
@@ -103,6 +104,7 @@ fn what_is_typed_wrongly_ends_with_2_and_what_fails_with_1() {
         &["ctl", "bans", "add", "user", "eve", "--for", "1 parsec"],
         &["engine"],
         &["engine", "check", "--jso"],
+        &["engine", "migrate"],
         &["passwd", "users"],
         &["passwd", "users", "eve", "--delete", "--scram"],
     ] {

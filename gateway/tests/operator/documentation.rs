@@ -120,6 +120,7 @@ fn every_path_and_command_is_documented() {
         "ctl reload",
         "roadstead passwd",
         "engine check",
+        "engine migrate",
     ] {
         assert!(text.contains(word), "{word} is not in {PATH}");
     }

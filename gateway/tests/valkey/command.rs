@@ -6,7 +6,7 @@ use gateway::config::Config;
 use crate::servers::Server;
 
 /// Exit code, output, errors.
-fn run(typed: &[&str], settings: &[&str]) -> (u8, String, String) {
+pub(crate) fn run(typed: &[&str], settings: &[&str]) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut output = Output {
         out: &mut out,

@@ -4,6 +4,7 @@
 
 mod command;
 mod inspect;
+mod migrate;
 mod node;
 mod servers;
 mod views;

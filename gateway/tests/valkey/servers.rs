@@ -118,6 +118,11 @@ impl Server {
         assert!(status.expect("kill runs").success());
     }
 
+    /// False once it was killed.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
     /// The id of the process.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
