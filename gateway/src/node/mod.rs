@@ -157,9 +157,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let store = Store::open(&config, &ownership, clock.now().unix_ms)?;
     let access = Access::open(&config, clock)?; // In the folder that the store has made.
     let quic_keys = quic_keys(&config, &certificates)?;
-    let warnings = config.access_warnings().into_iter();
-    let warnings = warnings.chain(config.engine_warnings());
-    warnings.for_each(|warning| tracing::warn!("{warning}"));
+    warn_of(&config);
 
     let (reports, report_receiver) = channel();
     let stopping = Arc::new(Stopping::default());
@@ -466,6 +464,13 @@ fn facts(config: &Config) -> Result<Facts, StartError> {
         websocket_path: config.listeners.websocket_path.0.as_str().into(),
         seed: random_u64()?,
     })
+}
+
+/// Says what is allowed and probably not meant.
+fn warn_of(config: &Config) {
+    let warnings = config.access_warnings().into_iter();
+    let warnings = warnings.chain(config.engine_warnings());
+    warnings.for_each(|warning| tracing::warn!("{warning}"));
 }
 
 /// A number that nobody can guess.

@@ -113,6 +113,15 @@ struct ExpectedSession {
     messages: u64,
 }
 
+/// A question how many there are.
+struct Count {
+    what: &'static str,
+    command: &'static str,
+    key: String,
+    partition: u16,
+    wanted: u64,
+}
+
 /// An import on its way.
 #[derive(Debug)]
 pub struct Import {
@@ -330,77 +339,78 @@ impl Import {
 
     /// Compares what is there with what was written.
     fn compare(&mut self) -> Result<(), ImportError> {
-        let mut wanted = Vec::new();
-        for (&partition, expected) in &self.partitions {
-            wanted.extend([
-                (
-                    "sessions",
-                    "SCARD",
-                    self.keys.sessions(partition),
-                    partition,
-                    expected.sessions,
-                ),
-                (
-                    "retained messages",
-                    "HLEN",
-                    self.keys.retained(partition),
-                    partition,
-                    expected.retained,
-                ),
-                (
-                    "routes",
-                    "HLEN",
-                    self.keys.routes(partition),
-                    partition,
-                    expected.routes,
-                ),
-            ]);
-        }
-        for expected in &self.sessions {
-            let ExpectedSession {
-                session,
-                partition,
-                fields,
-                messages,
-            } = *expected;
-            let session_key = self.keys.session(partition, session);
-            wanted.push((
-                "fields of a session",
-                "HLEN",
-                session_key,
-                partition,
-                fields,
-            ));
-            let mailbox = self.keys.mailbox(partition, session);
-            wanted.push((
-                "messages of a session",
-                "HLEN",
-                mailbox,
-                partition,
-                messages,
-            ));
-        }
-        for some in wanted.chunks(QUESTIONS) {
-            let question = |(_, command, key, partition, _): &(_, &str, String, u16, _)| {
-                Request::new(*partition, redis::cmd(command).arg(key))
+        for some in self.counts().chunks(QUESTIONS) {
+            let question = |count: &Count| {
+                Request::new(count.partition, redis::cmd(count.command).arg(&count.key))
             };
             let mut questions: Vec<_> = some.iter().map(question).collect();
             let replies = self.servers.call_many(&mut questions, Policy::Memory)?;
-            for ((what, _, _, _, wanted), reply) in some.iter().zip(replies) {
+            for (&Count { what, wanted, .. }, reply) in some.iter().zip(replies) {
                 let found = match reply {
                     Value::Int(found) => u64::try_from(found).unwrap_or(0),
                     _ => 0,
                 };
-                if found != *wanted {
+                if found != wanted {
                     return Err(ImportError::Differs {
                         what,
-                        wanted: *wanted,
+                        wanted,
                         found,
                     });
                 }
             }
         }
         Ok(())
+    }
+
+    /// Everything that is counted.
+    fn counts(&self) -> Vec<Count> {
+        let mut counts = Vec::new();
+        for (&partition, expected) in &self.partitions {
+            let keys = [
+                (
+                    "sessions",
+                    "SCARD",
+                    self.keys.sessions(partition),
+                    expected.sessions,
+                ),
+                (
+                    "retained messages",
+                    "HLEN",
+                    self.keys.retained(partition),
+                    expected.retained,
+                ),
+                (
+                    "routes",
+                    "HLEN",
+                    self.keys.routes(partition),
+                    expected.routes,
+                ),
+            ];
+            counts.extend(keys.map(|(what, command, key, wanted)| Count {
+                what,
+                command,
+                key,
+                partition,
+                wanted,
+            }));
+        }
+        for expected in &self.sessions {
+            let (session, partition) = (expected.session, expected.partition);
+            let fields = self.keys.session(partition, session);
+            let mailbox = self.keys.mailbox(partition, session);
+            let keys = [
+                ("fields of a session", fields, expected.fields),
+                ("messages of a session", mailbox, expected.messages),
+            ];
+            counts.extend(keys.map(|(what, key, wanted)| Count {
+                what,
+                command: "HLEN",
+                key,
+                partition,
+                wanted,
+            }));
+        }
+        counts
     }
 
     /// No partition has anything.

@@ -5,6 +5,7 @@
 mod ask;
 mod facts;
 mod rules;
+mod shape;
 
 use serde::Serialize;
 

@@ -2,12 +2,10 @@
 
 use super::facts::{Facts, ServerFacts};
 use super::{Finding, Offer, Severity, Wanted};
-use crate::config::{Durability, EngineMode};
+use crate::config::Durability;
 
 /// First version that knows everything that is used: WAITAOF came with it.
 const VERSION_MIN: [u32; 3] = [7, 2, 0];
-/// All slots of a cluster.
-const SLOTS: u64 = 16_384;
 /// A clock further off than this makes messages expire early or late by as much.
 const SKEW_MS_MAX: u64 = 2_000;
 /// Above this part of its memory, in percent, a server is nearly full.
@@ -15,8 +13,8 @@ const MEMORY_PERCENT_MAX: u64 = 80;
 
 /// Collects findings.
 pub(super) struct Rules<'a> {
-    facts: &'a Facts,
-    wanted: &'a Wanted,
+    pub(super) facts: &'a Facts,
+    pub(super) wanted: &'a Wanted,
     findings: Vec<Finding>,
 }
 
@@ -70,7 +68,7 @@ fn uses_replicas(durability: Durability) -> bool {
 }
 
 impl Rules<'_> {
-    fn say(
+    pub(super) fn say(
         &mut self,
         severity: Severity,
         server: impl ToString,
@@ -116,147 +114,6 @@ impl Rules<'_> {
         why: &str,
     ) {
         self.say(Severity::Warn, &server.address, setting, found, right, why);
-    }
-
-    /// One primary, or a cluster that serves everything.
-    fn shape(&mut self) {
-        for (address, error) in &self.facts.silent {
-            let why = "it was not asked, so nothing is known about it; look at its log, the network and the password";
-            self.say(
-                Severity::Warn,
-                address,
-                "connection",
-                error,
-                "an answer",
-                why,
-            );
-        }
-        let Some(cluster) = &self.facts.cluster else {
-            self.one_primary();
-            return;
-        };
-        if self.wanted.mode == EngineMode::Single {
-            let why = "engine.mode is \"single\", and with one server of a cluster most keys are elsewhere; set it to \"auto\"";
-            self.say(
-                Severity::Refuse,
-                "cluster",
-                "cluster_enabled",
-                "1",
-                "0",
-                why,
-            );
-        }
-        let state = cluster.info.text("cluster_state");
-        if state != "ok" {
-            let why = "while it is not, nothing can be stored; `CLUSTER NODES` and the logs of the servers say what is missing";
-            self.say(
-                Severity::Refuse,
-                "cluster",
-                "cluster_state",
-                state,
-                "ok",
-                why,
-            );
-        }
-        let served: u64 = cluster
-            .nodes
-            .iter()
-            .filter(|node| !node.failed)
-            .map(|node| u64::from(node.slots))
-            .sum();
-        if served != SLOTS {
-            let why = "what belongs to the other slots has no place; assign them (`valkey-cli --cluster fix`)";
-            self.say(
-                Severity::Refuse,
-                "cluster",
-                "slots served",
-                served,
-                "16384",
-                why,
-            );
-        }
-        let failed = cluster.nodes.iter().filter(|node| node.failed).count();
-        if failed > 0 {
-            let why = "it makes the cluster slower to fail over; bring it back, or take it out (`CLUSTER FORGET`)";
-            self.say(
-                Severity::Warn,
-                "cluster",
-                "failed members",
-                failed,
-                "0",
-                why,
-            );
-        }
-        let primaries = cluster
-            .nodes
-            .iter()
-            .filter(|node| node.primary.is_none() && node.slots > 0)
-            .count();
-        if (1..3).contains(&primaries) {
-            let why = "with fewer than three no majority is left when one is lost, so that no replica takes its place";
-            self.say(
-                Severity::Warn,
-                "cluster",
-                "primaries",
-                primaries,
-                "3 or more",
-                why,
-            );
-        }
-    }
-
-    fn one_primary(&mut self) {
-        if self.wanted.mode == EngineMode::Cluster && !self.facts.servers.is_empty() {
-            let why =
-                "engine.mode is \"cluster\"; set it to \"auto\" or \"single\", or name a cluster";
-            self.say(Severity::Refuse, "server", "cluster_enabled", "0", "1", why);
-        }
-        let primaries: Vec<_> = self
-            .facts
-            .primaries()
-            .map(|server| server.address.to_string())
-            .collect();
-        match primaries.len() {
-            1 => {}
-            0 if self
-                .facts
-                .servers
-                .iter()
-                .any(|server| server.info.text("redis_mode") == "sentinel") =>
-            {
-                let why = "a Sentinel stores nothing; name the servers that it watches";
-                self.say(
-                    Severity::Refuse,
-                    "server",
-                    "redis_mode",
-                    "sentinel",
-                    "standalone or cluster",
-                    why,
-                );
-            }
-            0 => {
-                let why = "only a primary takes what is to be stored; name it as well, or wait until one of these has become it";
-                self.say(
-                    Severity::Refuse,
-                    "server",
-                    "role",
-                    "no primary among those that answer",
-                    "a primary",
-                    why,
-                );
-            }
-            _ => {
-                let why = "they are not one store, or a failover is not over; name one primary, with its replicas";
-                self.say(
-                    Severity::Refuse,
-                    "server",
-                    "role",
-                    primaries.join(" and "),
-                    "one primary",
-                    why,
-                );
-            }
-        }
     }
 
     fn version(&mut self, server: &ServerFacts) {
