@@ -7,7 +7,7 @@ use reactor::mesh::InboxSender;
 
 use crate::config::Config;
 use crate::control::status::StoreFacts;
-use crate::engine::embedded::{Embedded, EmbeddedOptions};
+use crate::engine::embedded::{Embedded, EmbeddedOptions, make_folder};
 use crate::engine::redis::Redis;
 use crate::engine::thread::{CommandSender, CompletionSink, EngineEvent, EngineThread};
 use crate::engine::{Completion, Durability, Engine, EngineError, Restored};
@@ -52,7 +52,7 @@ impl Store {
             });
         };
         // What a node makes for itself stays with it: its secrets, and who is banned.
-        std::fs::create_dir_all(&config.engine.path).map_err(|source| EngineError::Open {
+        make_folder(&config.engine.path).map_err(|source| EngineError::Open {
             path: config.engine.path.display().to_string(),
             source,
         })?;
@@ -89,7 +89,10 @@ impl Store {
         cores: u16,
         completions: Vec<InboxSender<Completion>>,
     ) -> std::io::Result<(EngineThread, Vec<CommandSender>, Vec<Vec<(Restored, u16)>>)> {
-        let sink = ToCores { completions };
+        let sink = ToCores {
+            completions,
+            was_deposed: false,
+        };
         let limits = config.engine_limits();
         let (thread, commands) = match self.engine {
             AnyEngine::Embedded(engine) => {
@@ -115,10 +118,19 @@ fn log_event(event: EngineEvent<'_>) {
 /// Hands completions to the inboxes of the cores.
 struct ToCores {
     completions: Vec<InboxSender<Completion>>,
+    /// True exactly when that was said.
+    was_deposed: bool,
 }
 
 impl CompletionSink for ToCores {
     fn deliver(&mut self, core: u16, completion: Completion) -> Result<(), Completion> {
+        if matches!(completion, Completion::Deposed { .. }) && !self.was_deposed {
+            self.was_deposed = true;
+            tracing::error!(
+                "another node has taken the store over: what this one is to store is neither stored nor acknowledged; stop one of them, or \
+                 give each an engine.prefix of its own"
+            );
+        }
         self.completions[usize::from(core)].send(completion)
     }
 

@@ -6,6 +6,10 @@ use std::time::Duration;
 use edge_proto::encode;
 use edge_proto::packet::{Publish, PublishProperties, QoS, Version};
 
+use gateway::engine::redis::options::{ConnectOptions, Policy};
+use gateway::engine::redis::views::RedisViews;
+use gateway::engine::views::ViewStore as _;
+
 use crate::servers::{Server, cluster};
 use crate::world::{Client, Node, free_address};
 
@@ -157,4 +161,72 @@ fn a_server_that_hangs_for_a_while_loses_nothing() {
     thaw.join().expect("it goes on");
     node.kill();
     assert_all_come(&node, "alice");
+}
+
+/// What `docs/OPERATIONS.md` says that a user needs.
+const RIGHTS: &str = "on >hunter2 ~rs:* ~{rs:view} +@read +@write +@scripting +@connection +wait +waitaof +info +time +cluster|slots \
+                      +cluster|info +cluster|nodes +config|get";
+
+#[test]
+fn a_user_with_the_rights_that_are_documented_is_enough() {
+    let servers = cluster(&["appendonly yes", "appendfsync always"]);
+    for server in &servers {
+        let typed = ["ACL", "SETUSER", "gateway"]
+            .into_iter()
+            .chain(RIGHTS.split_whitespace());
+        assert_eq!(server.cli(&typed.collect::<Vec<_>>()), "OK");
+        assert_eq!(
+            server.cli(&["ACL", "SETUSER", "default", "nocommands", "+ping"]),
+            "OK"
+        );
+    }
+    let password = std::env::temp_dir().join(format!("roadstead-password-{}", std::process::id()));
+    std::fs::write(&password, "hunter2\n").expect("it is written");
+    let file = format!("engine.password_file={}", password.display());
+    let settings = ["engine.user=gateway", file.as_str()];
+    let mut node = start("valkey-rights", &servers[0].url(), &settings);
+    subscribe(&node, "alice");
+    publish_all(&node);
+    node.kill();
+    assert_all_come(&node, "alice");
+    let options = ConnectOptions {
+        username: Some("gateway".into()),
+        password: Some("hunter2".to_owned().into()),
+        ..servers[0].options()
+    };
+    let views = RedisViews::new(&options, "rs", Policy::Aof);
+    assert!(views.read(None, true).is_ok());
+    std::fs::remove_file(&password).expect("it was made");
+}
+
+#[test]
+fn a_second_node_on_the_same_prefix_takes_over_and_the_first_stores_nothing_more() {
+    let server = Server::durable();
+    let first = start("valkey-first", &server.url(), &[]);
+    subscribe(&first, "alice");
+    let second = start("valkey-second", &server.url(), &[]);
+    publish_all(&second);
+    let before = server.cli(&["DBSIZE"]);
+    let mut late = Client::connect_for(&first, "late", 0);
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtLeastOnce,
+        retain: true,
+        topic: "sensors/d1/t",
+        packet_id: Some(1),
+        properties: PublishProperties::default(),
+        payload: b"from the first",
+    };
+    late.send(|out| encode::publish(out, Version::V5, &publish));
+    late.stream()
+        .set_read_timeout(Some(Duration::from_millis(700)))
+        .expect("a socket");
+    let mut answer = [0; 64];
+    let answered = std::io::Read::read(late.stream(), &mut answer);
+    assert!(
+        !matches!(answered, Ok(count) if count > 0 && answer[..count] == [0x40, 2, 0, 1]),
+        "{answer:?}"
+    );
+    assert_eq!(server.cli(&["DBSIZE"]), before);
+    assert_all_come(&second, "alice");
 }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase};
 
+pub(crate) use open::make_folder;
 pub use open::{EmbeddedOptions, FORMAT};
 
 use crate::engine::embedded::belongings::Belongings;
