@@ -1,5 +1,6 @@
 //! A node on a Valkey, as a process: what it acknowledged is there after either of them was killed.
 
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -229,4 +230,27 @@ fn a_second_node_on_the_same_prefix_takes_over_and_the_first_stores_nothing_more
     );
     assert_eq!(server.cli(&["DBSIZE"]), before);
     assert_all_come(&second, "alice");
+}
+
+#[test]
+fn the_status_names_the_servers_and_what_is_promised() {
+    let server = Server::durable();
+    let admin = free_address();
+    let setting = format!("admin.address={admin}");
+    let node = start("valkey-status", &server.url(), &[&setting]);
+    drop(node.connect());
+    let mut stream = Node::connect_to(admin);
+    let request = "GET /v1/status HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("it listens");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    let status: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    let engine = &status["engine"];
+    assert_eq!(engine["kind"], "redis");
+    assert_eq!(engine["durability"], "aof");
+    assert_eq!(
+        engine["servers"],
+        serde_json::json!([server.address().to_string()])
+    );
 }

@@ -87,7 +87,7 @@ impl Server {
     /// A replica of another, once it has everything.
     pub(crate) fn replica_of(primary: &Self, settings: &[&str]) -> Self {
         let follow = format!("replicaof 127.0.0.1 {}", primary.port);
-        let mut all = vec![follow.as_str(), "repl-diskless-sync-delay 0"];
+        let mut all = vec![follow.as_str()];
         all.extend(settings);
         let replica = Self::start(&all);
         eventually("the replica has everything", || {
@@ -205,8 +205,8 @@ fn run(port: u16, folder: &Path, settings: &[String]) -> Option<Child> {
     command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"])
         .arg(folder);
-    // Nothing of a default configuration: no snapshots while a test runs.
-    command.args(["--save", "", "--loglevel", "notice"]);
+    // No snapshots while a test runs, and a replica does not wait for others.
+    command.args(["--save", "", "--repl-diskless-sync-delay", "0"]);
     for setting in settings {
         let (name, value) = setting.split_once(' ').expect("a name and a value");
         command.arg(format!("--{name}"));
