@@ -7,6 +7,7 @@ mod inspect;
 mod migrate;
 mod node;
 mod servers;
+mod tls;
 mod views;
 #[path = "../sockets/world.rs"]
 #[expect(
