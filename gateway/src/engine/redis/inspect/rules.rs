@@ -250,7 +250,8 @@ impl Rules<'_> {
                 self.refuse(server, "appendfsync", "no", "always", why);
             }
             (Some("everysec"), true) => {
-                let why = "the file is synced once a second, and every answer waits for it, so that acknowledgements take up to a second";
+                let why = "the file is synced once a second, and every answer waits for it, so that acknowledgements take up to a second; engine.timeout has to \
+                           be 2s or more";
                 self.warn(server, "appendfsync", "everysec", "always", why);
             }
             (Some("no"), false) => {
