@@ -377,8 +377,7 @@ fn what_was_interrupted_goes_on_and_nothing_is_there_twice() {
             .to_string()
             .contains("--resume")
     );
-    let moved =
-        migrate(&mut open(&folder.0), options.clone(), true, &mut |_, _| {}).expect("it goes on");
+    let moved = migrate(&mut open(&folder.0), options, true, &mut |_, _| {}).expect("it goes on");
     assert_eq!(moved, expected());
     assert_moved(&folder, &server);
 }

@@ -160,6 +160,10 @@ fn a_write_that_is_not_confirmed_is_not_known_and_may_be_asked_again() {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long it takes is what is tested"
+)]
 fn a_server_that_fails_gives_errors_in_time_and_is_found_again() {
     let mut server = Server::durable();
     let store = views(&server, Policy::Aof);
