@@ -202,6 +202,31 @@ fn a_server_that_fails_gives_errors_in_time_and_is_found_again() {
 }
 
 #[test]
+fn a_replica_that_takes_over_has_the_view() {
+    let mut primary = Server::durable();
+    let replica = Server::replica_of(&primary, &[]);
+    let options = ConnectOptions {
+        seeds: vec![primary.address(), replica.address()],
+        ..primary.options()
+    };
+    let store = RedisViews::new(&options, "rs", Policy::Replica(1));
+    let (first, second) = (view(1, 7), view(2, 7));
+    let (one, two) = (first.version(), second.version());
+    assert_eq!(store.compare_and_set(None, &first, one), Written::Done);
+    primary.kill();
+    assert_eq!(replica.cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    let stored = store
+        .read(Some(one), true)
+        .expect("the other server answers");
+    assert!(matches!(stored.content, Content::Known));
+    // It has no replica that could confirm anything.
+    assert_eq!(
+        store.compare_and_set(Some(one), &second, two),
+        Written::Unknown
+    );
+}
+
+#[test]
 fn a_key_that_holds_something_else_is_no_view() {
     let server = Server::start(&[]);
     let store = views(&server, Policy::Memory);
