@@ -95,8 +95,8 @@ impl Config {
         let mut warnings = Vec::new();
         if engine.kind == EngineKind::Redis && engine.password_file.0.is_none() {
             warnings.push(
-                "engine.password_file is not set: whoever reaches the Valkey or Redis can read and change everything that is stored, \
-                 unless it asks for client certificates; give it a password, and name the file with it here"
+                "engine.password_file is not set: whoever reaches the Valkey or Redis can read and change everything that is stored; \
+                 give it a password, and name the file with it here"
                     .into(),
             );
         }

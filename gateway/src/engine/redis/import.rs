@@ -1,6 +1,9 @@
 //! Fills an empty store with what another one holds: the same sessions, messages and sequences, so that clients go on as if nothing had
 //! happened. Everything is written so that it can be written again: an import that was interrupted is repeated from the start.
 //!
+//! How far it is stands in the hash `P:{T}:import` of partition 0: `state`, which is `running` or `complete`, and `source`, what stands for the
+//! content that is moved.
+//!
 //! **Invariant**: nothing that a node has written is ever changed. The store is empty before the first write, or holds an interrupted import
 //! of the same content, and no node has claimed a partition until the end.
 
