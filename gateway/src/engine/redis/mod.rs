@@ -11,6 +11,7 @@
 
 mod changes;
 mod confirm;
+mod error;
 pub mod import;
 pub mod inspect;
 pub mod keys;
@@ -37,7 +38,7 @@ use crate::engine::claim::ClaimOutcome;
 use crate::engine::redis::keys::Keys;
 use crate::engine::redis::load::{Claim, Pages};
 use crate::engine::redis::mirror::Mirror;
-use crate::engine::redis::options::{Policy, RedisOptions};
+use crate::engine::redis::options::RedisOptions;
 use crate::engine::redis::pass::{Pass, PassError};
 use crate::engine::redis::plan::{Plan, Planner};
 use crate::engine::redis::server::{Servers, ServersError};
