@@ -89,8 +89,8 @@ fn record(number: u64) -> SessionRecord {
     }
 }
 
-/// Sessions with mailboxes that have gaps and PUBRECs, a queue of a shared subscription, packet identifiers, retained messages.
-fn fill(store: &mut Embedded) {
+/// Sessions, a queue of a shared subscription, their messages, packet identifiers and retained messages.
+fn stored() -> Vec<Command> {
     let token = Token(0);
     let mut commands = Vec::new();
     let subscription = |id| SubscriptionRecord {
@@ -163,6 +163,13 @@ fn fill(store: &mut Embedded) {
             },
         });
     }
+    commands
+}
+
+/// The same, and some messages have been acknowledged or have had their PUBREC.
+fn fill(store: &mut Embedded) {
+    let token = Token(0);
+    let commands = stored();
     let commands: Vec<_> = commands.into_iter().map(|command| (0, command)).collect();
     let mut answers = Vec::new();
     store

@@ -66,7 +66,7 @@ fn what_was_acknowledged_comes_back_after_the_node_was_killed() {
 #[test]
 fn what_was_acknowledged_comes_back_after_the_server_was_killed() {
     let mut server = Server::durable();
-    let mut node = start("valkey-server", &server.url(), &["engine.timeout=500ms"]);
+    let mut node = start("valkey-server", &server.url(), &["engine.timeout=1s"]);
     subscribe(&node, "alice");
     publish_all(&node);
     server.kill();
@@ -145,7 +145,7 @@ fn a_node_refuses_a_server_that_would_break_what_is_promised() {
 #[test]
 fn a_server_that_hangs_for_a_while_loses_nothing() {
     let server = Server::durable();
-    let mut node = start("valkey-hang", &server.url(), &["engine.timeout=300ms"]);
+    let mut node = start("valkey-hang", &server.url(), &["engine.timeout=1s"]);
     subscribe(&node, "alice");
     server.signal("-STOP");
     let thaw = std::thread::spawn({
