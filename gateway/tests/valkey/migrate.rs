@@ -89,14 +89,17 @@ fn record(number: u64) -> SessionRecord {
     }
 }
 
+fn subscription(id: u32) -> SubscriptionRecord {
+    SubscriptionRecord {
+        options: SubscriptionOptions::from_qos(QoS::ExactlyOnce),
+        subscription_id: id,
+    }
+}
+
 /// Sessions, a queue of a shared subscription, their messages, packet identifiers and retained messages.
 fn stored() -> Vec<Command> {
     let token = Token(0);
     let mut commands = Vec::new();
-    let subscription = |id| SubscriptionRecord {
-        options: SubscriptionOptions::from_qos(QoS::ExactlyOnce),
-        subscription_id: id,
-    };
     for number in 1..=SESSIONS {
         let session = SessionId(number);
         commands.push(Command::PutSession {
