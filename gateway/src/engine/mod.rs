@@ -16,6 +16,7 @@
 pub mod claim;
 pub mod embedded;
 pub mod memory;
+pub mod migrate;
 mod queue;
 pub mod redis;
 pub mod status;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use redis::Value;
 
+use crate::engine::redis::error::{ServersError, said};
 use crate::engine::redis::options::{Address, Policy};
-use crate::engine::redis::server::{ServersError, said};
 
 /// The command that waits until what its connection wrote is where the policy wants it. It gives up before the connection does.
 pub(super) fn confirmation_command(policy: Policy, left: Duration) -> Vec<u8> {

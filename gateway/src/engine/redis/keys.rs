@@ -136,7 +136,10 @@ mod tests {
             hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)
                 .wrapping_add(u64::from(byte) + 1)
         });
-        assert_eq!(hash, 0, "what is stored would not be found again");
+        assert_eq!(
+            hash, 12_001_551_034_238_011_983,
+            "what is stored would not be found again"
+        );
     }
 
     #[test]

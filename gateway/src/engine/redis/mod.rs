@@ -11,6 +11,9 @@
 
 mod changes;
 mod confirm;
+mod error;
+pub mod import;
+pub mod inspect;
 pub mod keys;
 mod link;
 mod load;
@@ -22,6 +25,7 @@ mod plan;
 mod records;
 pub mod server;
 mod topology;
+pub mod views;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -303,7 +303,7 @@ impl Redis {
         result
     }
 
-    fn routes(&mut self, pass: &mut Pass) -> Result<(), PassError> {
+    fn routes(&mut self, pass: &Pass) -> Result<(), PassError> {
         let changes = pass.plan.routes.iter();
         let mut requests: Vec<_> = changes
             .filter(|change| !pass.lost.contains(&change.needs))

@@ -17,7 +17,8 @@ use crate::engine::redis::keys::{Keys, decimal};
 use crate::engine::redis::mirror::{Map, Mirror, Place, Session, Slot};
 use crate::engine::redis::records;
 use crate::engine::{
-    Command, Completion, Delivery, MailboxLimits, RetainChange, SubscriptionRecord, Token,
+    Command, Completion, Delivery, MailboxLimits, RetainChange, SessionRecord, SubscriptionRecord,
+    Token,
 };
 use crate::message::{Message, SessionId};
 
@@ -232,22 +233,7 @@ impl Planner<'_> {
         match command {
             Command::PutSession {
                 session, record, ..
-            } => {
-                let name = record.home_name();
-                let partition = match self.mirror.place(*session) {
-                    Place::Held(partition) => partition,
-                    _ => partition_of_session(self.depths, *session, name),
-                };
-                if self.mirror.session(*session).is_none() {
-                    self.mirror.add(partition, *session);
-                    let id = decimal(*session).to_string();
-                    let key = self.keys.sessions(partition);
-                    self.first(partition).change("SADD", &key, &[id.as_bytes()]);
-                }
-                let key = self.keys.session(partition, *session);
-                let record = stored::session(record);
-                self.first(partition).change("HSET", &key, &[b"r", &record]);
-            }
+            } => self.put_session(*session, record),
             Command::DeleteSession { session, .. } => return self.delete(token, *session),
             Command::Subscribe {
                 session,
@@ -305,6 +291,22 @@ impl Planner<'_> {
             Command::Publish { .. } | Command::Ack { .. } | Command::Claim { .. } => {}
         }
         Completion::Done { token }
+    }
+
+    fn put_session(&mut self, session: SessionId, record: &SessionRecord) {
+        let partition = match self.mirror.place(session) {
+            Place::Held(partition) => partition,
+            _ => partition_of_session(self.depths, session, record.home_name()),
+        };
+        if self.mirror.session(session).is_none() {
+            self.mirror.add(partition, session);
+            let id = decimal(session).to_string();
+            let key = self.keys.sessions(partition);
+            self.first(partition).change("SADD", &key, &[id.as_bytes()]);
+        }
+        let key = self.keys.session(partition, session);
+        let record = stored::session(record);
+        self.first(partition).change("HSET", &key, &[b"r", &record]);
     }
 
     pub(super) fn first(&mut self, partition: u16) -> &mut Script {
