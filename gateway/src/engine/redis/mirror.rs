@@ -25,6 +25,8 @@ pub(super) struct Mirror {
     partitions: Map<u16, Partition>,
     /// Partition of each session that is known, lost ones too.
     homes: Map<SessionId, u16>,
+    /// Sessions that the present pass deletes: should their partition be lost, they exist still.
+    deleted: Vec<(u16, SessionId)>,
     /// When ids that are remembered can be looked at again for being old, in order.
     sweep: VecDeque<(u64, SessionId)>,
 }
@@ -148,8 +150,18 @@ impl Mirror {
             && partition.epoch.take().is_some()
         {
             let sessions = std::mem::take(&mut partition.sessions);
-            partition.lost = sessions.into_keys().collect();
+            let deleted = self.deleted.iter().filter(|(home, _)| *home == number);
+            let deleted = deleted.map(|(_, session)| *session);
+            partition.lost = sessions.into_keys().chain(deleted).collect();
+            for session in &partition.lost {
+                self.homes.insert(*session, number);
+            }
         }
+    }
+
+    /// What the pass deleted is deleted.
+    pub(super) fn settle(&mut self) {
+        self.deleted.clear();
     }
 
     /// A session of a partition that this node writes.
@@ -171,8 +183,11 @@ impl Mirror {
         }
     }
 
+    /// Deletes a session.
     pub(super) fn remove(&mut self, session: SessionId) -> Option<Session> {
-        let partition = self.partitions.get_mut(&self.homes.remove(&session)?)?;
+        let number = self.homes.remove(&session)?;
+        self.deleted.push((number, session));
+        let partition = self.partitions.get_mut(&number)?;
         partition.sessions.remove(&session)
     }
 

@@ -154,6 +154,7 @@ impl Redis {
             self.reload(partition)?;
             pass.reload.remove(&partition);
         }
+        self.mirror.settle();
         Ok(())
     }
 
