@@ -2,6 +2,10 @@
 //!
 //! `cargo xtask tools valkey` installs what is started here.
 
+mod claims;
+mod failover;
+mod faults;
+mod memory;
 mod model;
 mod support;
 

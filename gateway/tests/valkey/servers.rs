@@ -15,7 +15,7 @@ const PORT_FIRST: u16 = 12_000;
 const PORTS: u16 = 9_000;
 
 /// A program that `cargo xtask tools valkey` installs, or `ROADSTEAD_VALKEY` names the folder of.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/valkey");
     let folder = std::env::var_os("ROADSTEAD_VALKEY").map_or(installed, PathBuf::from);
     let program = folder.join(name);

@@ -146,7 +146,7 @@ impl Redis {
                 return Ok(());
             }
             let is_claim = |(_, command): &(u16, Command)| matches!(command, Command::Claim { .. });
-            let claims = rest.iter().take_while(|command| is_claim(command)).count();
+            let claims = claims_at_once(rest);
             if claims > 0 {
                 self.claim(&rest[..claims], unix_ms, &mut attempt.answers)?;
                 attempt.planned += claims;
@@ -355,6 +355,16 @@ impl From<PassError> for EngineError {
             },
         }
     }
+}
+
+/// How many claims begin a list of commands, no partition twice: when they are sent again, none may find a later one of its own.
+fn claims_at_once(commands: &[(u16, Command)]) -> usize {
+    let mut partitions = BTreeSet::new();
+    let is_first = |(_, command): &&(u16, Command)| match command {
+        Command::Claim { partition, .. } => partitions.insert(*partition),
+        _ => false,
+    };
+    commands.iter().take_while(is_first).count()
 }
 
 /// A message that stands for one that is still to be read.
