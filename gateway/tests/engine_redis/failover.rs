@@ -27,6 +27,14 @@ fn start(options: &RedisOptions) -> Node {
     node
 }
 
+/// What was written to each session: nothing yet.
+fn nothing() -> BTreeMap<SessionId, Vec<u64>> {
+    sessions()
+        .into_iter()
+        .map(|session| (session, Vec::new()))
+        .collect()
+}
+
 /// Writes one batch: a message to each of some sessions. Notes what was answered.
 fn write(node: &mut Node, next: &mut u64, written: &mut BTreeMap<SessionId, Vec<u64>>) {
     let mut batch = Vec::new();
@@ -47,7 +55,7 @@ fn a_killed_primary_takes_nothing_that_was_answered() {
     opened.connect.seeds.push(replicas[1].address());
     opened.policy = Policy::Replica(1);
     let mut node = start(&opened);
-    let (mut next, mut written) = (0, BTreeMap::new());
+    let (mut next, mut written) = (0, nothing());
     for victim in 0..2 {
         for _ in 0..30 {
             write(&mut node, &mut next, &mut written);
@@ -108,7 +116,7 @@ fn slots_that_move_while_a_node_writes_lose_nothing() {
     let servers = cluster(&[]);
     let opened = options(servers[2].options(), 1);
     let mut node = start(&opened);
-    let (mut next, mut written) = (0, BTreeMap::new());
+    let (mut next, mut written) = (0, nothing());
     for (from, to) in [(0, 1), (1, 2)] {
         let mut moving = reshard(&servers[from], &servers[to], 2_000);
         loop {
@@ -139,7 +147,7 @@ fn a_primary_without_a_cluster_is_found_when_it_changes() {
     opened.connect.seeds.push(replica.address());
     opened.policy = Policy::Replica(1);
     let mut node = start(&opened);
-    let (mut next, mut written) = (0, BTreeMap::new());
+    let (mut next, mut written) = (0, nothing());
     write(&mut node, &mut next, &mut written);
     primary.kill();
     replica.cli(&["REPLICAOF", "NO", "ONE"]);

@@ -10,10 +10,6 @@ mod model;
 mod support;
 
 #[path = "../engine_support/mod.rs"]
-#[expect(
-    unused,
-    reason = "shared with the tests of the embedded store, which use all of it"
-)]
 mod engine_support;
 #[path = "../valkey/servers.rs"]
 #[expect(

@@ -111,6 +111,9 @@ impl World {
 
     fn start(&mut self) -> (u64, Node) {
         self.started += 1;
+        if let Some(proxy) = &self.proxy {
+            proxy.cut_after(-1);
+        }
         let mut options = self.options.clone();
         options.node = self.started;
         (self.started, Node::open(options))

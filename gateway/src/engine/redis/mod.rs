@@ -68,8 +68,8 @@ pub struct Redis {
     hashes: [Box<str>; 3],
     mirror: Mirror,
     boot_count: u32,
-    /// When it was opened, in milliseconds of Unix time.
-    opened_at_unix_ms: u64,
+    /// When it was opened, or of its last batch, in milliseconds of Unix time.
+    unix_ms: u64,
     /// The batch that was begun and not answered.
     attempt: Option<Attempt>,
     /// True exactly when something was written that no WAIT has confirmed.
@@ -102,7 +102,7 @@ impl Redis {
             hashes: [APPLY, READ, CLAIM].map(|index| hash(&SCRIPTS[index])),
             mirror: Mirror::default(),
             boot_count: 1,
-            opened_at_unix_ms: unix_ms,
+            unix_ms,
             attempt: None,
             unconfirmed: false,
             unread: Arc::new(unread()),
@@ -265,7 +265,7 @@ impl Redis {
                     });
                 };
                 let mut pages = Pages::new(self.options.page_bytes_max);
-                self.load(*partition, &content, self.opened_at_unix_ms, &mut pages)?;
+                self.load(*partition, &content, self.unix_ms, &mut pages)?;
                 pages.end();
                 pages.full.into_iter().flatten().for_each(&mut *sink);
             }
@@ -308,6 +308,7 @@ impl Engine for Redis {
                 answers: Vec::with_capacity(commands.len()),
             },
         };
+        self.unix_ms = unix_ms;
         self.mirror.forget_old(unix_ms);
         match self.advance(&mut attempt, unix_ms, commands) {
             Ok(()) => {

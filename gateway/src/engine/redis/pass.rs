@@ -438,7 +438,7 @@ impl Redis {
         match self.claim_all(&[(partition, epoch)])?.as_slice() {
             [Claim::Held(content)] => {
                 let mut pages = Pages::new(usize::MAX);
-                self.load(partition, content, u64::MAX, &mut pages)
+                self.load(partition, content, self.unix_ms, &mut pages)
             }
             _ => {
                 self.mirror.lose(partition);
