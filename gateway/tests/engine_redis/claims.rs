@@ -10,7 +10,7 @@ use gateway::engine::{
 use gateway::message::SessionId;
 
 use crate::servers::Server;
-use crate::support::{Node, UNIX_MS, contents, home, message, number, options, publish, put};
+use crate::support::{Node, contents, home, message, number, options, publish, put};
 
 const ALICE: SessionId = SessionId(1);
 const BOB: SessionId = SessionId(2);
@@ -271,7 +271,7 @@ fn a_move_that_was_interrupted_neither_loses_nor_doubles() {
     assert_eq!((&found[&ALICE][..], &found[&BOB][..]), (&[1][..], &[][..]));
     assert_eq!(fields(&server, &session), ["r"], "the mark is gone");
     // It ended when the message had arrived and was still where it came from.
-    assert_eq!(fields(&server, &mailbox), [field.clone()]);
+    assert_eq!(fields(&server, &mailbox), before);
     node.claim(home(ALICE), 3);
     node.claim(home(BOB), 3);
     let dump = server.cli(&["COPY", &mailbox, &keys.key(home(ALICE), "copy")]);
@@ -380,5 +380,4 @@ fn a_node_alone_claims_everything_and_counts_its_starts() {
     // Two at once: the earlier one does no harm.
     assert!(is_deposed(&first.one(publish(2, &[ALICE], 8))));
     assert_eq!(second.numbers(ALICE), [1]);
-    assert!(UNIX_MS > 0);
 }

@@ -7,6 +7,7 @@ mod failover;
 mod faults;
 mod memory;
 mod model;
+mod shown;
 mod support;
 
 #[path = "../engine_support/mod.rs"]

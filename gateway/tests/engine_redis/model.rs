@@ -6,12 +6,13 @@ use edge_proto::topic::RootDepths;
 use gateway::engine::claim::{ClaimOutcome, MessageId, partition_of_filter};
 use gateway::engine::memory::Memory;
 use gateway::engine::redis::options::{ConnectOptions, RedisOptions};
-use gateway::engine::{Command, Completion, Engine, MailboxLimits, Restored, Token, WhenFull};
-use gateway::message::{Message, SessionId};
+use gateway::engine::{Command, Completion, Engine, MailboxLimits, WhenFull};
+use gateway::message::SessionId;
 use proptest::prelude::*;
 
 use crate::engine_support::{Generator, Rng, SESSIONS, limits};
 use crate::servers::Server;
+use crate::shown::show;
 use crate::support::{Node, Proxy, UNIX_MS, claim, home, name, read};
 
 /// Filters of the commands: with a root, shared, and broad.
@@ -204,21 +205,7 @@ impl World {
             }
             _ => {}
         }
-        let named = match &command {
-            Command::Publish { .. } => Vec::new(),
-            Command::Move { from, to, .. } => vec![*from, *to],
-            Command::PutSession { session, .. }
-            | Command::DeleteSession { session, .. }
-            | Command::Subscribe { session, .. }
-            | Command::Unsubscribe { session, .. }
-            | Command::Receive { session, .. }
-            | Command::Release { session, .. }
-            | Command::Ack { session, .. }
-            | Command::PubRec { session, .. }
-            | Command::ReadMailbox { session, .. }
-            | Command::ListSubscriptions { session, .. } => vec![*session],
-            Command::Claim { .. } => Vec::new(),
-        };
+        let named = named(&command);
         if !named.iter().all(|&session| self.can_name(node, session)) {
             return None;
         }
@@ -365,6 +352,25 @@ impl Sequences {
     }
 }
 
+/// The sessions that a command is about, those of a publish left out.
+fn named(command: &Command) -> Vec<SessionId> {
+    match command {
+        Command::Publish { .. } => Vec::new(),
+        Command::Move { from, to, .. } => vec![*from, *to],
+        Command::PutSession { session, .. }
+        | Command::DeleteSession { session, .. }
+        | Command::Subscribe { session, .. }
+        | Command::Unsubscribe { session, .. }
+        | Command::Receive { session, .. }
+        | Command::Release { session, .. }
+        | Command::Ack { session, .. }
+        | Command::PubRec { session, .. }
+        | Command::ReadMailbox { session, .. }
+        | Command::ListSubscriptions { session, .. } => vec![*session],
+        Command::Claim { .. } => Vec::new(),
+    }
+}
+
 /// Partitions that something can be in.
 fn partitions() -> Vec<u16> {
     let depths = RootDepths::default();
@@ -396,83 +402,6 @@ fn pair_appended(
             sequences.pair(session, model, store);
         }
     }
-}
-
-/// Answers as text, sequences by `number`. All that was loaded for one claim is one answer, its routes in order.
-fn show(answers: &[(u16, Completion)], number: impl Fn(SessionId, u64) -> u64) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    let mut loaded: Option<(u16, Token, Vec<Restored>)> = None;
-    for (core, answer) in answers {
-        let mut answer = answer.clone();
-        let mut messages = String::new();
-        let mut content = |message: &Message| {
-            let add = |sum: u64, byte: &u8| sum.wrapping_mul(31).wrapping_add(u64::from(*byte));
-            messages += &format!(" {:x}", message.content().iter().fold(7, add));
-        };
-        match &mut answer {
-            Completion::Loaded { token, items } => {
-                let (_, _, all) = loaded.get_or_insert_with(|| (*core, *token, Vec::new()));
-                all.append(items);
-                continue;
-            }
-            Completion::Appended {
-                session,
-                sequence,
-                message,
-                evicted,
-                ..
-            } => {
-                content(message);
-                *sequence = number(*session, *sequence);
-                for old in evicted {
-                    old.sequence = number(*session, old.sequence);
-                }
-            }
-            Completion::MailboxPage {
-                session, entries, ..
-            } => {
-                for entry in entries {
-                    entry.sequence = number(*session, entry.sequence);
-                    if let Some((message, _)) = &entry.content {
-                        content(message);
-                    }
-                }
-            }
-            _ => {}
-        }
-        if let Some((core, token, mut items)) = loaded.take() {
-            lines.push(format!(
-                "{core} {token:?} {}",
-                show_items(&mut items, &number)
-            ));
-        }
-        lines.push(format!("{core} {answer:?}{messages}"));
-    }
-    assert!(loaded.is_none(), "what is loaded is followed by its claim");
-    lines.join("\n")
-}
-
-fn show_items(items: &mut [Restored], number: impl Fn(SessionId, u64) -> u64) -> String {
-    for item in items.iter_mut() {
-        if let Restored::Session {
-            session, mailbox, ..
-        } = item
-        {
-            assert!(mailbox.next > mailbox.head, "{mailbox:?}");
-            mailbox.next = 0;
-            if mailbox.head > 0 {
-                mailbox.head = number(*session, mailbox.head);
-            }
-        }
-    }
-    items.sort_by_key(|item| match item {
-        Restored::Route {
-            session, filter, ..
-        } => (1, Some((*session, filter.clone()))),
-        Restored::Session { .. } | Restored::Subscription { .. } => (0, None),
-        Restored::Retained { .. } => (2, None),
-    });
-    format!("{items:#?}")
 }
 
 fn options(connect: ConnectOptions, mailbox_limits: MailboxLimits, run: &str) -> RedisOptions {
