@@ -606,7 +606,7 @@ pub enum WhenFull {
     Reject,
 }
 
-/// A store: the embedded one of a node alone, and one in memory that the tests compare it with.
+/// A store: the embedded one of a node alone, the one on servers that nodes share, and one in memory that the tests compare both with.
 pub trait Engine {
     /// Counts the starts of this store, this one included; at least 1.
     fn boot_count(&self) -> u32;
