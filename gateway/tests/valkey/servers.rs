@@ -14,10 +14,10 @@ const PORT_FIRST: u16 = 12_000;
 /// So many are tried, before the first one comes again.
 const PORTS: u16 = 9_000;
 
-/// A program that `cargo xtask tools valkey` installs, or `ROADSTEAD_VALKEY` names the folder of.
+/// A program that `cargo xtask tools valkey` installs, or `VALKEY_PROGRAMS` names the folder of.
 pub(crate) fn program(name: &str) -> PathBuf {
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/valkey");
-    let folder = std::env::var_os("ROADSTEAD_VALKEY").map_or(installed, PathBuf::from);
+    let folder = std::env::var_os("VALKEY_PROGRAMS").map_or(installed, PathBuf::from);
     let program = folder.join(name);
     assert!(
         program.exists(),

@@ -96,6 +96,7 @@ struct Attempt {
     trouble: Option<ServersError>,
     /// True exactly when all that stood in the way is a redirection that is known now.
     only_redirected: bool,
+    /// What no repetition changes.
     refused: Option<ServersError>,
     asking: BTreeMap<usize, Address>,
     /// True exactly when the topology is out of date.
@@ -569,6 +570,11 @@ impl Attempt {
     fn check(&mut self, result: Result<(), ServersError>) -> bool {
         match result {
             Ok(()) => true,
+            // The time for it has gone by: nothing else that would be tried now tells more.
+            Err(error @ ServersError::Unconfirmed { .. }) => {
+                self.refused = Some(error);
+                false
+            }
             Err(error) => {
                 self.trouble = Some(error);
                 false
