@@ -67,6 +67,7 @@ fn a_killed_primary_takes_nothing_that_was_answered() {
         // What the replica does not have yet is not answered, and so not lost.
         let replica = &replicas[victim];
         replica.signal("-STOP");
+        primaries[victim].cli(&["CLIENT", "KILL", "TYPE", "replica"]);
         let late: Vec<_> = (0..6)
             .flat_map(|_| batch(&mut next, &mut written))
             .collect();
