@@ -4,22 +4,23 @@
 //! thrown away is the disk that survives a crash. [`Memory::set_fault`] makes commits fail. After [`Memory::act_as`] it is a store that
 //! several nodes share, and what one of them has claimed the others cannot change.
 
-use std::collections::{BTreeMap, VecDeque};
+mod claims;
+mod session;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use edge_proto::topic::RootDepths;
 
-use crate::engine::claim::{
-    ClaimOutcome, KNOWN_IDS, MessageId, ReceivedId, partition_of_filter, partition_of_session,
-};
+use crate::engine::claim::{MessageId, ReceivedId, partition_of_session};
 use crate::engine::embedded::sequences_reserved;
 use crate::engine::{
-    Append, Command, Completion, Delivery, Engine, EngineError, Evicted, MailboxEntry,
-    MailboxLimits, MailboxSummary, Restored, RetainChange, SessionRecord, SubscriptionRecord,
-    Token, WhenFull,
+    Append, Command, Completion, Engine, EngineError, MailboxEntry, MailboxLimits, Restored,
+    RetainChange, SubscriptionRecord, Token,
 };
 use crate::message::{Message, SessionId};
+use session::Session;
 
 /// How the commits of a [`Memory`] fail until the fault is taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,20 +53,6 @@ pub struct Memory {
     claims: BTreeMap<u16, (u64, u64)>,
 }
 
-#[derive(Clone, Debug)]
-struct Session {
-    record: SessionRecord,
-    partition: u16,
-    subscriptions: BTreeMap<Box<str>, SubscriptionRecord>,
-    /// What the message of each is known by.
-    received: BTreeMap<u16, MessageId>,
-    /// Ids of the last messages.
-    known: VecDeque<MessageId>,
-    mailbox: BTreeMap<u64, Option<(Arc<Message>, Delivery)>>,
-    /// Meaningful while the mailbox is not empty.
-    next: u64,
-}
-
 impl Memory {
     /// An empty store, started for the first time.
     pub fn new(limits: MailboxLimits, unix_ms: u64) -> Self {
@@ -87,128 +74,6 @@ impl Memory {
     /// The commands that come next are those of this node.
     pub fn act_as(&mut self, node: u64) {
         self.acting = Some(node);
-    }
-
-    /// True when the acting node may write this partition.
-    fn holds(&self, partition: u16) -> bool {
-        self.acting.is_none_or(|node| {
-            let claim = self.claims.get(&partition);
-            claim.is_some_and(|(_, holder)| *holder == node)
-        })
-    }
-
-    /// True unless the session is kept in a partition that another node may write. One that does not exist can be named by all.
-    fn holds_session(&self, session: SessionId) -> bool {
-        let stored = self.sessions.get(&session);
-        stored.is_none_or(|stored| self.holds(stored.partition))
-    }
-
-    /// True when everything that the command would change is this node's to change.
-    fn is_allowed(&self, command: &Command) -> bool {
-        match command {
-            Command::PutSession {
-                session, record, ..
-            } => self.holds(partition_of_session(
-                &self.depths,
-                *session,
-                record.home_name(),
-            )),
-            Command::Publish {
-                message,
-                appends,
-                received,
-                retain,
-                ..
-            } => {
-                let retained =
-                    || cluster::partition::partition_of(self.depths.root_of_topic(message.topic()));
-                appends
-                    .iter()
-                    .map(|append| append.session)
-                    .chain(received.map(|(session, _)| session))
-                    .all(|session| self.holds_session(session))
-                    && (*retain == RetainChange::None || self.holds(retained()))
-            }
-            Command::Move { from, to, .. } => self.holds_session(*from) && self.holds_session(*to),
-            Command::DeleteSession { session, .. }
-            | Command::Subscribe { session, .. }
-            | Command::Unsubscribe { session, .. }
-            | Command::Receive { session, .. }
-            | Command::Release { session, .. }
-            | Command::Ack { session, .. }
-            | Command::PubRec { session, .. }
-            | Command::ReadMailbox { session, .. }
-            | Command::ListSubscriptions { session, .. } => self.holds_session(*session),
-            Command::Claim { .. } => true,
-        }
-    }
-
-    fn claim(&mut self, partition: u16, epoch: u64, unix_ms: u64) -> (ClaimOutcome, Vec<Restored>) {
-        let lost = ClaimOutcome::Lost { epoch };
-        let Some(node) = self.acting else {
-            return (lost, Vec::new());
-        };
-        let held = self.claims.get(&partition);
-        if let Some(&(held, holder)) = held
-            && (held > epoch || (held == epoch && holder != node))
-        {
-            return (ClaimOutcome::Lost { epoch: held }, Vec::new());
-        }
-        self.claims.insert(partition, (epoch, node));
-        let mut items = Vec::new();
-        let kept = |stored: &Session| stored.partition == partition;
-        for (&session, stored) in self.sessions.iter().filter(|(_, stored)| kept(stored)) {
-            self.restore_session(session, stored, &mut |item| items.push(item));
-        }
-        for (&session, stored) in &self.sessions {
-            for (filter, &record) in &stored.subscriptions {
-                if partition_of_filter(&self.depths, filter) == Some(partition) {
-                    items.push(Restored::Route {
-                        session,
-                        home: stored.partition,
-                        filter: filter.clone(),
-                        record,
-                    });
-                }
-            }
-        }
-        let here = |message: &Message| {
-            let root = self.depths.root_of_topic(message.topic());
-            cluster::partition::partition_of(root) == partition
-        };
-        let retained = self.retained.values();
-        items.extend(
-            retained
-                .filter(|message| here(message) && !message.is_expired(unix_ms))
-                .map(|message| Restored::Retained {
-                    message: Arc::clone(message),
-                }),
-        );
-        (ClaimOutcome::Held, items)
-    }
-
-    fn restore_session(
-        &self,
-        session: SessionId,
-        stored: &Session,
-        sink: &mut dyn FnMut(Restored),
-    ) {
-        let received = stored.received.iter();
-        sink(Restored::Session {
-            session,
-            record: stored.record.clone(),
-            mailbox: stored.summary(self.sequence_floor),
-            received: received
-                .map(|(&packet_id, &message)| ReceivedId { packet_id, message })
-                .collect(),
-        });
-        for (filter, &record) in &stored.subscriptions {
-            sink(Restored::Subscription {
-                session,
-                filter: filter.clone(),
-                record,
-            });
-        }
     }
 
     /// What a new process finds: the same content, one more start, no fault.
@@ -597,87 +462,6 @@ impl Memory {
             session,
             entries,
             end,
-        }
-    }
-}
-
-impl Session {
-    fn new(record: SessionRecord, partition: u16) -> Self {
-        Self {
-            record,
-            partition,
-            subscriptions: BTreeMap::new(),
-            received: BTreeMap::new(),
-            known: VecDeque::new(),
-            mailbox: BTreeMap::new(),
-            next: 1,
-        }
-    }
-
-    fn remember(&mut self, id: MessageId) {
-        if id.is_none() {
-            return;
-        }
-        if self.known.len() == KNOWN_IDS {
-            self.known.pop_front();
-        }
-        self.known.push_back(id);
-    }
-
-    fn bytes(&self) -> u64 {
-        self.mailbox
-            .values()
-            .flatten()
-            .map(|(message, _)| message.queued_bytes() as u64)
-            .sum()
-    }
-
-    /// True when `message` fits and nothing has to go for it.
-    fn has_room(&self, message: &Message, limits: MailboxLimits) -> bool {
-        (self.mailbox.len() as u64) < limits.messages_max
-            && self.bytes() + message.queued_bytes() as u64 <= limits.bytes_max
-    }
-
-    /// Removes what has to go for `message` to fit, oldest first; `None`, and nothing removed, when it cannot fit.
-    fn make_room(&mut self, message: &Message, limits: MailboxLimits) -> Option<Vec<Evicted>> {
-        let mut messages = self.mailbox.len() as u64 + 1;
-        let mut bytes = self.bytes() + message.queued_bytes() as u64;
-        let mut evicted = Vec::new();
-        let mut candidates = self.mailbox.iter();
-        while messages > limits.messages_max || bytes > limits.bytes_max {
-            if limits.when_full == WhenFull::Reject {
-                return None;
-            }
-            let (&sequence, content) = candidates.next()?;
-            if let Some((message, _)) = content {
-                let message_bytes = message.queued_bytes() as u32;
-                messages -= 1;
-                bytes -= u64::from(message_bytes);
-                evicted.push(Evicted {
-                    sequence,
-                    bytes: message_bytes,
-                });
-            }
-        }
-        for old in &evicted {
-            self.mailbox.remove(&old.sequence);
-        }
-        Some(evicted)
-    }
-
-    fn summary(&self, sequence_floor: u64) -> MailboxSummary {
-        MailboxSummary {
-            messages: self.mailbox.len() as u64,
-            bytes: self.bytes(),
-            head: self
-                .mailbox
-                .first_key_value()
-                .map_or(0, |(&sequence, _)| sequence),
-            next: if self.mailbox.is_empty() {
-                sequence_floor
-            } else {
-                self.next
-            },
         }
     }
 }

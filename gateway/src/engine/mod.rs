@@ -269,7 +269,7 @@ pub enum Command {
         bytes_max: u32,
     },
     /// Makes this node the one writer of a partition, and reads what is stored there. Answered by `Loaded`, as often as it takes,
-    /// and then by `Claimed`. A store of one node knows no claims and answers that this one is lost.
+    /// and then by `Claimed`. A store of one node knows no claims: `Deposed`.
     Claim {
         /// Handed back.
         token: Token,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use edge_proto::packet::QoS;
 
-use crate::engine::claim::ClaimOutcome;
 use crate::engine::embedded::belongings::Belongings;
 use crate::engine::embedded::changes::Changes;
 use crate::engine::embedded::index::{Index, Slot};
@@ -165,21 +164,9 @@ impl Planner<'_> {
                 ));
             }
             // What is for stores that nodes share: a node alone sends neither.
-            Command::Receive { token, .. } => {
+            Command::Receive { token, .. } | Command::Claim { token, .. } => {
                 self.answers
                     .push((core, Completion::Deposed { token: *token }));
-            }
-            Command::Claim {
-                token,
-                partition,
-                epoch,
-            } => {
-                let claimed = Completion::Claimed {
-                    token: *token,
-                    partition: *partition,
-                    outcome: ClaimOutcome::Lost { epoch: *epoch },
-                };
-                self.answers.push((core, claimed));
             }
             Command::Release {
                 token,
