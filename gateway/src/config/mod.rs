@@ -6,6 +6,7 @@
 
 mod access_value;
 mod check;
+mod cluster_value;
 mod define;
 mod derived;
 mod error;
@@ -20,6 +21,7 @@ pub use access_value::{
     AccessMethod, CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl,
     PageOrigins, Unruled,
 };
+pub use cluster_value::{Host, OptionalHost, OptionalUid, Seed, Seeds};
 pub use define::{Key, Section};
 pub use error::{ConfigError, ConfigErrors};
 pub use origin::Origin;
