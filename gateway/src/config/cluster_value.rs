@@ -5,10 +5,20 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use toml::Value;
 
-use super::value::Setting;
+use super::value::{Setting, parse_address};
 
 /// The port of a seed that names none.
 const GOSSIP_PORT: u16 = 7946;
+
+impl Setting for SocketAddr {
+    fn parse(value: &Value) -> Result<Self, String> {
+        parse_address(value.as_str().unwrap_or(&value.to_string()))
+    }
+
+    fn to_value(&self) -> Value {
+        Value::String(self.to_string())
+    }
+}
 
 /// A host that can be reached: an IP address, or a name that DNS knows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -84,7 +84,9 @@ impl Drain {
         cores: &[CoreProgress],
     ) -> Step {
         let waited_ms = now_ms.saturating_sub(self.since_ms);
-        let member = view.and_then(|view| view.member(me.uid)).filter(|member| member.node == me);
+        let member = view
+            .and_then(|view| view.member(me.uid))
+            .filter(|member| member.node == me);
         match self.phase {
             Phase::No | Phase::Gone => Step::Nothing,
             Phase::Asked => {
@@ -95,9 +97,14 @@ impl Drain {
                 if member.role == Role::Leaving {
                     self.epoch = view.map_or(0, |view| view.epoch);
                     self.enter(now_ms, Phase::HandingOver);
-                    tracing::info!(epoch = self.epoch, "draining: the view has this node leaving");
+                    tracing::info!(
+                        epoch = self.epoch,
+                        "draining: the view has this node leaving"
+                    );
                 } else if waited_ms >= ROLE_MS {
-                    tracing::error!("draining: no view has this node leaving after {ROLE_MS} ms; it goes on without");
+                    tracing::error!(
+                        "draining: no view has this node leaving after {ROLE_MS} ms; it goes on without"
+                    );
                     return self.start_moving(now_ms, cores);
                 }
                 Step::Nothing
@@ -108,7 +115,9 @@ impl Drain {
                     return Step::Nothing;
                 }
                 if !is_done {
-                    tracing::error!("draining: not everything is handed over after {HAND_OVER_MS} ms; it goes on");
+                    tracing::error!(
+                        "draining: not everything is handed over after {HAND_OVER_MS} ms; it goes on"
+                    );
                 }
                 self.start_moving(now_ms, cores)
             }
@@ -131,13 +140,19 @@ impl Drain {
         self.enter(now_ms, Phase::Moving);
         let share = clients(cores).div_ceil(PACE_S * cores.len().max(1) as u64);
         let per_second = u32::try_from(share.max(PER_SECOND_MIN)).unwrap_or(u32::MAX);
-        tracing::info!(clients = clients(cores), per_second, "draining: clients are sent to other nodes");
+        tracing::info!(
+            clients = clients(cores),
+            per_second,
+            "draining: clients are sent to other nodes"
+        );
         Step::Move(per_second)
     }
 }
 
 fn clients(cores: &[CoreProgress]) -> u64 {
-    let counts = cores.iter().map(|core| core.clients.load(std::sync::atomic::Ordering::Acquire));
+    let counts = cores
+        .iter()
+        .map(|core| core.clients.load(std::sync::atomic::Ordering::Acquire));
     counts.sum()
 }
 
@@ -174,22 +189,41 @@ mod tests {
     #[test]
     fn clients_move_only_when_every_core_has_handed_over() {
         let cores = [CoreProgress::default(), CoreProgress::default()];
-        cores.iter().for_each(|core| core.clients.store(6_000, Ordering::Release));
+        cores
+            .iter()
+            .for_each(|core| core.clients.store(6_000, Ordering::Release));
         let mut drain = Drain::default();
         assert_eq!(drain.look(0, node(1), Some(&two()), &cores), Step::Nothing);
         assert!(drain.ask(0) && !drain.ask(0));
         assert_eq!(drain.look(1, node(1), Some(&two()), &cores), Step::Nothing);
         assert_eq!(drain.phase(), Phase::Asked, "the view does not know yet");
         let leaving = two().with_role(3, 1, Role::Leaving).expect("a member");
-        assert_eq!(drain.look(2, node(1), Some(&leaving), &cores), Step::Nothing);
+        assert_eq!(
+            drain.look(2, node(1), Some(&leaving), &cores),
+            Step::Nothing
+        );
         cores[0].handed_over_epoch.store(3, Ordering::Release);
         cores[1].handed_over_epoch.store(2, Ordering::Release);
-        assert_eq!(drain.look(3, node(1), Some(&leaving), &cores), Step::Nothing);
+        assert_eq!(
+            drain.look(3, node(1), Some(&leaving), &cores),
+            Step::Nothing
+        );
         cores[1].handed_over_epoch.store(3, Ordering::Release);
-        assert_eq!(drain.look(4, node(1), Some(&leaving), &cores), Step::Move(100));
-        assert_eq!(drain.look(5, node(1), Some(&leaving), &cores), Step::Nothing);
-        cores.iter().for_each(|core| core.clients.store(0, Ordering::Release));
-        assert_eq!(drain.look(6, node(1), Some(&leaving), &cores), Step::Drained);
+        assert_eq!(
+            drain.look(4, node(1), Some(&leaving), &cores),
+            Step::Move(100)
+        );
+        assert_eq!(
+            drain.look(5, node(1), Some(&leaving), &cores),
+            Step::Nothing
+        );
+        cores
+            .iter()
+            .for_each(|core| core.clients.store(0, Ordering::Release));
+        assert_eq!(
+            drain.look(6, node(1), Some(&leaving), &cores),
+            Step::Drained
+        );
         assert_eq!(drain.phase(), Phase::Gone);
     }
 
@@ -199,8 +233,14 @@ mod tests {
         let leaving = two().with_role(3, 1, Role::Leaving).expect("a member");
         let mut drain = Drain::default();
         drain.ask(0);
-        assert_eq!(drain.look(0, node(1), Some(&leaving), &cores), Step::Nothing);
-        assert_eq!(drain.look(HAND_OVER_MS - 1, node(1), Some(&leaving), &cores), Step::Nothing);
+        assert_eq!(
+            drain.look(0, node(1), Some(&leaving), &cores),
+            Step::Nothing
+        );
+        assert_eq!(
+            drain.look(HAND_OVER_MS - 1, node(1), Some(&leaving), &cores),
+            Step::Nothing
+        );
         let step = drain.look(HAND_OVER_MS, node(1), Some(&leaving), &cores);
         assert_eq!(step, Step::Move(PER_SECOND_MIN as u32));
     }

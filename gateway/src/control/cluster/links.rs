@@ -320,8 +320,12 @@ async fn carry(
         let ticked = link.tick(now_ms, common.version(), &mut out);
         wire.write(&std::mem::take(&mut out)).await?;
         ticked?;
-        let due_ms = link.next_deadline_ms().map(|due_ms| due_ms.saturating_sub(now_ms));
-        let due = due_ms.map_or(heard + SILENCE, |due_ms| Instant::now() + Duration::from_millis(due_ms));
+        let due_ms = link
+            .next_deadline_ms()
+            .map(|due_ms| due_ms.saturating_sub(now_ms));
+        let due = due_ms.map_or(heard + SILENCE, |due_ms| {
+            Instant::now() + Duration::from_millis(due_ms)
+        });
         let pulled = async {
             match &mut pulls {
                 Some(pulls) if link.peer().is_some() => pulls.recv().await,

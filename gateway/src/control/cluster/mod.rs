@@ -59,7 +59,9 @@ pub enum ClusterError {
     )]
     Advertise(String),
     /// An address is taken, or not of this machine.
-    #[error("cannot listen on {address} ({key}): {source}; stop what uses it, or set {key} to another address")]
+    #[error(
+        "cannot listen on {address} ({key}): {source}; stop what uses it, or set {key} to another address"
+    )]
     Listen {
         /// The key of the configuration.
         key: &'static str,
@@ -183,7 +185,11 @@ impl Cluster {
         let sockets = run::Sockets::bind(settings.gossip)?;
         let (orders, order_receiver) = mpsc::channel(ORDERS);
         let (lives_sender, lives) = channel();
-        let status = Arc::new(ClusterStatus::new(&settings, joining.clone(), orders.clone()));
+        let status = Arc::new(ClusterStatus::new(
+            &settings,
+            joining.clone(),
+            orders.clone(),
+        ));
         tracing::info!(
             cluster = %settings.name, node = %joining.node, gossip = %joining.gossip, bus = %joining.bus, seeds = settings.seeds.len(),
             "looking for the other nodes of the cluster"

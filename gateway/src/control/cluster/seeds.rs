@@ -45,7 +45,8 @@ pub(super) async fn resolve_for_ever(
         if found.send(addresses).await.is_err() {
             return;
         }
-        let seldom = Duration::from_millis(SELDOM_MS + random.wrapping_mul(round | 1) % (SELDOM_MS / 2));
+        let seldom =
+            Duration::from_millis(SELDOM_MS + random.wrapping_mul(round | 1) % (SELDOM_MS / 2));
         sleep(if *alone.borrow() { SOON } else { seldom }).await;
     }
 }

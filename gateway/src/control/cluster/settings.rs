@@ -55,7 +55,12 @@ impl Settings {
             gossip: section.gossip_address,
             bus: section.bus_address,
             advertise: section.advertise_address.0.clone(),
-            reference: section.server_reference.0.as_deref().unwrap_or_default().into(),
+            reference: section
+                .server_reference
+                .0
+                .as_deref()
+                .unwrap_or_default()
+                .into(),
             weight: match section.weight {
                 0 => u32::from(cores),
                 weight => weight,
@@ -70,10 +75,10 @@ impl Settings {
     /// # Errors
     /// When it cannot be told where others reach it.
     pub fn joining(&self, unix_ms: u64) -> Result<Joining, ClusterError> {
-        let reached = |own: SocketAddr| match &self.advertise {
+        let reached = |own: SocketAddr| -> Result<SocketAddr, ClusterError> { match &self.advertise {
             None if !own.ip().is_unspecified() => Ok(own),
             _ => Ok(SocketAddr::new(self.advertised(own.is_ipv4())?, own.port())),
-        };
+        }};
         let gossip = reached(self.gossip)?;
         let bus = reached(self.bus)?;
         Ok(Joining {
@@ -99,9 +104,15 @@ impl Settings {
         };
         let addresses: Vec<SocketAddr> = match addresses {
             Ok(addresses) => addresses.collect(),
-            Err(error) => return Err(ClusterError::Advertise(format!("{name} has no address: {error}"))),
+            Err(error) => {
+                return Err(ClusterError::Advertise(format!(
+                    "{name} has no address: {error}"
+                )));
+            }
         };
-        let wanted = addresses.iter().find(|address| address.is_ipv4() == wants_v4);
+        let wanted = addresses
+            .iter()
+            .find(|address| address.is_ipv4() == wants_v4);
         wanted
             .or(addresses.first())
             .map(SocketAddr::ip)
@@ -126,8 +137,16 @@ impl Settings {
         ];
         let mut targets = seeds.chain(outside);
         targets
-            .find_map(|target| (target.is_ipv4() == wants_v4).then(|| address_to(target)).flatten())
-            .ok_or_else(|| ClusterError::Advertise("no way leads to the seeds or out of this machine".to_owned()))
+            .find_map(|target| {
+                (target.is_ipv4() == wants_v4)
+                    .then(|| address_to(target))
+                    .flatten()
+            })
+            .ok_or_else(|| {
+                ClusterError::Advertise(
+                    "no way leads to the seeds or out of this machine".to_owned(),
+                )
+            })
     }
 }
 
@@ -180,7 +199,10 @@ impl Keys {
             std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?,
         );
         let bus = KeyRing::parse(&text).map_err(|error| fault(error.to_string()))?;
-        let lines = bus.all().iter().map(|key| STANDARD.encode(*key.derive(GOSSIP_PURPOSE)));
+        let lines = bus
+            .all()
+            .iter()
+            .map(|key| STANDARD.encode(*key.derive(GOSSIP_PURPOSE)));
         let lines = zeroize::Zeroizing::new(lines.collect::<Vec<_>>().join("\n"));
         let gossip = sealed::KeyRing::parse(&lines).map_err(|error| fault(error.to_string()))?;
         Ok(Self { bus, gossip })
@@ -213,7 +235,11 @@ mod tests {
         settings.seeds = vec![Seed { host, port: 7946 }];
         let joining = settings.joining(1).expect("loopback is always there");
         assert_eq!(joining.gossip, ([127, 0, 0, 1], 7946).into());
-        assert_eq!(joining.bus, ([127, 0, 0, 3], 7947).into(), "what is bound is known");
+        assert_eq!(
+            joining.bus,
+            ([127, 0, 0, 3], 7947).into(),
+            "what is bound is known"
+        );
     }
 
     #[test]
@@ -224,7 +250,10 @@ mod tests {
         assert_eq!(joining.bus, ([10, 1, 2, 3], 7947).into());
         settings.advertise = Some(Host::Name("no such name.invalid".into()));
         let error = settings.joining(1).expect_err("nobody has that name");
-        assert!(error.to_string().contains("cluster.advertise_address"), "{error}");
+        assert!(
+            error.to_string().contains("cluster.advertise_address"),
+            "{error}"
+        );
     }
 
     #[test]

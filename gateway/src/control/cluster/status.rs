@@ -135,8 +135,13 @@ impl ClusterStatus {
         let (standing, reason) = match known.standing {
             Standing::Serving => ("serving", None),
             Standing::Left => ("left", None),
-            Standing::Fenced(FenceReason::Outside) => ("fenced", Some("the view does not have this node")),
-            Standing::Fenced(FenceReason::CutOff) => ("fenced", Some("neither the majority nor the engine answers")),
+            Standing::Fenced(FenceReason::Outside) => {
+                ("fenced", Some("the view does not have this node"))
+            }
+            Standing::Fenced(FenceReason::CutOff) => (
+                "fenced",
+                Some("neither the majority nor the engine answers"),
+            ),
         };
         StatusReport {
             cluster: self.cluster.to_string(),
@@ -197,11 +202,17 @@ impl ClusterStatus {
         let placement = Placement::of(&view);
         let mut by_core: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
         for partition in 0..cluster::partition::PARTITIONS {
-            by_core.entry(placement.core_of(partition)).or_default().push(partition);
+            by_core
+                .entry(placement.core_of(partition))
+                .or_default()
+                .push(partition);
         }
         let report = |(core, partitions): (u16, Vec<u16>)| PartitionsReport {
             core,
-            node: view.member_of_core(core).map(|member| member.node.to_string()).unwrap_or_default(),
+            node: view
+                .member_of_core(core)
+                .map(|member| member.node.to_string())
+                .unwrap_or_default(),
             count: partitions.len(),
             partitions,
         };
@@ -219,14 +230,20 @@ impl ClusterStatus {
     /// What is wrong with the question.
     pub fn set_weight(&self, node: &str, weight: u32) -> Result<(), String> {
         if weight == 0 {
-            return Err("a weight is at least 1; drain the node if it is to own nothing".to_owned());
+            return Err(
+                "a weight is at least 1; drain the node if it is to own nothing".to_owned(),
+            );
         }
         let uid = node.split('@').next().unwrap_or_default();
         let uid = u64::from_str_radix(uid, 16).ok();
         let view = self.known().view.clone();
-        let member = uid.zip(view.as_ref()).and_then(|(uid, view)| view.member(uid));
+        let member = uid
+            .zip(view.as_ref())
+            .and_then(|(uid, view)| view.member(uid));
         let Some(member) = member else {
-            return Err(format!("{node} is no member of the view; take one that `roadstead ctl cluster view` names"));
+            return Err(format!(
+                "{node} is no member of the view; take one that `roadstead ctl cluster view` names"
+            ));
         };
         let uid = member.node.uid;
         let sent = self.orders.try_send(Order::Weight { uid, weight });

@@ -54,7 +54,9 @@ impl StoreThread {
     pub(super) fn ask(&self, now_ms: u64, request: Request) {
         match self.requests.try_send((now_ms, request)) {
             Ok(()) | Err(TrySendError::Full(_)) => {}
-            Err(TrySendError::Disconnected(_)) => tracing::error!("the thread of the store of views is gone"),
+            Err(TrySendError::Disconnected(_)) => {
+                tracing::error!("the thread of the store of views is gone")
+            }
         }
     }
 }

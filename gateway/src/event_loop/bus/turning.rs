@@ -130,6 +130,7 @@ impl Bus {
                 self.end(driver, now_ms, id, None);
                 continue;
             }
+            self.stats.sent_bytes += sealed.len() as u64;
             if !sealed.is_empty() {
                 driver.send(id, sealed);
             }
