@@ -259,7 +259,11 @@ impl<D: Driver> EventLoop<D> {
         }
         let backlog = self.outbox.mesh_backlog() > 0
             || !self.outbox.engine.is_empty()
-            || self.for_cores.iter().flatten().any(|queue| !queue.is_empty());
+            || self
+                .for_cores
+                .iter()
+                .flatten()
+                .any(|queue| !queue.is_empty());
         let retry = if backlog || self.stop_by_ms.is_some() {
             Some(now + Self::RETRY_MS)
         } else {
@@ -298,7 +302,10 @@ impl<D: Driver> EventLoop<D> {
             }
         }
         self.look_at_watched(now);
-        let with_timers = self.cluster.as_ref().is_none_or(|it| !it.fence.catches_up());
+        let with_timers = self
+            .cluster
+            .as_ref()
+            .is_none_or(|it| !it.fence.catches_up());
         if with_timers {
             self.layer_timers(now);
         }
@@ -357,14 +364,20 @@ impl<D: Driver> EventLoop<D> {
     fn drain_mesh(&mut self, now: Now) {
         let mut envelopes = std::mem::take(&mut self.envelopes);
         for lane in [Lane::Control, Lane::Data] {
-            self.port.drain(lane, Self::MESSAGES_PER_TURN, |_, envelope| {
-                envelopes.push(envelope);
-            });
+            self.port
+                .drain(lane, Self::MESSAGES_PER_TURN, |_, envelope| {
+                    envelopes.push(envelope);
+                });
             for envelope in envelopes.drain(..) {
-                if let (CoreMessage::Stray(stray), Some(quic)) =
-                    (&envelope.message, &mut self.quic)
+                if let (CoreMessage::Stray(stray), Some(quic)) = (&envelope.message, &mut self.quic)
                 {
-                    quic.stray(now, stray, &mut self.gate, &mut self.shard, &mut self.outbox);
+                    quic.stray(
+                        now,
+                        stray,
+                        &mut self.gate,
+                        &mut self.shard,
+                        &mut self.outbox,
+                    );
                 } else {
                     self.from_mesh(now, envelope);
                 }
@@ -531,7 +544,10 @@ impl<D: Driver> EventLoop<D> {
                 newcomers: self.newcomers.sample(),
                 tls: self.secured.as_ref().map(|secured| secured.stats().clone()),
                 quic: self.quic.as_ref().map(Quic::stats),
-                bus: self.cluster.as_ref().map(|cluster| (cluster.bus.stats(), cluster.dropped())),
+                bus: self
+                    .cluster
+                    .as_ref()
+                    .map(|cluster| (cluster.bus.stats(), cluster.dropped())),
                 ..*snapshot
             })),
             reply => reply,
@@ -540,12 +556,15 @@ impl<D: Driver> EventLoop<D> {
 
     fn flush_mesh(&mut self) {
         let (from, first) = (self.shard.facts().core, self.shard.ownership().here().start);
-        for ((place, messages), envelopes) in
-            (first..).zip(&mut self.outbox.mesh).zip(&mut self.for_cores)
+        for ((place, messages), envelopes) in (first..)
+            .zip(&mut self.outbox.mesh)
+            .zip(&mut self.for_cores)
         {
             for (messages, envelopes) in messages.iter_mut().zip(envelopes) {
                 let to = place;
-                let enveloped = messages.drain(..).map(|message| Envelope { from, to, message });
+                let enveloped = messages
+                    .drain(..)
+                    .map(|message| Envelope { from, to, message });
                 envelopes.extend(enveloped);
             }
         }

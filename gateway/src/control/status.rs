@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::access::Access;
 use super::certificates::Certificates;
+use super::cluster::status::ClusterStatus;
 use crate::config::{Config, Durability};
 use crate::engine::status::{EngineCounters, EngineState, EngineStatus};
 
@@ -44,6 +45,8 @@ pub struct NodeStatus {
     pub certificates: Arc<Certificates>,
     /// Who may connect.
     pub access: Arc<Access>,
+    /// The cluster that it is a member of.
+    pub cluster: Option<Arc<ClusterStatus>>,
     engine: Box<dyn Fn() -> EngineReport + Send + Sync>,
     ready: AtomicBool,
 }
@@ -112,6 +115,8 @@ pub struct Opened {
     pub certificates: Arc<Certificates>,
     /// Who may connect.
     pub access: Arc<Access>,
+    /// The cluster that it is a member of.
+    pub cluster: Option<Arc<ClusterStatus>>,
 }
 
 impl NodeStatus {
@@ -132,6 +137,7 @@ impl NodeStatus {
             engine: opened.engine,
             certificates: opened.certificates,
             access: opened.access,
+            cluster: opened.cluster,
             ready: AtomicBool::new(false),
         }
     }

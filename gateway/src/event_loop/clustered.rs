@@ -240,7 +240,8 @@ impl<D: Driver> EventLoop<D> {
     /// A message for this core, of whichever core.
     pub(super) fn take(&mut self, now: Now, envelope: Envelope) {
         // HAND-OVER: `Event::Core(envelope.from, envelope.message)` once the shard wants to know the sender.
-        self.shard.handle(now, Event::Core(envelope.message), &mut self.outbox);
+        self.shard
+            .handle(now, Event::Core(envelope.message), &mut self.outbox);
     }
 
     /// An envelope came over the mesh: it is for this core, or for another node whose link is here.
@@ -256,7 +257,9 @@ impl<D: Driver> EventLoop<D> {
     pub(super) fn heed_cluster(&mut self, now: Now) {
         let mut told = Vec::new();
         if let Some(cluster) = &mut self.cluster {
-            cluster.inbox.drain(INBOX_TO_CORE, |message| told.push(message));
+            cluster
+                .inbox
+                .drain(INBOX_TO_CORE, |message| told.push(message));
         }
         for message in told {
             self.told_by_cluster(now, message);
@@ -288,13 +291,21 @@ impl<D: Driver> EventLoop<D> {
             ToCore::View { ownership, view } => {
                 cluster.bus.set_peers(&mut self.driver, now.mono_ms, &view);
                 let epoch = ownership.epoch();
-                cluster.progress().view_epoch.store(epoch, Ordering::Release);
+                cluster
+                    .progress()
+                    .view_epoch
+                    .store(epoch, Ordering::Release);
                 // HAND-OVER: `self.shard.handle(now, Event::View(ownership), &mut self.outbox)`; then the shard says when everything is
                 // handed over, and this line goes.
-                cluster.progress().handed_over_epoch.store(epoch, Ordering::Release);
+                cluster
+                    .progress()
+                    .handed_over_epoch
+                    .store(epoch, Ordering::Release);
             }
             ToCore::Keys(identity) => {
-                cluster.bus.set_identity(&mut self.driver, now.mono_ms, *identity);
+                cluster
+                    .bus
+                    .set_identity(&mut self.driver, now.mono_ms, *identity);
             }
             ToCore::SendClientsElsewhere => {
                 if cluster.fence.pauses() {
@@ -317,8 +328,15 @@ impl<D: Driver> EventLoop<D> {
             return;
         };
         let from = self.shard.facts().core;
-        let envelopes = self.outbox.bus.drain(..).map(|(to, message)| Envelope { from, to, message });
-        let mut envelopes: VecDeque<Envelope> = std::mem::take(&mut cluster.waiting).into_iter().chain(envelopes).collect();
+        let envelopes =
+            self.outbox
+                .bus
+                .drain(..)
+                .map(|(to, message)| Envelope { from, to, message });
+        let mut envelopes: VecDeque<Envelope> = std::mem::take(&mut cluster.waiting)
+            .into_iter()
+            .chain(envelopes)
+            .collect();
         let mut blocked: BTreeSet<(u16, u16)> = BTreeSet::new();
         while let Some(envelope) = envelopes.pop_front() {
             let pair = (envelope.from, envelope.to);
@@ -354,7 +372,9 @@ impl<D: Driver> EventLoop<D> {
         let is_lossy = message.is_lossy();
         cluster.encoded.clear();
         wire::encode(message, version, &mut cluster.encoded);
-        let sent = cluster.bus.send(*from, *to, is_lossy, false, &cluster.encoded);
+        let sent = cluster
+            .bus
+            .send(*from, *to, is_lossy, false, &cluster.encoded);
         cluster.encoded.shrink_to(64 << 10);
         match sent {
             Ok(()) => {}
@@ -394,8 +414,8 @@ impl<D: Driver> EventLoop<D> {
 
     /// True while a link has no room for what may not be lost.
     pub(super) fn is_bus_behind(&mut self) -> bool {
-        self.cluster.as_mut().is_some_and(|cluster| {
-            !cluster.bus.has_room() || cluster.waiting() > 0
-        })
+        self.cluster
+            .as_mut()
+            .is_some_and(|cluster| !cluster.bus.has_room() || cluster.waiting() > 0)
     }
 }

@@ -100,7 +100,11 @@ impl<D: Driver> EventLoop<D> {
                 return false;
             }
             self.look_at_orders(now);
-            if self.cluster.as_ref().is_some_and(|cluster| cluster.fence.state == State::Paused) {
+            if self
+                .cluster
+                .as_ref()
+                .is_some_and(|cluster| cluster.fence.state == State::Paused)
+            {
                 std::thread::park_timeout(LOOK);
             }
         }
@@ -129,9 +133,13 @@ impl<D: Driver> EventLoop<D> {
 
     /// Answers whoever wants numbers, and hears whether clients are to be sent away.
     fn look_at_orders(&mut self, now: Now) {
-        let held = self.cluster.as_ref().map_or(0, |cluster| cluster.fence.held.len());
+        let held = self
+            .cluster
+            .as_ref()
+            .map_or(0, |cluster| cluster.fence.held.len());
         let mut asked = Vec::new();
-        self.requests.drain(HELD_MAX.saturating_sub(held), |request| asked.push(request));
+        self.requests
+            .drain(HELD_MAX.saturating_sub(held), |request| asked.push(request));
         for (id, request) in asked {
             if matches!(request, AdminRequest::Snapshot) {
                 self.asked(now, id, request);
@@ -140,7 +148,10 @@ impl<D: Driver> EventLoop<D> {
             }
         }
         self.answer_operators();
-        let pending = self.cluster.as_ref().is_some_and(|cluster| cluster.inbox.has_pending());
+        let pending = self
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.inbox.has_pending());
         if pending {
             self.heed_cluster(now);
         }

@@ -21,13 +21,14 @@ use crate::config::Protocol;
 use crate::control::Cores;
 use crate::control::access::Asker;
 use crate::control::certificates::{CertificateError, Certificates};
+use crate::control::cluster::Life;
+use crate::control::cluster::to_core::ToCore;
 use crate::control::status::Listener;
-use crate::core_message::CoreMessage;
 use crate::engine::thread::CommandSender;
 use crate::engine::{Completion, Restored};
 use crate::event_loop::{
-    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Newcomers, NewcomersBounds, Proxied,
-    ProxyLimits, Quic, Secured, Stopping,
+    Activity, Bus, BusLimits, Clock, Clustered, EngineBacklog, Envelope, EventLoop, ListenerKind,
+    Newcomers, NewcomersBounds, Place, Proxied, ProxyLimits, Quic, Secured, Stopping,
 };
 use crate::limits::{QuicLimits, TlsLimits};
 use crate::outbox::Outbox;
@@ -42,7 +43,10 @@ const NODE: u16 = 0;
 
 /// What a core is, known before its thread starts.
 pub(super) struct CorePlan {
+    /// Its place among the cores of this node, from 0.
     pub(super) core: u16,
+    /// The life of the node in its cluster; `None` when it is alone.
+    pub(super) life: Option<Life>,
     pub(super) backend: Backend,
     pub(super) driver: DriverConfig,
     pub(super) pin: bool,
@@ -70,7 +74,9 @@ pub(super) struct CorePlan {
 
 /// What a core gets once all drivers exist.
 pub(super) struct CoreKit {
-    pub(super) port: Port<CoreMessage>,
+    pub(super) port: Port<Envelope>,
+    /// What the cluster part tells it; none when the node is alone.
+    pub(super) to_core: Option<Inbox<ToCore>>,
     pub(super) wakers: Vec<Waker>,
     pub(super) engine: CommandSender,
     pub(super) completions: Inbox<Completion>,
@@ -132,12 +138,23 @@ fn live<D: Driver>(
     let now = plan.clock.now();
     let seed = plan.facts.seed;
     let here = plan.ownership.here();
-    let mut outbox = Outbox::new(core, here.clone());
+    let mut outbox = Outbox::new(here.start + core, here.clone());
     let mut shard = Shard::new(plan.facts, plan.ownership, plan.policy, plan.boot, now);
     for (item, home) in &kit.restored {
         shard.restore(now, item, *home, &mut outbox);
     }
     let bound = listen(&mut driver, &kit.listeners, plan.listen)?;
+    let cluster = match (&plan.life, kit.to_core) {
+        (Some(life), Some(inbox)) => Some(clustered(
+            &mut driver,
+            life,
+            core,
+            here.len() as u16,
+            inbox,
+            seed,
+        )?),
+        _ => None,
+    };
     let listening = plan.quic_keys.map(|keys| Listening {
         keys,
         node: NODE,
@@ -165,6 +182,9 @@ fn live<D: Driver>(
         shard,
         outbox,
         port: kit.port,
+        for_cores: here.map(|_| Default::default()).collect(),
+        envelopes: Vec::new(),
+        cluster,
         wakers: kit.wakers,
         engine: kit.engine,
         completions: kit.completions,
@@ -193,6 +213,44 @@ fn live<D: Driver>(
     event_loop
         .run()
         .map_err(|source| StartError::Driver { core, source })
+}
+
+/// The part of a core that knows of other nodes.
+fn clustered(
+    driver: &mut impl Driver,
+    life: &Life,
+    core: u16,
+    cores: u16,
+    inbox: Inbox<ToCore>,
+    seed: u64,
+) -> Result<Clustered, StartError> {
+    let place = Place {
+        cluster: life.cluster.clone(),
+        node: life.node,
+        core,
+        cores,
+    };
+    let random = seed
+        ^ u64::from(core)
+            .wrapping_add(1)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut bus = Bus::new(place, life.identity.clone(), BusLimits::default(), random);
+    bus.listen(driver, life.bus)
+        .map_err(|source| StartError::Listen {
+            key: "cluster.bus_address",
+            address: life.bus,
+            source,
+        })?;
+    let (lease, progress) = (Arc::clone(&life.lease), Arc::clone(&life.progress));
+    let from_cores = life.from_cores.clone();
+    Ok(Clustered::new(
+        bus,
+        inbox,
+        from_cores,
+        lease,
+        progress,
+        usize::from(core),
+    ))
 }
 
 /// What comes in on each listener.

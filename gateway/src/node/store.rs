@@ -6,15 +6,16 @@ use hashbrown::HashMap;
 use reactor::mesh::InboxSender;
 
 use crate::config::Config;
+use crate::control::cluster::Life;
 use crate::engine::embedded::{Embedded, EmbeddedOptions};
 use crate::engine::thread::{CommandSender, CompletionSink, EngineEvent, EngineThread};
-use crate::engine::{Completion, Durability, Engine, EngineError, Restored};
+use crate::engine::{Command, Completion, Durability, Engine, EngineError, Restored};
 use crate::message::SessionId;
 use crate::ownership::{Ownership, home_partition};
 
 /// An open store and what it holds, by core.
 pub(super) struct Store {
-    engine: Embedded,
+    engine: Boxed,
     /// Counts the starts of the store.
     pub(super) boot: u32,
     restored: Vec<Vec<(Restored, u16)>>,
@@ -43,9 +44,19 @@ impl Store {
         engine.restore(&mut |item| sorter.sort(item))?;
         Ok(Self {
             boot: engine.boot_count(),
-            engine,
+            engine: Boxed(Box::new(engine)),
             restored: sorter.by_core,
         })
+    }
+
+    /// Takes a store that nodes share, of which each core reads what it has claimed.
+    pub(super) fn shared(engine: Box<dyn Engine + Send>, life: &Life) -> Self {
+        Self {
+            engine: Boxed(engine),
+            // HAND-OVER: ids of sessions have room for 15 bits of it and 8 of the core number; a cluster needs more.
+            boot: life.joined as u32,
+            restored: life.ownership.here().map(|_| Vec::new()).collect(),
+        }
     }
 
     /// Starts the engine thread; returns its queues and what each core takes over.
@@ -60,6 +71,37 @@ impl Store {
         let (thread, commands) =
             EngineThread::spawn(self.engine, cores, config.engine_limits(), sink, log_event)?;
         Ok((thread, commands, self.restored))
+    }
+}
+
+/// An engine of either kind. A call for each batch is nothing beside the batch.
+struct Boxed(Box<dyn Engine + Send>);
+
+impl Engine for Boxed {
+    fn boot_count(&self) -> u32 {
+        self.0.boot_count()
+    }
+
+    fn restore(&mut self, sink: &mut dyn FnMut(Restored)) -> Result<(), EngineError> {
+        self.0.restore(sink)
+    }
+
+    fn commit(
+        &mut self,
+        batch: u64,
+        unix_ms: u64,
+        commands: &[(u16, Command)],
+        completions: &mut Vec<(u16, Completion)>,
+    ) -> Result<(), EngineError> {
+        self.0.commit(batch, unix_ms, commands, completions)
+    }
+
+    fn sync(&mut self) -> Result<(), EngineError> {
+        self.0.sync()
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.0.disk_bytes()
     }
 }
 

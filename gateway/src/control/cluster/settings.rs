@@ -75,10 +75,12 @@ impl Settings {
     /// # Errors
     /// When it cannot be told where others reach it.
     pub fn joining(&self, unix_ms: u64) -> Result<Joining, ClusterError> {
-        let reached = |own: SocketAddr| -> Result<SocketAddr, ClusterError> { match &self.advertise {
-            None if !own.ip().is_unspecified() => Ok(own),
-            _ => Ok(SocketAddr::new(self.advertised(own.is_ipv4())?, own.port())),
-        }};
+        let reached = |own: SocketAddr| -> Result<SocketAddr, ClusterError> {
+            match &self.advertise {
+                None if !own.ip().is_unspecified() => Ok(own),
+                _ => Ok(SocketAddr::new(self.advertised(own.is_ipv4())?, own.port())),
+            }
+        };
         let gossip = reached(self.gossip)?;
         let bus = reached(self.bus)?;
         Ok(Joining {
