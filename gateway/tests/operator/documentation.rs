@@ -102,6 +102,11 @@ fn every_path_and_command_is_documented() {
         "/v1/retained",
         "/v1/bans",
         "/v1/reload",
+        "/v1/cluster",
+        "/v1/cluster/view",
+        "/v1/cluster/partitions",
+        "/v1/cluster/drain",
+        "/v1/cluster/rebalance",
         "roadstead check",
         "config print",
         "config check",
@@ -118,6 +123,11 @@ fn every_path_and_command_is_documented() {
         "bans add",
         "bans lift",
         "ctl reload",
+        "cluster status",
+        "cluster view",
+        "cluster partitions",
+        "cluster drain",
+        "cluster rebalance",
         "roadstead passwd",
     ] {
         assert!(text.contains(word), "{word} is not in {PATH}");

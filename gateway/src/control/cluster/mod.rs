@@ -186,8 +186,8 @@ impl Cluster {
         let (orders, order_receiver) = mpsc::channel(ORDERS);
         let (lives_sender, lives) = channel();
         let status = Arc::new(ClusterStatus::new(
-            &settings,
-            joining.clone(),
+            &settings.name,
+            joining.node,
             orders.clone(),
         ));
         tracing::info!(

@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use cluster::coordinator::{FenceReason, Standing};
 use cluster::partition::Placement;
-use cluster::view::{Joining, NodeId, Role, View};
+use cluster::view::{NodeId, Role, View};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::Order;
-use super::drain::Phase;
-use super::settings::Settings;
+pub use super::drain::Phase;
 
 /// One member of the view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,9 +101,14 @@ pub struct ClusterStatus {
 }
 
 impl ClusterStatus {
-    pub(super) fn new(settings: &Settings, joining: Joining, orders: mpsc::Sender<Order>) -> Self {
+    /// Of a node that has heard of nobody, and takes no orders.
+    pub fn of_nobody(cluster: &str, node: NodeId) -> Self {
+        Self::new(cluster, node, mpsc::channel(1).0)
+    }
+
+    pub(super) fn new(cluster: &str, node: NodeId, orders: mpsc::Sender<Order>) -> Self {
         let known = Known {
-            node: joining.node,
+            node,
             standing: Standing::Fenced(FenceReason::Outside),
             draining: Phase::No,
             view: None,
@@ -115,7 +119,7 @@ impl ClusterStatus {
             nodes_refused: BTreeMap::new(),
         };
         Self {
-            cluster: settings.name.clone(),
+            cluster: cluster.into(),
             orders,
             known: Mutex::new(known),
         }
