@@ -67,7 +67,12 @@ pub(super) async fn rebalance(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> ApiResult {
-    let Share { node, weight } = json_body(&headers, body)?;
+    let Share { node, weight } = json_body(
+        &headers,
+        body,
+        "a share of a member",
+        r#"{"node": "00000000000000a1", "weight": 4}"#,
+    )?;
     let cluster = cluster_of(&admin)?;
     let set = cluster.set_weight(&node, weight);
     set.map_err(|error| {
