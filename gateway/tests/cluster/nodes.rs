@@ -2,8 +2,10 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use gateway::config::{Config, Sources};
 use gateway::control::cluster::Life;
@@ -14,7 +16,7 @@ use gateway::engine::{
 };
 use gateway::node::{SharedEngine, StartError, run_in_cluster};
 
-use crate::world::{KEYS, Views, address, file, free_port, until};
+use crate::world::{KEYS, Start, Views, address, file, free_port, until};
 
 const LIMITS: MailboxLimits = MailboxLimits {
     messages_max: 100,
@@ -100,7 +102,7 @@ fn start(shared: &Arc<Shared>, seed: SocketAddr, ip: IpAddr, gossip: u16) -> Nod
     let text = format!(
         "[node]\ncores = 2\npin_cores = false\n[io]\nbackend = \"epoll\"\nconnections_max = 64\n[listeners]\ntcp = [\"{mqtt}\"]\nwebsocket = []\n\
          [admin]\naddress = \"{admin}\"\n[engine]\npath = {folder:?}\n[cluster]\nname = \"roadstead\"\nkey_file = {key:?}\nseeds = [\"{seed}\"]\n\
-         gossip_address = \"{ip}:{gossip}\"\nbus_address = \"{ip}:{bus}\"\n"
+         gossip_address = \"{ip}:{gossip}\"\nbus_address = \"{ip}:{bus}\"\nweight = 65535\n"
     );
     let sources = Sources {
         file: Some(("node.toml".to_owned(), text)),
@@ -142,19 +144,74 @@ fn metric(node: &Node, series: &str) -> f64 {
 
 /// What a client gets for its CONNECT.
 fn connect(address: SocketAddr) -> std::io::Result<Vec<u8>> {
+    answer(&mut asking(address)?)
+}
+
+/// A client that has sent its CONNECT.
+fn asking(address: SocketAddr) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(b"\x10\x0d\0\x04MQTT\x05\x02\0\x0a\0\0\0")?;
+    Ok(stream)
+}
+
+fn answer(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut answer = vec![0; 2];
     stream.read_exact(&mut answer)?;
     Ok(answer)
 }
 
-#[test]
-fn cores_of_three_nodes_are_linked_and_one_drains() {
-    let shared = Arc::new(Shared {
+fn shared() -> Arc<Shared> {
+    Arc::new(Shared {
         views: Arc::default(),
         memory: Arc::new(Mutex::new(Memory::new(LIMITS, 0))),
+    })
+}
+
+/// The others have no cores, and a share so small that this node owns nearly everything.
+#[test]
+fn a_node_that_is_cut_off_answers_nobody_until_it_hears_of_the_store_again() {
+    let shared = shared();
+    let one = Start::usual(1, &[]).start(&shared.views);
+    let two = Start::usual(2, &[&one]).start(&shared.views);
+    let ip = address();
+    let node = start(&shared, one.gossip, ip, free_port(ip));
+    until("it is a member with the others", || {
+        metric(&node, "roadstead_view_members") == 3.0
     });
+    assert!(connect(node.mqtt).is_ok(), "it takes clients");
+
+    shared.views.fails.store(true, Ordering::Release);
+    drop((one, two));
+    until("it is fenced, and says so", || {
+        metric(&node, "roadstead_fenced") == 1.0
+    });
+    let mut client = asking(node.mqtt).expect("the kernel takes the connection");
+    client
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .expect("it can be set");
+    assert!(
+        answer(&mut client).is_err(),
+        "nothing is acknowledged meanwhile"
+    );
+
+    shared.views.fails.store(false, Ordering::Release);
+    client
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("it can be set");
+    let answer = answer(&mut client).expect("who has waited is answered");
+    assert_eq!(answer[0], 0x20, "by CONNACK");
+    until("it says so", || metric(&node, "roadstead_fenced") == 0.0);
+    assert!(ask(node.admin, "POST /v1/cluster/drain").contains("200 OK"));
+    node.thread
+        .join()
+        .expect("it does not panic")
+        .expect("it has left in order");
+}
+
+#[test]
+fn cores_of_three_nodes_are_linked_and_one_drains() {
+    let shared = shared();
     let ips = [address(), address(), address()];
     let gossip = ips.map(free_port);
     let seed = SocketAddr::new(ips[0], gossip[0]);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,10 +26,15 @@ const LIMIT: Duration = Duration::from_secs(40);
 #[derive(Default)]
 pub(crate) struct Views {
     stored: Mutex<(Option<Arc<View>>, u64)>,
+    /// True while it answers nobody.
+    pub(crate) fails: AtomicBool,
 }
 
 impl ViewStore for Views {
     fn read(&self, known: Option<Version>, beat: bool) -> Result<Stored, ViewStoreError> {
+        if self.fails.load(Ordering::Acquire) {
+            return Err(ViewStoreError("it was told to fail".into()));
+        }
         let mut stored = self.stored.lock().expect("no panic while held");
         let version = stored.0.as_ref().map(|view| view.version());
         let is_known = version.is_some() && version == known;
@@ -44,6 +49,9 @@ impl ViewStore for Views {
     }
 
     fn compare_and_set(&self, expected: Option<Version>, view: &View, _: Version) -> Written {
+        if self.fails.load(Ordering::Acquire) {
+            return Written::Unknown;
+        }
         let mut stored = self.stored.lock().expect("no panic while held");
         if stored.0.as_ref().map(|view| view.version()) != expected {
             return Written::Changed;
