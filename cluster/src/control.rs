@@ -204,7 +204,8 @@ impl ControlLink {
                         .asked
                         .iter()
                         .position(|asked| asked.0 == header.sequence);
-                    if let Some((_, sent_ms)) = asked.and_then(|at| self.asked.drain(..=at).last())
+                    if let Some((_, sent_ms)) =
+                        asked.and_then(|at| self.asked.drain(..=at).next_back())
                     {
                         said.push(Said::Answered(peer, self.version, sent_ms));
                     }

@@ -40,7 +40,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[cluster]\nname = \"a\"",
-        "(default): cluster.key_file = \"\": a cluster without a key; name a file with the output of `openssl rand -base64 32`, the same on all nodes",
+        "default: cluster.key_file = \"\": a cluster without a key; name a file with the output of `openssl rand -base64 32`, the same on all nodes",
     ),
     (
         "[cluster]\nseeds = [\"10.0.0.1\"]",

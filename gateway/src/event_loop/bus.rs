@@ -226,19 +226,6 @@ impl Bus {
         }
     }
 
-    /// Ends all connections; the links wait for the next ones, which do not come about before [`Bus::turn`] is called.
-    pub fn disconnect(&mut self, driver: &mut impl Driver, now_ms: u64) {
-        let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
-        for id in ids {
-            self.end(driver, now_ms, id, None);
-        }
-    }
-
-    /// Connections, with those that are ending.
-    pub fn connections(&self) -> usize {
-        self.connections.len()
-    }
-
     /// The version of the protocol that is spoken with the node that has a core number; `None` without a link to it.
     pub fn version_to(&self, core: u16) -> Option<u16> {
         let link = self.peers.of_core(core)?.link.as_ref()?;

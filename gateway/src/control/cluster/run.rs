@@ -1,32 +1,35 @@
 //! The loop of the cluster part: what happened goes to gossip and the coordinator, and what they want is done.
 
+mod acting;
+mod begin;
+
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use cluster::control::{Me, Said};
 use cluster::coordinator::times::TICK_MS;
-use cluster::coordinator::{Action, Coordinator, Input, Standing};
+use cluster::coordinator::{Coordinator, Input, Standing};
 use cluster::membership::{self, Membership, Output};
-use cluster::view::{Joining, NodeId, View};
-use reactor::mesh::InboxSender;
+use cluster::view::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::drain::{Drain, Step};
-use super::links::{Common, Dialled, Report, Told, answer_all};
-use super::seeds::resolve_for_ever;
+use super::links::{Common, Dialled, Report, Told};
 use super::settings::{Keys, Settings};
 use super::status::{ClusterStatus, Known};
-use super::store::{Request, StoreThread};
-use super::to_core::{CoreProgress, FromCore, Lease, QUEUE_FROM_CORES, ToCore};
-use super::{ClusterError, End, Life, Next, Order};
+use super::store::StoreThread;
+use super::to_core::{FromCore, ToCore};
+use super::{ClusterError, Next, Order};
+pub(super) use begin::{Sockets, Start};
+
 use crate::bus::identity::Identity;
 use crate::engine::views::ViewStore;
 use crate::event_loop::Clock;
-use crate::ownership::Ownership;
+use acting::Living;
 
 /// Datagrams that are taken at once.
 const DATAGRAMS_AT_ONCE: usize = 256;
@@ -43,40 +46,6 @@ const COMPLAINTS_MS: u64 = 10_000;
 const KEYS_MS: u64 = 5_000;
 /// How long a farewell may take.
 const FAREWELL_MS: u64 = 2_000;
-
-/// What the loop begins with.
-pub(super) struct Start {
-    pub(super) settings: Settings,
-    pub(super) clock: Clock,
-    pub(super) keys: Keys,
-    pub(super) joining: Joining,
-    pub(super) identity: Identity,
-    pub(super) random: [u8; 32],
-    pub(super) orders: mpsc::Receiver<Order>,
-    pub(super) lives: Sender<Next>,
-    pub(super) status: Arc<ClusterStatus>,
-}
-
-/// The sockets of gossip and control links, at one address.
-pub(super) struct Sockets {
-    udp: UdpSocket,
-    tcp: TcpListener,
-}
-
-impl Sockets {
-    pub(super) fn bind(address: SocketAddr) -> Result<Self, ClusterError> {
-        let listen = |source| ClusterError::Listen {
-            key: "cluster.gossip_address",
-            address,
-            source,
-        };
-        let udp = UdpSocket::bind(address).map_err(listen)?;
-        let tcp = TcpListener::bind(address).map_err(listen)?;
-        udp.set_nonblocking(true).map_err(listen)?;
-        tcp.set_nonblocking(true).map_err(listen)?;
-        Ok(Self { udp, tcp })
-    }
-}
 
 /// Runs until the node has left, or is told to stop.
 pub(super) fn run(start: Start, sockets: Sockets, store: Arc<dyn ViewStore>) {
@@ -99,45 +68,6 @@ pub(super) fn run(start: Start, sockets: Sockets, store: Arc<dyn ViewStore>) {
         tracing::error!("{error}");
     }
     let _ = lives.send(Next::Over(result)); // Nobody waits for the next life.
-}
-
-/// The present life of the node, as far as the loop knows.
-struct Living {
-    node: NodeId,
-    lease: Arc<Lease>,
-    progress: Arc<[CoreProgress]>,
-    ended: watch::Sender<Option<End>>,
-    /// Where cores take messages, and what has found no room there.
-    cores: Vec<(InboxSender<ToCore>, Vec<ToCore>)>,
-}
-
-impl Living {
-    fn tell(&mut self, message: &ToCore) {
-        for (core, waiting) in &mut self.cores {
-            // A later view takes the place of an earlier one.
-            if matches!(message, ToCore::View { .. }) {
-                waiting.retain(|waits| !matches!(waits, ToCore::View { .. }));
-            }
-            waiting.push(message.clone());
-            hand_in(core, waiting);
-        }
-    }
-
-    fn hand_in_again(&mut self) {
-        for (core, waiting) in &mut self.cores {
-            hand_in(core, waiting);
-        }
-    }
-}
-
-fn hand_in(core: &InboxSender<ToCore>, waiting: &mut Vec<ToCore>) {
-    for message in std::mem::take(waiting) {
-        if !waiting.is_empty() {
-            waiting.push(message);
-        } else if let Err(message) = core.send(message) {
-            waiting.push(message);
-        }
-    }
 }
 
 struct Loop {
@@ -222,98 +152,6 @@ impl Loop {
         }
     }
 
-    fn new(
-        start: Start,
-        sockets: Sockets,
-        store: Arc<dyn ViewStore>,
-    ) -> Result<(Self, Arrivals), ClusterError> {
-        let system = |what| move |source| ClusterError::System { what, source };
-        let Start {
-            settings,
-            clock,
-            keys,
-            joining,
-            identity,
-            random,
-            orders,
-            lives,
-            status,
-        } = start;
-        let socket =
-            tokio::net::UdpSocket::from_std(sockets.udp).map_err(system("the socket of gossip"))?;
-        let listener = tokio::net::TcpListener::from_std(sockets.tcp)
-            .map_err(system("the listener of control links"))?;
-        let (answer_sender, answers) = mpsc::channel(ANSWERS);
-        let store = StoreThread::spawn(store, clock, answer_sender)
-            .map_err(system("the thread of the store of views"))?;
-        let (report_sender, reports) = mpsc::channel(REPORTS);
-        let (seed_sender, seeds) = mpsc::channel(4);
-        let (from_cores, cores) = mpsc::channel(QUEUE_FROM_CORES);
-        let cluster = settings.name.clone();
-        let (me, me_receiver) = watch::channel(Me {
-            cluster: cluster.clone(),
-            node: joining.node,
-        });
-        let (identity, identity_receiver) = watch::channel(identity);
-        let (view, view_receiver) = watch::channel(None);
-        let (alone, alone_receiver) = watch::channel(true);
-        let common = Common {
-            clock,
-            me: me_receiver,
-            identity: identity_receiver,
-            view: view_receiver,
-            reports: report_sender,
-        };
-        let (session, seed) = random.split_at(16);
-        let session = session.try_into().unwrap_or([0; 16]);
-        let seed = seed
-            .first_chunk()
-            .map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        tokio::spawn(answer_all(listener, common.clone()));
-        tokio::spawn(resolve_for_ever(
-            settings.seeds.clone(),
-            seed,
-            alone_receiver,
-            seed_sender,
-        ));
-        let now = now(clock);
-        let this = Self {
-            coordinator: Coordinator::new(now.ms, &cluster, joining.clone()),
-            membership: Membership::new(now, &cluster, joining, keys.gossip, session, seed),
-            keys_seen: modified(&settings),
-            settings,
-            clock,
-            socket,
-            store,
-            common,
-            links: BTreeMap::new(),
-            me,
-            identity,
-            view,
-            alone,
-            from_cores,
-            lives,
-            status,
-            living: None,
-            drain: Drain::default(),
-            answered_ms: BTreeMap::new(),
-            nodes_refused: BTreeMap::new(),
-            looked_at_keys_ms: now.ms,
-            progress_ms: now.ms + PROGRESS_MS,
-            complained_ms: None,
-            over: None,
-            is_gone: false,
-        };
-        let arrivals = Arrivals {
-            reports,
-            answers,
-            seeds,
-            cores,
-            orders,
-        };
-        Ok((this, arrivals))
-    }
-
     /// When gossip has something to do.
     fn due(&self) -> Instant {
         let now_ms = self.clock.now().mono_ms;
@@ -372,181 +210,6 @@ impl Loop {
         );
     }
 
-    fn act(&mut self, action: Action) {
-        let now_ms = self.clock.now().mono_ms;
-        match action {
-            Action::ReadStore {
-                request,
-                known,
-                beat,
-            } => self.store.ask(
-                now_ms,
-                Request::Read {
-                    request,
-                    known,
-                    beat,
-                },
-            ),
-            Action::CompareAndSet {
-                request,
-                expected,
-                view,
-                version,
-            } => self.store.ask(
-                now_ms,
-                Request::Write {
-                    request,
-                    expected,
-                    view,
-                    version,
-                },
-            ),
-            Action::Install(view) => self.install(view),
-            // Whoever is told of views hears of each that is installed, and this one is in the next step.
-            Action::Tell { .. } => {}
-            Action::Pull { from } => {
-                if let Some(link) = self.links.get(&from.uid) {
-                    link.pull();
-                }
-            }
-            Action::Fence(reason) => {
-                tracing::error!(
-                    ?reason,
-                    "this node is fenced: it serves nobody until it hears of the others or the engine"
-                );
-            }
-            Action::Unfence => tracing::info!("this node serves"),
-            Action::SendClientsElsewhere => {
-                tracing::error!("the fence lasts: clients are sent to other nodes");
-                if let Some(living) = &mut self.living {
-                    living.tell(&ToCore::SendClientsElsewhere);
-                }
-            }
-            Action::Rejoin(node) => self.rejoin(node),
-            Action::Refused { node, reason } => {
-                *self.nodes_refused.entry(reason_word(&reason)).or_default() += 1;
-                tracing::warn!(%node, %reason, "a node cannot be a member");
-            }
-            Action::DuplicateUid(node) => {
-                self.end(Err(ClusterError::DuplicateUid(node)), End::Stop)
-            }
-            Action::ForeignStore(theirs) => {
-                let ours = self.settings.name.clone();
-                self.end(Err(ClusterError::ForeignStore { theirs, ours }), End::Stop);
-            }
-            Action::Left => {
-                tracing::info!("this node has left the cluster");
-                self.end(Ok(()), End::Left);
-            }
-        }
-    }
-
-    fn install(&mut self, view: Arc<View>) {
-        let node = self.coordinator.node();
-        self.view
-            .send_replace(Some((view.version(), Arc::clone(&view))));
-        tracing::info!(
-            epoch = view.epoch,
-            members = view.members.len(),
-            is_member = view.contains(node),
-            "a view holds"
-        );
-        let ownership = view
-            .contains(node)
-            .then(|| Ownership::of(&view, node.uid))
-            .flatten();
-        let Some(ownership) = ownership.map(Arc::new) else {
-            return;
-        };
-        match &mut self.living {
-            Some(living) if living.node == node => living.tell(&ToCore::View { ownership, view }),
-            Some(_) => {} // It ends, and the next one begins then.
-            None => self.begin(view, ownership),
-        }
-    }
-
-    /// A life begins.
-    fn begin(&mut self, view: Arc<View>, ownership: Arc<Ownership>) {
-        let node = self.coordinator.node();
-        let Some(member) = view.member(node.uid) else {
-            return;
-        };
-        let lease = Arc::new(Lease::default());
-        let progress: Arc<[CoreProgress]> =
-            (0..member.cores).map(|_| CoreProgress::default()).collect();
-        let (ended, told) = watch::channel(None);
-        let life = Life {
-            node,
-            joined: member.joined,
-            view: Arc::clone(&view),
-            ownership,
-            cluster: self.settings.name.clone(),
-            identity: self.identity.borrow().clone(),
-            bus: self.settings.bus,
-            lease: Arc::clone(&lease),
-            progress: Arc::clone(&progress),
-            from_cores: self.from_cores.clone(),
-            ended: told,
-        };
-        self.living = Some(Living {
-            node,
-            lease,
-            progress,
-            ended,
-            cores: Vec::new(),
-        });
-        let _ = self.lives.send(Next::Life(Box::new(life))); // The node is ending.
-    }
-
-    /// This node is another incarnation; the present life ends.
-    fn rejoin(&mut self, node: NodeId) {
-        tracing::error!(%node, "this node was taken out of the view; it comes back as another incarnation");
-        let mut outputs = Vec::new();
-        self.membership.rejoin(now(self.clock), node, &mut outputs);
-        self.put_out(outputs);
-        self.new_incarnation();
-    }
-
-    fn new_incarnation(&mut self) {
-        let node = self.coordinator.node();
-        self.me.send_modify(|me| me.node = node);
-        if let Some(living) = self.living.take() {
-            living.lease.set(0);
-            living.ended.send_replace(Some(End::Rejoin));
-        }
-    }
-
-    /// The node is no member any more, or cannot be one.
-    fn end(&mut self, result: Result<(), ClusterError>, end: End) {
-        if self.over.is_some() {
-            return;
-        }
-        if let Some(living) = self.living.take() {
-            living.lease.set(0);
-            living.ended.send_replace(Some(end));
-        }
-        self.over = Some((result, self.clock.now().mono_ms + FAREWELL_MS));
-        let mut outputs = Vec::new();
-        self.membership.leave(now(self.clock), &mut outputs);
-        self.put_out(outputs);
-    }
-
-    fn stop(&mut self) {
-        tracing::info!("stopping at once");
-        self.end(Ok(()), End::Stop);
-    }
-
-    /// Leaves in order.
-    fn leave(&mut self) {
-        if self.living.is_none() {
-            return self.stop();
-        }
-        if self.drain.ask(self.clock.now().mono_ms) {
-            tracing::info!("draining: this node leaves the cluster");
-            self.handle(Input::Leave);
-        }
-    }
-
     fn go_on_draining(&mut self, now_ms: u64) {
         let cores = self
             .living
@@ -572,20 +235,6 @@ impl Loop {
             Order::Drain => self.leave(),
             Order::Weight { uid, weight } => self.handle(Input::Weight { uid, weight }),
             Order::Stop => self.stop(),
-        }
-    }
-
-    /// The cores are there, and hear of the view that holds now.
-    fn attach(&mut self, cores: Vec<InboxSender<ToCore>>) {
-        let node = self.coordinator.node();
-        let Some(living) = self.living.as_mut().filter(|living| living.node == node) else {
-            return;
-        };
-        living.cores = cores.into_iter().map(|core| (core, Vec::new())).collect();
-        let view = self.coordinator.view().cloned();
-        let ownership = view.as_ref().and_then(|view| Ownership::of(view, node.uid));
-        if let (Some(view), Some(ownership)) = (view, ownership.map(Arc::new)) {
-            living.tell(&ToCore::View { ownership, view });
         }
     }
 
@@ -778,14 +427,4 @@ fn nonzero(counts: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, u64> 
         .filter(|(_, count)| **count > 0)
         .map(|(name, count)| (*name, *count))
         .collect()
-}
-
-fn reason_word(reason: &cluster::coordinator::Refusal) -> &'static str {
-    use cluster::coordinator::Refusal;
-    match reason {
-        Refusal::View(_) => "rules_of_views",
-        Refusal::DuplicateUid => "duplicate_uid",
-        Refusal::TooManyNodes => "too_many_nodes",
-        Refusal::NoBus => "no_control_link",
-    }
 }

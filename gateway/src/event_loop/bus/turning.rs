@@ -145,6 +145,19 @@ impl Bus {
         self.plain = plain;
     }
 
+    /// Ends all connections; the links wait for the next ones, which do not come about before [`Bus::turn`] is called.
+    pub fn disconnect(&mut self, driver: &mut impl Driver, now_ms: u64) {
+        let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        for id in ids {
+            self.end(driver, now_ms, id, None);
+        }
+    }
+
+    /// Connections, with those that are ending.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
     /// Ends all connections, because the node stops, and dials no more.
     pub fn shut_down(&mut self, driver: &mut impl Driver, now_ms: u64) {
         for peer in self.peers.take_all() {
