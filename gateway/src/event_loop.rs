@@ -379,7 +379,7 @@ impl<D: Driver> EventLoop<D> {
                         &mut self.outbox,
                     );
                 } else {
-                    self.from_mesh(now, envelope);
+                    self.arrived(now, envelope);
                 }
             }
         }

@@ -245,7 +245,7 @@ impl<D: Driver> EventLoop<D> {
     }
 
     /// An envelope came over the mesh: it is for this core, or for another node whose link is here.
-    pub(super) fn from_mesh(&mut self, now: Now, envelope: Envelope) {
+    pub(super) fn arrived(&mut self, now: Now, envelope: Envelope) {
         if envelope.to == self.shard.facts().core {
             self.take(now, envelope);
         } else if let Some(cluster) = &mut self.cluster {

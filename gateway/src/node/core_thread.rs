@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reactor::datagram::{DatagramSocket, DatagramSocketId};
 use reactor::driver::{Backend, Driver, DriverConfig, ListenOptions, Waker};
@@ -36,7 +36,7 @@ use crate::ownership::Ownership;
 use crate::quic::{Endpoints, Listening, NodeKeys};
 use crate::shard::Shard;
 use crate::tls::Acceptor;
-use crate::turn::{Congestion, Facts};
+use crate::turn::{Congestion, Facts, Now};
 
 /// The number of this node: there is one.
 const NODE: u16 = 0;
@@ -144,35 +144,20 @@ fn live<D: Driver>(
         shard.restore(now, item, *home, &mut outbox);
     }
     let bound = listen(&mut driver, &kit.listeners, plan.listen)?;
-    let cluster = match (&plan.life, kit.to_core) {
-        (Some(life), Some(inbox)) => Some(clustered(
-            &mut driver,
-            life,
-            core,
-            here.len() as u16,
-            inbox,
-            seed,
-        )?),
-        _ => None,
-    };
-    let listening = plan.quic_keys.map(|keys| Listening {
-        keys,
-        node: NODE,
-        core,
-        cores: here.len() as u16,
-    });
-    let quic = match (listening, plan.acceptors.get(Quic::ACCEPTOR)) {
-        (Some(listening), Some(acceptor)) => {
-            let addresses: Vec<SocketAddr> =
-                kit.datagrams.iter().map(DatagramSocket::address).collect();
-            let sockets = adopt(&mut driver, kit.datagrams)?;
-            let origin = plan.clock.started();
-            let endpoints = Endpoints::new(plan.quic, listening, acceptor, &addresses, origin, now);
-            let endpoints = endpoints.map_err(CertificateError::from)?;
-            Some(Quic::new(endpoints, sockets))
-        }
-        _ => None,
-    };
+    let cores = here.len() as u16;
+    let life = plan.life.as_ref().zip(kit.to_core);
+    let cluster = clustered(&mut driver, life, core, cores, seed)?;
+    let place = (core, cores);
+    let started = (plan.clock.started(), now);
+    let listening = (plan.quic_keys, kit.datagrams);
+    let quic = quic(
+        &mut driver,
+        listening,
+        place,
+        plan.quic,
+        &plan.acceptors,
+        started,
+    )?;
     if reports.send(CoreReport::Listening(bound)).is_err() {
         return Ok(());
     }
@@ -215,15 +200,42 @@ fn live<D: Driver>(
         .map_err(|source| StartError::Driver { core, source })
 }
 
-/// The part of a core that knows of other nodes.
+/// The QUIC of a core, on the sockets that the main thread has bound; `None` without QUIC listeners.
+fn quic(
+    driver: &mut impl Driver,
+    (keys, sockets): (Option<NodeKeys>, Vec<DatagramSocket>),
+    (core, cores): (u16, u16),
+    limits: QuicLimits,
+    acceptors: &[Arc<Acceptor>],
+    (origin, now): (Instant, Now),
+) -> Result<Option<Quic>, StartError> {
+    let (Some(keys), Some(acceptor)) = (keys, acceptors.get(Quic::ACCEPTOR)) else {
+        return Ok(None);
+    };
+    let listening = Listening {
+        keys,
+        node: NODE,
+        core,
+        cores,
+    };
+    let addresses: Vec<SocketAddr> = sockets.iter().map(DatagramSocket::address).collect();
+    let sockets = adopt(driver, sockets)?;
+    let endpoints = Endpoints::new(limits, listening, acceptor, &addresses, origin, now);
+    let endpoints = endpoints.map_err(CertificateError::from)?;
+    Ok(Some(Quic::new(endpoints, sockets)))
+}
+
+/// The part of a core that knows of other nodes; `None` when the node is alone.
 fn clustered(
     driver: &mut impl Driver,
-    life: &Life,
+    life: Option<(&Life, Inbox<ToCore>)>,
     core: u16,
     cores: u16,
-    inbox: Inbox<ToCore>,
     seed: u64,
-) -> Result<Clustered, StartError> {
+) -> Result<Option<Clustered>, StartError> {
+    let Some((life, inbox)) = life else {
+        return Ok(None);
+    };
     let place = Place {
         cluster: life.cluster.clone(),
         node: life.node,
@@ -243,14 +255,14 @@ fn clustered(
         })?;
     let (lease, progress) = (Arc::clone(&life.lease), Arc::clone(&life.progress));
     let from_cores = life.from_cores.clone();
-    Ok(Clustered::new(
+    Ok(Some(Clustered::new(
         bus,
         inbox,
         from_cores,
         lease,
         progress,
         usize::from(core),
-    ))
+    )))
 }
 
 /// What comes in on each listener.

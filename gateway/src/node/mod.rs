@@ -174,8 +174,7 @@ fn live(config: Config, clock: Clock, in_cluster: Option<InCluster<'_>>) -> Resu
     let here = ownership.here();
     let access = Access::open(&config, clock)?; // In the folder that the store has made.
     let quic_keys = quic_keys(&config, &certificates)?;
-    let warnings = config.access_warnings().into_iter();
-    warnings.for_each(|warning| tracing::warn!("{warning}"));
+    warn(&config);
 
     let (reports, report_receiver) = channel();
     let stopping = Arc::new(Stopping::default());
@@ -230,6 +229,12 @@ fn live(config: Config, clock: Clock, in_cluster: Option<InCluster<'_>>) -> Resu
         member,
     };
     node.start(store, kits, (plan, datagrams), operators)
+}
+
+fn warn(config: &Config) {
+    for warning in config.access_warnings() {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// A life, and the cluster part that it is one of.

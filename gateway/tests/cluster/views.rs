@@ -108,7 +108,7 @@ fn a_second_node_with_one_uid_gives_up_and_says_why() {
     assert_eq!(three.status().standing, "serving");
     let counted = |part: &Part| part.status().nodes_refused.get("duplicate_uid").copied();
     assert!(
-        counted(&one).or(counted(&two)) > Some(0),
+        counted(&one).or_else(|| counted(&two)) > Some(0),
         "{:?}",
         one.status()
     );

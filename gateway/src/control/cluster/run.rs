@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use cluster::control::{Me, Said};
+use cluster::control::Said;
 use cluster::coordinator::times::TICK_MS;
 use cluster::coordinator::{Coordinator, Input, Standing};
 use cluster::membership::{self, Membership, Output};
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::drain::{Drain, Step};
-use super::links::{Common, Dialled, Report, Told};
+use super::links::{Common, Dialled, Report};
 use super::settings::{Keys, Settings};
 use super::status::{ClusterStatus, Known};
 use super::store::StoreThread;
@@ -30,6 +30,7 @@ use crate::bus::identity::Identity;
 use crate::engine::views::ViewStore;
 use crate::event_loop::Clock;
 use acting::Living;
+use begin::Tell;
 
 /// Datagrams that are taken at once.
 const DATAGRAMS_AT_ONCE: usize = 256;
@@ -79,9 +80,7 @@ struct Loop {
     store: StoreThread,
     common: Common,
     links: BTreeMap<u64, Dialled>,
-    me: watch::Sender<Me>,
-    identity: watch::Sender<Identity>,
-    view: watch::Sender<Told>,
+    told: Tell,
     alone: watch::Sender<bool>,
     from_cores: mpsc::Sender<FromCore>,
     lives: Sender<Next>,
@@ -133,7 +132,7 @@ impl Loop {
                 Some(report) = arrivals.reports.recv() => this.report(report),
                 Some(input) = arrivals.answers.recv() => this.handle(input),
                 Some(addresses) = arrivals.seeds.recv() => this.found(&addresses),
-                Some(said) = arrivals.cores.recv() => this.from_core(said),
+                Some(said) = arrivals.cores.recv() => this.heard_by_core(said),
                 Some(order) = arrivals.orders.recv() => this.order(order),
                 _ = interrupt.recv() => this.stop(),
                 _ = terminate.recv() => {
@@ -238,7 +237,7 @@ impl Loop {
         }
     }
 
-    fn from_core(&mut self, said: FromCore) {
+    fn heard_by_core(&mut self, said: FromCore) {
         match said {
             FromCore::At(from, version) => self.handle(Input::Heard {
                 from,
@@ -376,7 +375,7 @@ impl Loop {
                     "the keys of the cluster are read again"
                 );
                 self.membership.keys(keys.gossip);
-                self.identity.send_replace(identity.clone());
+                self.told.identity.send_replace(identity.clone());
                 if let Some(living) = &mut self.living {
                     living.tell(&ToCore::Keys(Box::new(identity)));
                 }

@@ -116,7 +116,7 @@ impl Settings {
             .iter()
             .find(|address| address.is_ipv4() == wants_v4);
         wanted
-            .or(addresses.first())
+            .or_else(|| addresses.first())
             .map(SocketAddr::ip)
             .ok_or_else(|| ClusterError::Advertise(format!("{name} has no address")))
     }

@@ -55,7 +55,7 @@ impl StoreThread {
         match self.requests.try_send((now_ms, request)) {
             Ok(()) | Err(TrySendError::Full(_)) => {}
             Err(TrySendError::Disconnected(_)) => {
-                tracing::error!("the thread of the store of views is gone")
+                tracing::error!("the thread of the store of views is gone");
             }
         }
     }

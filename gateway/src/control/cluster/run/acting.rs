@@ -110,7 +110,7 @@ impl Loop {
                 tracing::warn!(%node, %reason, "a node cannot be a member");
             }
             Action::DuplicateUid(node) => {
-                self.end(Err(ClusterError::DuplicateUid(node)), End::Stop)
+                self.end(Err(ClusterError::DuplicateUid(node)), End::Stop);
             }
             Action::ForeignStore(theirs) => {
                 let ours = self.settings.name.clone();
@@ -125,7 +125,8 @@ impl Loop {
 
     fn install(&mut self, view: Arc<View>) {
         let node = self.coordinator.node();
-        self.view
+        self.told
+            .view
             .send_replace(Some((view.version(), Arc::clone(&view))));
         tracing::info!(
             epoch = view.epoch,
@@ -163,7 +164,7 @@ impl Loop {
             view: Arc::clone(&view),
             ownership,
             cluster: self.settings.name.clone(),
-            identity: self.identity.borrow().clone(),
+            identity: self.told.identity.borrow().clone(),
             bus: self.settings.bus,
             lease: Arc::clone(&lease),
             progress: Arc::clone(&progress),
@@ -191,7 +192,7 @@ impl Loop {
 
     pub(super) fn new_incarnation(&mut self) {
         let node = self.coordinator.node();
-        self.me.send_modify(|me| me.node = node);
+        self.told.me.send_modify(|me| me.node = node);
         if let Some(living) = self.living.take() {
             living.lease.set(0);
             living.ended.send_replace(Some(End::Rejoin));

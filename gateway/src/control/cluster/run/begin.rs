@@ -8,11 +8,11 @@ use std::sync::mpsc::Sender;
 use cluster::control::Me;
 use cluster::coordinator::Coordinator;
 use cluster::membership::Membership;
-use cluster::view::Joining;
+use cluster::view::{Joining, NodeId};
 use tokio::sync::{mpsc, watch};
 
 use super::super::drain::Drain;
-use super::super::links::{Common, answer_all};
+use super::super::links::{Common, Report, Told, answer_all};
 use super::super::seeds::resolve_for_ever;
 use super::super::settings::{Keys, Settings};
 use super::super::status::ClusterStatus;
@@ -39,8 +39,8 @@ pub(in crate::control::cluster) struct Start {
 
 /// The sockets of gossip and control links, at one address.
 pub(in crate::control::cluster) struct Sockets {
-    pub(super) udp: UdpSocket,
-    pub(super) tcp: TcpListener,
+    udp: UdpSocket,
+    tcp: TcpListener,
 }
 
 impl Sockets {
@@ -55,6 +55,11 @@ impl Sockets {
         udp.set_nonblocking(true).map_err(listen)?;
         tcp.set_nonblocking(true).map_err(listen)?;
         Ok(Self { udp, tcp })
+    }
+
+    fn in_runtime(self) -> std::io::Result<(tokio::net::UdpSocket, tokio::net::TcpListener)> {
+        let udp = tokio::net::UdpSocket::from_std(self.udp)?;
+        Ok((udp, tokio::net::TcpListener::from_std(self.tcp)?))
     }
 }
 
@@ -77,36 +82,19 @@ impl Loop {
             lives,
             status,
         } = start;
-        let socket =
-            tokio::net::UdpSocket::from_std(sockets.udp).map_err(system("the socket of gossip"))?;
-        let listener = tokio::net::TcpListener::from_std(sockets.tcp)
-            .map_err(system("the listener of control links"))?;
+        let (socket, listener) = sockets
+            .in_runtime()
+            .map_err(system("the sockets of gossip"))?;
         let (answer_sender, answers) = mpsc::channel(ANSWERS);
         let store = StoreThread::spawn(store, clock, answer_sender)
             .map_err(system("the thread of the store of views"))?;
         let (report_sender, reports) = mpsc::channel(REPORTS);
         let (seed_sender, seeds) = mpsc::channel(4);
         let (from_cores, cores) = mpsc::channel(QUEUE_FROM_CORES);
-        let cluster = settings.name.clone();
-        let (me, me_receiver) = watch::channel(Me {
-            cluster: cluster.clone(),
-            node: joining.node,
-        });
-        let (identity, identity_receiver) = watch::channel(identity);
-        let (view, view_receiver) = watch::channel(None);
+        let cluster = &settings.name;
+        let (told, common) = tell(clock, cluster, joining.node, identity, report_sender);
         let (alone, alone_receiver) = watch::channel(true);
-        let common = Common {
-            clock,
-            me: me_receiver,
-            identity: identity_receiver,
-            view: view_receiver,
-            reports: report_sender,
-        };
-        let (session, seed) = random.split_at(16);
-        let session = session.try_into().unwrap_or([0; 16]);
-        let seed = seed
-            .first_chunk()
-            .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let (session, seed) = halves(&random);
         tokio::spawn(answer_all(listener, common.clone()));
         tokio::spawn(resolve_for_ever(
             settings.seeds.clone(),
@@ -116,8 +104,8 @@ impl Loop {
         ));
         let now = now(clock);
         let this = Self {
-            coordinator: Coordinator::new(now.ms, &cluster, joining.clone()),
-            membership: Membership::new(now, &cluster, joining, keys.gossip, session, seed),
+            coordinator: Coordinator::new(now.ms, cluster, joining.clone()),
+            membership: Membership::new(now, cluster, joining, keys.gossip, session, seed),
             keys_seen: modified(&settings),
             settings,
             clock,
@@ -125,9 +113,7 @@ impl Loop {
             store,
             common,
             links: BTreeMap::new(),
-            me,
-            identity,
-            view,
+            told,
             alone,
             from_cores,
             lives,
@@ -142,13 +128,52 @@ impl Loop {
             over: None,
             is_gone: false,
         };
-        let arrivals = Arrivals {
-            reports,
-            answers,
-            seeds,
-            cores,
-            orders,
-        };
-        Ok((this, arrivals))
+        Ok((
+            this,
+            Arrivals {
+                reports,
+                answers,
+                seeds,
+                cores,
+                orders,
+            },
+        ))
     }
+}
+
+/// What sealing draws from, and what gossip does.
+fn halves(random: &[u8; 32]) -> ([u8; 16], u64) {
+    let (mut session, mut seed) = ([0; 16], [0; 8]);
+    session.copy_from_slice(&random[..16]);
+    seed.copy_from_slice(&random[16..24]);
+    (session, u64::from_le_bytes(seed))
+}
+
+/// Where links find out who this node is and what it has.
+pub(super) struct Tell {
+    pub(super) me: watch::Sender<Me>,
+    pub(super) identity: watch::Sender<Identity>,
+    pub(super) view: watch::Sender<Told>,
+}
+
+fn tell(
+    clock: Clock,
+    cluster: &str,
+    node: NodeId,
+    identity: Identity,
+    reports: mpsc::Sender<Report>,
+) -> (Tell, Common) {
+    let cluster = cluster.into();
+    let (me, me_receiver) = watch::channel(Me { cluster, node });
+    let (identity, identity_receiver) = watch::channel(identity);
+    let (view, view_receiver) = watch::channel(None);
+    let common = Common {
+        clock,
+        me: me_receiver,
+        identity: identity_receiver,
+        view: view_receiver,
+        reports,
+    };
+    let told = Tell { me, identity, view };
+    (told, common)
 }
