@@ -132,6 +132,38 @@ const REFUSED: &[(&str, &str)] = &[
         r#"node.toml:2: http.url = "https://…@a.example/": user and password in an address are shown wherever it is; take them out, and give a header with the secret in http.headers_file"#,
     ),
     (
+        "[engine]\nkind = \"redis\"\nurls = [\"redis://user:hunter2@a:6379\"]",
+        r#"node.toml:3: engine.urls = ["redis://…@a:6379"]: user and password in an address are shown wherever it is; take them out, name the user in engine.user, and the file with the password in engine.password_file"#,
+    ),
+    (
+        "[engine]\nurls = [\"redis://a:6379\"]",
+        r#"node.toml:2: engine.urls = ["redis://a:6379"]: engine.kind is "embedded", which does not look at it; set engine.kind = "redis", or take this out"#,
+    ),
+    (
+        "[engine]\nkind = \"redis\"",
+        r#"default: engine.urls = []: engine.kind = "redis" and no server to go to; name its address, e.g. ["redis://valkey.example.com:6379"], or set engine.kind = "embedded""#,
+    ),
+    (
+        "[engine]\nkind = \"redis\"\nurls = [\"valkey:6379\"]",
+        r#"node.toml:3: engine.urls = ["valkey:6379"]: not the address of a Valkey or Redis; write e.g. "redis://valkey.example.com:6379", or "rediss://…" for TLS"#,
+    ),
+    (
+        "[engine]\nkind = \"redis\"\nurls = [\"redis://a:6379\"]\ndurability = \"sync\"",
+        r#"node.toml:4: engine.durability = "sync": only engine.kind = "embedded" knows it, and engine.kind is "redis"; write "auto" or "memory" or "aof" or "replica" or "replica-aof""#,
+    ),
+    (
+        "[engine]\ndurability = \"replica\"",
+        r#"node.toml:2: engine.durability = "replica": only engine.kind = "redis" knows it, and engine.kind is "embedded"; write "auto" or "sync" or "relaxed""#,
+    ),
+    (
+        "[engine]\nkind = \"redis\"\nurls = [\"redis://a:6379\"]\nuser = \"gateway\"",
+        r#"node.toml:4: engine.user = "gateway": a user without a password; name the file with the password in engine.password_file, or take the user out"#,
+    ),
+    (
+        "[engine]\nkind = \"redis\"\nurls = [\"redis://a:6379\"]\nprefix = \"a{b}\"",
+        r#"node.toml:4: engine.prefix = "a{b}": not a prefix of keys; write 1 to 32 letters, digits, "-", "_" and ".""#,
+    ),
+    (
         "[listeners]\nwebsocket_path = \"mqtt\"",
         r#"node.toml:2: listeners.websocket_path = "mqtt": not a path; write e.g. "/mqtt""#,
     ),

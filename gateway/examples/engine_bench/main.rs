@@ -1,7 +1,8 @@
 //! Measures embedded stores on the mailbox workload: which library, which table layout, which commit mode.
 //!
 //! `cargo run --release --example engine_bench -- FOLDER [REPETITIONS] [steady|large] [STORE…]`: FOLDER must be on the disk to
-//! be measured.
+//! be measured. The store `roadstead-redis`, which has to be named, is on the server at `ENGINE_BENCH_URL`, whose keys it adds to, with
+//! the policy `ENGINE_BENCH_POLICY`: `memory`, `aof` or `replica`.
 //! Each line is a median with the lowest and the highest of all repetitions. The figures that made the decision are in
 //! `docs/decisions/0003-embedded-engine.md`.
 
@@ -14,6 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use gateway::engine::redis::Redis;
 use stores::{Fjall, Layout, Mode, Redb, Roadstead, Slot, Store};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -260,8 +262,12 @@ const fn contender<S: Store>(name: &'static str, layout: Layout, mode: Mode) -> 
     }
 }
 
-const CONTENDERS: [Contender; 9] = [
+/// Measured only when it is named: it needs servers.
+const ON_SERVERS: &str = "roadstead-redis";
+
+const CONTENDERS: [Contender; 10] = [
     contender::<Roadstead>("roadstead", Layout::Log, Mode::TwoPhase),
+    contender::<Roadstead<Redis>>(ON_SERVERS, Layout::Log, Mode::TwoPhase),
     contender::<Redb>("redb-mailbox-1phase", Layout::Mailbox, Mode::OnePhase),
     contender::<Redb>("redb-mailbox-2phase", Layout::Mailbox, Mode::TwoPhase),
     contender::<Redb>(
@@ -322,7 +328,10 @@ fn main() -> Outcome<()> {
     };
     let chosen: Vec<_> = CONTENDERS
         .iter()
-        .filter(|one| chosen.is_empty() || chosen.iter().any(|name| name == one.name))
+        .filter(|one| {
+            (chosen.is_empty() && one.name != ON_SERVERS)
+                || chosen.iter().any(|name| name == one.name)
+        })
         .collect();
     let mut figures: Vec<Vec<Figures>> = vec![Vec::new(); chosen.len()];
     // Contenders take turns, so that a slow minute of the machine does not hit only one of them.

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use edge_proto::packet::QoS;
 use gateway::engine::claim::MessageId;
 use gateway::engine::embedded::{Embedded, EmbeddedOptions};
+use gateway::engine::redis::Redis;
+use gateway::engine::redis::options::{ConnectOptions, Policy, RedisOptions};
 use gateway::engine::{
     Append, Command, Completion, Delivery, Durability, Engine, MailboxLimits, Restored,
     RetainChange, SessionRecord, Token, WhenFull,
@@ -220,16 +223,60 @@ impl Store for Fjall {
     }
 }
 
-/// The engine itself, with all that it does around redb.
-pub(crate) struct Roadstead {
-    engine: Embedded,
+/// An engine itself, with all that it does around redb or servers.
+pub(crate) struct Roadstead<E = Embedded> {
+    engine: E,
     batch: u64,
     /// Sequences that the engine gave, by position.
     sequences: BTreeMap<u64, u64>,
     sessions: BTreeSet<u64>,
 }
 
-impl Roadstead {
+/// An engine that the bench can open.
+pub(crate) trait Open: Engine + Sized {
+    fn open(folder: &Path) -> Outcome<Self>;
+}
+
+const LIMITS: MailboxLimits = MailboxLimits {
+    messages_max: 1_000,
+    bytes_max: u64::MAX,
+    when_full: WhenFull::Reject,
+};
+
+impl Open for Embedded {
+    fn open(folder: &Path) -> Outcome<Self> {
+        let options = EmbeddedOptions {
+            mailbox_limits: LIMITS,
+            durability: Durability::Sync,
+            cache_bytes: 64 << 20,
+        };
+        Ok(Self::open(folder, options, 0)?)
+    }
+}
+
+impl Open for Redis {
+    /// On the servers at `ENGINE_BENCH_URL`; the folder stays empty.
+    fn open(folder: &Path) -> Outcome<Self> {
+        static OPENED: AtomicU32 = AtomicU32::new(0);
+        fs::create_dir_all(folder)?;
+        let url = std::env::var("ENGINE_BENCH_URL")?;
+        let connect = ConnectOptions::from_urls(&[url])?;
+        let mut options = RedisOptions::new(connect, 0, LIMITS);
+        let opened = OPENED.fetch_add(1, Ordering::Relaxed);
+        options.prefix = format!("bench-{}-{opened}", std::process::id()).into();
+        options.alone = true;
+        options.policy = match std::env::var("ENGINE_BENCH_POLICY").as_deref() {
+            Ok("aof") => Policy::Aof,
+            Ok("replica") => Policy::Replica(1),
+            _ => Policy::Memory,
+        };
+        let mut engine = Self::open(options, 0)?;
+        engine.restore(&mut |_| {})?;
+        Ok(engine)
+    }
+}
+
+impl<E> Roadstead<E> {
     fn publish(slot: &Slot, body: &[u8]) -> Command {
         let message = Message::new(MessageParts {
             topic: "u/alice",
@@ -276,19 +323,10 @@ impl Roadstead {
     }
 }
 
-impl Store for Roadstead {
+impl<E: Open> Store for Roadstead<E> {
     fn open(folder: &Path, _: Layout, _: Mode) -> Outcome<Self> {
-        let options = EmbeddedOptions {
-            mailbox_limits: MailboxLimits {
-                messages_max: 1_000,
-                bytes_max: u64::MAX,
-                when_full: WhenFull::Reject,
-            },
-            durability: Durability::Sync,
-            cache_bytes: 64 << 20,
-        };
         Ok(Self {
-            engine: Embedded::open(folder, options, 0)?,
+            engine: E::open(folder)?,
             batch: 0,
             sequences: BTreeMap::new(),
             sessions: BTreeSet::new(),

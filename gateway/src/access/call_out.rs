@@ -330,7 +330,7 @@ mod tests {
             panic!("it allows");
         };
         assert_eq!(identity.user.as_deref(), Some("Alice"));
-        assert_eq!(&*identity.groups, ["staff".into()]);
+        assert_eq!(&*identity.groups, [Box::<str>::from("staff")]);
         assert_eq!(identity.expires_at_unix_ms, Some(2_000_000));
         assert_eq!(identity.rules.as_ref().map(|rules| rules.len()), Some(1));
         let plain = reply(br#"{"result": "allow"}"#, &alice(), NOW);

@@ -60,12 +60,48 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Look at the Valkey or Redis behind a node (engine.kind = "redis"), or move a store there.
+    Engine {
+        #[command(subcommand)]
+        command: EngineCommand,
+    },
     /// Put a user into a password file, change a password, or take a user out.
     ///
     /// The password is asked for at the terminal, or is the first line of standard input. A running node takes the file within 5 s.
     Passwd(Passwd),
     /// Ask a running node, or change something in it.
     Ctl(Ctl),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum EngineCommand {
+    /// Say what the Valkey or Redis is, and whether it keeps what is promised.
+    ///
+    /// Asks every server for its version, settings and state, and changes nothing. Exit code 1 when a node would not use it.
+    Check {
+        #[command(flatten)]
+        settings: Settings,
+        /// For machines.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Move the store of a single node into the Valkey or Redis.
+    ///
+    /// The node that used the folder has to be stopped. The folder is read and stays as it is. Nothing is moved to where a node has
+    /// written already. What was interrupted goes on with --resume.
+    Migrate {
+        /// Folder of the embedded store (its engine.path).
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
+        /// Go on with an interrupted migration of the same store.
+        #[arg(long)]
+        resume: bool,
+        #[command(flatten)]
+        settings: Settings,
+        /// For machines.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args, Debug)]

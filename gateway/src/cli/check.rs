@@ -14,6 +14,8 @@ use serde::Serialize;
 use super::table::printable;
 use super::{CommandError, EXIT_DONE, EXIT_FAILED};
 use crate::config::{Config, Origin, Protocol};
+use crate::control::engine::{connect_options, inspect};
+use crate::engine::redis::inspect::Severity;
 
 /// User-space and kernel bytes of an idle session, together: the first bar of the budgets.
 const SESSION_BYTES: u64 = 768 + 4_096;
@@ -72,8 +74,9 @@ pub(super) fn run(config: &Config, json: bool, out: &mut dyn Write) -> Result<u8
     findings.push(memory(config));
     findings.extend(backlogs(config, &probe));
     findings.push(engine_folder(&config.engine.path));
+    findings.extend(engine_servers(config));
     findings.push(files(config));
-    findings.extend(access(config));
+    findings.extend(warnings(config));
     findings.extend(addresses(config));
     let starts = findings
         .iter()
@@ -353,6 +356,39 @@ fn engine_folder(path: &Path) -> Finding {
     Finding::new(Level::Ok, "engine.path", found, meaning)
 }
 
+/// The Valkey or Redis, in short; `roadstead engine check` tells everything. Bad files are told by [`files`].
+fn engine_servers(config: &Config) -> Vec<Finding> {
+    let Ok(Some(options)) = connect_options(config) else {
+        return Vec::new();
+    };
+    let report = inspect(config, &options);
+    let durability = report.durability.word();
+    let mut findings = Vec::new();
+    if report.is_good() {
+        let meaning = format!("durability {durability}");
+        findings.push(Finding::new(
+            Level::Ok,
+            "engine.urls",
+            report.summary(),
+            meaning,
+        ));
+    }
+    let bad = report
+        .findings
+        .iter()
+        .filter(|finding| finding.severity != Severity::Info);
+    findings.extend(bad.map(|finding| {
+        let level = match finding.severity {
+            Severity::Refuse => Level::Failure,
+            Severity::Warn | Severity::Info => Level::Warning,
+        };
+        let found = format!("{} = {}", finding.setting, finding.found);
+        let meaning = format!("right: {}; {}", finding.right, finding.why);
+        Finding::new(level, &finding.server, found, meaning)
+    }));
+    findings
+}
+
 /// The files that the configuration names, read as at a start.
 fn files(config: &Config) -> Finding {
     let errors = super::settings::file_errors(config);
@@ -362,11 +398,14 @@ fn files(config: &Config) -> Finding {
     Finding::new(Level::Failure, "files", "bad", errors.join("; "))
 }
 
-/// Who may connect, as far as it was probably not meant so.
-fn access(config: &Config) -> Vec<Finding> {
-    let warnings = config.access_warnings().into_iter();
-    let finding = |warning| Finding::new(Level::Warning, "access", "as configured", warning);
-    warnings.map(finding).collect()
+/// What is allowed and was probably not meant so.
+fn warnings(config: &Config) -> Vec<Finding> {
+    let finding = |subject: &'static str| {
+        move |warning| Finding::new(Level::Warning, subject, "as configured", warning)
+    };
+    let access = config.access_warnings().into_iter().map(finding("access"));
+    let engine = config.engine_warnings().into_iter().map(finding("engine"));
+    access.chain(engine).collect()
 }
 
 fn addresses(config: &Config) -> Vec<Finding> {

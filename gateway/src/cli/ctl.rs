@@ -269,10 +269,16 @@ fn status_text(answer: &Value) -> String {
     let listeners: Vec<_> = listeners
         .map(|row| format!("{} {}", plain(&row["kind"]), plain(&row["address"])))
         .collect();
+    let servers = engine["servers"].as_array().into_iter().flatten();
+    let servers: Vec<_> = servers.map(plain).collect();
+    let place = if servers.is_empty() {
+        plain(&engine["path"])
+    } else {
+        format!("{} at {}", plain(&engine["kind"]), servers.join(", "))
+    };
     let mut engine_text = format!(
-        "{}, {}, {}",
+        "{}, {place}, {}",
         plain(&engine["state"]),
-        plain(&engine["path"]),
         bytes(engine["disk_bytes"].as_u64().unwrap_or(0))
     );
     if let Some(error) = engine["error"].as_str() {

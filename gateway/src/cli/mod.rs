@@ -7,6 +7,8 @@ mod arguments;
 mod check;
 mod client;
 mod ctl;
+mod engine;
+mod migrate;
 mod passwd;
 mod settings;
 mod table;
@@ -134,7 +136,8 @@ fn dispatch<E: std::fmt::Display>(
                     remedy: None,
                 });
             }
-            for warning in config.access_warnings() {
+            let warnings = config.access_warnings().into_iter();
+            for warning in warnings.chain(config.engine_warnings()) {
                 writeln!(output.err, "warning: {warning}")?;
             }
             writeln!(output.out, "{}: good", file.display())?;
@@ -146,6 +149,7 @@ fn dispatch<E: std::fmt::Display>(
             output.out.write_all(crate::config::example().as_bytes())?;
             Ok(EXIT_DONE)
         }
+        Command::Engine { command } => engine::run(&command, environment, output.out),
         Command::Passwd(passwd) => passwd::run(&passwd, output.out),
         Command::Ctl(ctl) => ctl::run(ctl, environment, output.out),
     }

@@ -7,6 +7,7 @@ use super::arguments::Settings;
 use crate::config::{Config, ConfigError, ConfigErrors, FlagValue, Sources};
 use crate::control::access::Access;
 use crate::control::certificates::Certificates;
+use crate::control::engine::connect_options;
 
 impl Settings {
     /// The configuration in effect.
@@ -69,7 +70,9 @@ pub(super) fn file_errors(config: &Config) -> Vec<String> {
         .map(drop)
         .map_err(|error| format!("TLS: {error}"));
     let access = Access::check(config).map_err(|error| error.to_string());
-    [certificates, access]
+    let engine = connect_options(config).map(drop);
+    let engine = engine.map_err(|error| error.to_string());
+    [certificates, access, engine]
         .into_iter()
         .filter_map(Result::err)
         .collect()

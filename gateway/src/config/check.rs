@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 mod access;
+mod engine;
 
 use super::{Anonymous, ClientCertificates, Config, ConfigError, Protocol};
 
@@ -15,6 +16,7 @@ impl Config {
         self.check_tls(errors);
         self.check_proxies(errors);
         self.check_access(errors);
+        self.check_engine(errors);
         self.check_sizes(errors);
     }
 

@@ -179,11 +179,11 @@ impl Config {
         })
     }
 
-    /// When a commit of the engine reaches the disk.
+    /// When a commit of the embedded engine reaches the disk.
     pub fn durability(&self) -> Durability {
         match self.engine.durability {
-            super::Durability::Sync => Durability::Sync,
             super::Durability::Relaxed => Durability::Relaxed,
+            _ => Durability::Sync,
         }
     }
 

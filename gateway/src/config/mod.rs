@@ -8,6 +8,7 @@ mod access_value;
 mod check;
 mod define;
 mod derived;
+mod engine_value;
 mod error;
 mod origin;
 mod print;
@@ -21,6 +22,7 @@ pub use access_value::{
     PageOrigins, Unruled,
 };
 pub use define::{Key, Section};
+pub use engine_value::{Durability, EngineKind, EngineMode, EngineUrls, KeyPrefix};
 pub use error::{ConfigError, ConfigErrors};
 pub use origin::Origin;
 pub use print::{example, markdown_table};
@@ -28,8 +30,8 @@ pub use protocol::Protocol;
 pub use raw::{FlagValue, Sources};
 pub use sections::*;
 pub use value::{
-    Anonymous, ByteSize, ClientCertificates, CoreCount, Durability, Files, HttpPath, IoBackend,
-    LogFormat, LogLevel, MailboxWhenFull, Networks, NodeName, OptionalAddress, RootDepths, Setting,
+    Anonymous, ByteSize, ClientCertificates, CoreCount, Files, HttpPath, IoBackend, LogFormat,
+    LogLevel, MailboxWhenFull, Networks, NodeName, OptionalAddress, RootDepths, Setting,
     SlowConsumerPolicy, TlsVersion,
 };
 

@@ -10,10 +10,11 @@ use super::access_value::{
     Unruled,
 };
 use super::define::sections;
+use super::engine_value::{Durability, EngineKind, EngineMode, EngineUrls, KeyPrefix};
 use super::value::{
-    Anonymous, ByteSize, ClientCertificates, CoreCount, Durability, Files, HttpPath, IoBackend,
-    LogFormat, LogLevel, MailboxWhenFull, Networks, NodeName, OptionalAddress, RootDepths,
-    SlowConsumerPolicy, TlsVersion,
+    Anonymous, ByteSize, ClientCertificates, CoreCount, Files, HttpPath, IoBackend, LogFormat,
+    LogLevel, MailboxWhenFull, Networks, NodeName, OptionalAddress, RootDepths, SlowConsumerPolicy,
+    TlsVersion,
 };
 
 const fn loopback_v4(port: u16) -> SocketAddr {
@@ -356,17 +357,38 @@ sections! {
         root_depth_by_prefix: RootDepths = RootDepths::default();
     }
 
-    /// The store of durable sessions and retained messages.
+    /// The store of durable sessions and retained messages. `roadstead engine check` says whether a Valkey or Redis keeps the promises.
     engine: EngineSection {
-        /// Its folder; made when it is not there. One process may have it open.
+        /// "embedded": files of this node alone. "redis": a Valkey (7.2 or later) or Redis (7.2 or later).
+        kind: EngineKind = EngineKind::Embedded;
+        /// Folder of the embedded store, and of secrets that a node makes for itself; made when it is not there. One process may have it
+        /// open.
         path: PathBuf = PathBuf::from("data");
-        /// "sync": acknowledged when the disk has it. "relaxed": at once, and a loss of power or a crash takes away up to
-        /// `sync_interval` of what was acknowledged.
-        durability: Durability = Durability::Sync;
+        /// Addresses of the servers of a Valkey or Redis, `"redis://host:port"`, or `"rediss://host:port"` for TLS. Of a cluster, a few: it
+        /// tells of the others.
+        urls: EngineUrls = EngineUrls::default();
+        /// "single": one primary, with or without replicas. "cluster": a Valkey or Redis Cluster. "auto": what the server says.
+        mode: EngineMode = EngineMode::Auto;
+        /// User (of its access control list) to log in as. "" = the default user.
+        user: OptionalText = OptionalText::default();
+        /// File with the password for the Valkey or Redis; a line break at its end does not count. "" = none.
+        password_file: OptionalFile = OptionalFile::default();
+        /// PEM files with the certificates of the authorities that the servers are verified with, at `rediss://`. [] = those of the
+        /// operating system.
+        authorities: Files = Files::default();
+        /// What the names of all keys in the Valkey or Redis begin with. Clusters that share one need different ones.
+        prefix: KeyPrefix = KeyPrefix("rs".into());
+        /// When something counts as stored. Embedded: "sync", when the disk has it; "relaxed", at once, and a loss of power or a crash takes
+        /// away up to `sync_interval` of what was acknowledged. Valkey or Redis: "memory", when the primary has it; "aof", when the primary's
+        /// disk has it; "replica", when a replica has it too; "replica-aof", when the disks of both have it. "auto": "sync", or the
+        /// strictest that the servers are set up for.
+        durability: Durability = Durability::Auto;
+        /// A Valkey or Redis that does not answer within this time has failed, and what was asked is asked again.
+        timeout: Duration = Duration::from_secs(2), Duration::from_millis(50) => Duration::from_secs(30);
         /// Longest time that what needs no immediate sync stays unsynced: acknowledgements of clients, and under "relaxed"
         /// everything.
         sync_interval: Duration = Duration::from_secs(1), Duration::from_millis(10) => Duration::from_secs(10 * MINUTE);
-        /// Bytes of the store's file that are kept in memory.
+        /// Bytes of the embedded store's file that are kept in memory.
         cache_bytes: ByteSize = ByteSize::mib(64), ByteSize::mib(1) => ByteSize::gib(64);
     }
 

@@ -515,14 +515,6 @@ choices! {
         Everywhere = "everywhere-without-any-authentication",
     }
 
-    /// When a commit of the engine counts as done.
-    Durability {
-        /// When the disk has it. Loss of power loses nothing acknowledged.
-        Sync = "sync",
-        /// At once; the disk follows within the interval. A crash or loss of power takes away up to that much.
-        Relaxed = "relaxed",
-    }
-
     /// What a full mailbox does.
     MailboxWhenFull {
         /// Drops its oldest message that was never sent to the client.

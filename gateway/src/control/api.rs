@@ -146,8 +146,10 @@ async fn node_status(State(admin): State<Arc<Admin>>) -> ApiResult {
     let (samples, failures) = admin.samples(SCRAPE_TIMEOUT).await;
     let status = &admin.status;
     let mut engine = engine_json(&status.engine());
-    engine["path"] = status.engine_path.as_str().into();
-    engine["durability"] = status.durability.word().into();
+    engine["kind"] = status.store.kind.word().into();
+    engine["path"] = status.store.path.as_str().into();
+    engine["servers"] = status.store.servers.clone().into();
+    engine["durability"] = status.store.durability.word().into();
     Ok(Json(json!({
         "node": status.node,
         "version": VERSION,

@@ -2,13 +2,14 @@
 //!
 //! [`Cores`] asks the cores; [`http`] answers operators, [`metrics`] answers Prometheus; [`access`] answers the cores'
 //! questions about clients; [`status`] is what the node
-//! knows about itself apart from its cores; [`log`] sets up the log of the shell. The core itself does not log: it
+//! knows about itself apart from its cores; [`engine`] makes options of a Valkey; [`log`] sets up the log of the shell. The core itself does not log: it
 //! counts.
 
 pub mod access;
 mod answer;
 mod api;
 pub mod certificates;
+pub mod engine;
 pub mod http;
 pub mod log;
 pub mod metrics;

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::access::Access;
 use super::certificates::Certificates;
-use crate::config::{Config, Durability};
+use crate::config::{Config, Durability, EngineKind};
 use crate::engine::status::{EngineCounters, EngineState, EngineStatus};
 
 /// The version of this program.
@@ -36,10 +36,8 @@ pub struct NodeStatus {
     pub admin: Option<SocketAddr>,
     /// Where health and metrics are to be had from other machines.
     pub monitoring: Option<SocketAddr>,
-    /// The folder of the engine.
-    pub engine_path: String,
-    /// When its commits count as done.
-    pub durability: Durability,
+    /// What the engine stores in.
+    pub store: StoreFacts,
     /// The files of the TLS listeners.
     pub certificates: Arc<Certificates>,
     /// Who may connect.
@@ -55,6 +53,42 @@ pub struct Listener {
     pub kind: &'static str,
     /// The bound address.
     pub address: SocketAddr,
+}
+
+/// What the engine stores in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreFacts {
+    /// Files of this node, or servers.
+    pub kind: EngineKind,
+    /// The folder of the embedded store, and of the secrets that the node made for itself.
+    pub path: String,
+    /// The servers in use, as they are known to the node; empty for the embedded store.
+    pub servers: Vec<String>,
+    /// When its commits count as done; `Auto` only as long as servers were not asked.
+    pub durability: Durability,
+}
+
+impl StoreFacts {
+    /// As far as the configuration says.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            kind: config.engine.kind,
+            path: config.engine.path.display().to_string(),
+            servers: Vec::new(),
+            durability: match (config.engine.durability, config.engine.kind) {
+                (Durability::Auto, EngineKind::Embedded) => Durability::Sync,
+                (durability, _) => durability,
+            },
+        }
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        match self.kind {
+            EngineKind::Embedded => self.path.clone(),
+            EngineKind::Redis => format!("redis at {}", self.servers.join(", ")),
+        }
+    }
 }
 
 /// How the engine is doing.
@@ -106,6 +140,8 @@ pub struct Opened {
     pub admin: Option<SocketAddr>,
     /// Where health and metrics are to be had from other machines.
     pub monitoring: Option<SocketAddr>,
+    /// What the engine stores in.
+    pub store: StoreFacts,
     /// Asked at each scrape.
     pub engine: Box<dyn Fn() -> EngineReport + Send + Sync>,
     /// The files of the TLS listeners.
@@ -127,8 +163,7 @@ impl NodeStatus {
             listeners: opened.listeners,
             admin: opened.admin,
             monitoring: opened.monitoring,
-            engine_path: config.engine.path.display().to_string(),
-            durability: config.engine.durability,
+            store: opened.store,
             engine: opened.engine,
             certificates: opened.certificates,
             access: opened.access,
@@ -193,8 +228,8 @@ pub fn banner(status: &NodeStatus) -> String {
     let _ = writeln!(
         text,
         "  engine:    {}, durability {}",
-        status.engine_path,
-        status.durability.word()
+        status.store.place(),
+        status.store.durability.word()
     );
     if let Some(address) = status
         .listeners

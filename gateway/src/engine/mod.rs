@@ -16,7 +16,9 @@
 pub mod claim;
 pub mod embedded;
 pub mod memory;
+pub mod migrate;
 mod queue;
+pub mod redis;
 pub mod status;
 pub mod thread;
 pub mod views;
@@ -118,6 +120,9 @@ pub struct Delivery {
 
 /// Subscription identifiers of a delivery, in order; empty costs nothing on the heap.
 pub type SubscriptionIdList = Box<[u32]>;
+
+/// What a claim counts for in a batch: what is loaded for one is answered together with the batch.
+const CLAIM_BYTES: usize = 128 << 10;
 
 /// What a PUBLISH does to the retained message of its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,6 +312,7 @@ impl Command {
     pub fn batch_bytes(&self) -> usize {
         match self {
             Self::Move { bytes_max, .. } => *bytes_max as usize,
+            Self::Claim { .. } => CLAIM_BYTES,
             _ => self.bytes(),
         }
     }
@@ -571,6 +577,12 @@ pub enum EngineError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A server of the store does not do what it is asked; the batch is kept and tried again.
+    #[error("the store does not work: {detail}; acknowledgements wait until it does")]
+    Server {
+        /// Which, and why.
+        detail: String,
+    },
 }
 
 /// Limits of a mailbox.
@@ -594,7 +606,7 @@ pub enum WhenFull {
     Reject,
 }
 
-/// A store: the embedded one of a node alone, and one in memory that the tests compare it with.
+/// A store: the embedded one of a node alone, the one on servers that nodes share, and one in memory that the tests compare both with.
 pub trait Engine {
     /// Counts the starts of this store, this one included; at least 1.
     fn boot_count(&self) -> u32;

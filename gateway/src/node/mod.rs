@@ -5,6 +5,7 @@
 
 mod core_thread;
 mod listeners;
+mod servers;
 mod store;
 
 use std::io::Write as _;
@@ -23,8 +24,9 @@ use crate::admin::AdminRequest;
 use crate::config::{Config, Protocol};
 use crate::control::access::{Access, AccessError, own_secret};
 use crate::control::certificates::{CertificateError, Certificates};
+use crate::control::engine::EngineFileError;
 use crate::control::http::{self, Paths};
-use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, banner};
+use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, StoreFacts, banner};
 use crate::control::{Cores, SendToCore};
 use crate::engine::EngineError;
 use crate::engine::thread::EngineThread;
@@ -58,6 +60,14 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file that says how to reach the servers of the store cannot be used.
+    #[error(transparent)]
+    EngineFile(#[from] EngineFileError),
+    /// The servers of the store would break what is promised, or none of them answers.
+    #[error(
+        "the Valkey or Redis cannot be used: {0}; `roadstead engine check` tells everything about it"
+    )]
+    EngineServers(String),
     /// A core's driver could not be made or failed.
     #[error("core {core} cannot do I/O: {source}; `roadstead check` says what this machine allows")]
     Driver {
@@ -147,8 +157,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let store = Store::open(&config, &ownership, clock.now().unix_ms)?;
     let access = Access::open(&config, clock)?; // In the folder that the store has made.
     let quic_keys = quic_keys(&config, &certificates)?;
-    let warnings = config.access_warnings().into_iter();
-    warnings.for_each(|warning| tracing::warn!("{warning}"));
+    warn_of(&config);
 
     let (reports, report_receiver) = channel();
     let stopping = Arc::new(Stopping::default());
@@ -199,6 +208,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         ownership,
         certificates: Arc::new(certificates),
         access: Arc::new(access),
+        store: store.facts.clone(),
     };
     node.start(store, kits, (plan, datagrams), operators)
 }
@@ -215,6 +225,7 @@ struct Node {
     ownership: Arc<Ownership>,
     certificates: Arc<Certificates>,
     access: Arc<Access>,
+    store: StoreFacts,
 }
 
 impl Node {
@@ -325,6 +336,7 @@ impl Node {
             listeners,
             admin: bound(&operators.admin),
             monitoring: bound(&operators.monitoring),
+            store: self.store.clone(),
             engine: Box::new(move || EngineReport::of(&engine_status)),
             certificates: Arc::clone(&self.certificates),
             access: Arc::clone(&self.access),
@@ -445,17 +457,29 @@ fn bound(listener: &Option<TcpListener>) -> Option<SocketAddr> {
 }
 
 fn facts(config: &Config) -> Result<Facts, StartError> {
-    let mut seed = [0u8; 8];
-    let read = std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut seed));
-    read.map_err(system("random numbers"))?;
     Ok(Facts {
         core: 0,
         limits: config.to_limits(),
         root_depths: config.root_depths(),
         websocket_path: config.listeners.websocket_path.0.as_str().into(),
-        seed: u64::from_ne_bytes(seed),
+        seed: random_u64()?,
     })
+}
+
+/// Says what is allowed and probably not meant.
+fn warn_of(config: &Config) {
+    let warnings = config.access_warnings().into_iter();
+    let warnings = warnings.chain(config.engine_warnings());
+    warnings.for_each(|warning| tracing::warn!("{warning}"));
+}
+
+/// A number that nobody can guess.
+fn random_u64() -> Result<u64, StartError> {
+    let mut bytes = [0u8; 8];
+    let read = std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
+    read.map_err(system("random numbers"))?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 fn collect_wakers(reports: &Receiver<CoreReport>, cores: u16) -> Result<Vec<Waker>, StartError> {

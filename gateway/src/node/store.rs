@@ -6,18 +6,31 @@ use hashbrown::HashMap;
 use reactor::mesh::InboxSender;
 
 use crate::config::Config;
-use crate::engine::embedded::{Embedded, EmbeddedOptions};
+use crate::control::status::StoreFacts;
+use crate::engine::embedded::{Embedded, EmbeddedOptions, make_folder};
+use crate::engine::redis::Redis;
 use crate::engine::thread::{CommandSender, CompletionSink, EngineEvent, EngineThread};
 use crate::engine::{Completion, Durability, Engine, EngineError, Restored};
 use crate::message::SessionId;
 use crate::ownership::{Ownership, home_partition};
 
+use super::StartError;
+use super::servers::redis_options;
+
 /// An open store and what it holds, by core.
 pub(super) struct Store {
-    engine: Embedded,
+    engine: AnyEngine,
+    /// What it is.
+    pub(super) facts: StoreFacts,
     /// Counts the starts of the store.
     pub(super) boot: u32,
     restored: Vec<Vec<(Restored, u16)>>,
+}
+
+/// An engine of either kind.
+enum AnyEngine {
+    Embedded(Box<Embedded>),
+    Redis(Box<Redis>),
 }
 
 impl Store {
@@ -26,7 +39,34 @@ impl Store {
         config: &Config,
         ownership: &Ownership,
         unix_ms: u64,
-    ) -> Result<Self, EngineError> {
+    ) -> Result<Self, StartError> {
+        let mut sorter = Sorter::new(ownership, config.root_depths());
+        let Some((options, facts)) = redis_options(config)? else {
+            let mut engine = Self::open_embedded(config, unix_ms)?;
+            engine.restore(&mut |item| sorter.sort(item))?;
+            return Ok(Self {
+                boot: engine.boot_count(),
+                engine: AnyEngine::Embedded(Box::new(engine)),
+                facts: StoreFacts::of(config),
+                restored: sorter.by_core,
+            });
+        };
+        // What a node makes for itself stays with it: its secrets, and who is banned.
+        make_folder(&config.engine.path).map_err(|source| EngineError::Open {
+            path: config.engine.path.display().to_string(),
+            source,
+        })?;
+        let mut engine = Redis::open(options, unix_ms)?;
+        engine.restore(&mut |item| sorter.sort(item))?;
+        Ok(Self {
+            boot: engine.boot_count(),
+            engine: AnyEngine::Redis(Box::new(engine)),
+            facts,
+            restored: sorter.by_core,
+        })
+    }
+
+    fn open_embedded(config: &Config, unix_ms: u64) -> Result<Embedded, EngineError> {
         let options = EmbeddedOptions {
             mailbox_limits: config.mailbox_limits(),
             durability: config.durability(),
@@ -38,14 +78,7 @@ impl Store {
                 "engine.durability is \"relaxed\": a power failure loses what was acknowledged within the interval"
             );
         }
-        let mut engine = Embedded::open(&config.engine.path, options, unix_ms)?;
-        let mut sorter = Sorter::new(ownership, config.root_depths());
-        engine.restore(&mut |item| sorter.sort(item))?;
-        Ok(Self {
-            boot: engine.boot_count(),
-            engine,
-            restored: sorter.by_core,
-        })
+        Embedded::open(&config.engine.path, options, unix_ms)
     }
 
     /// Starts the engine thread; returns its queues and what each core takes over.
@@ -56,9 +89,19 @@ impl Store {
         cores: u16,
         completions: Vec<InboxSender<Completion>>,
     ) -> std::io::Result<(EngineThread, Vec<CommandSender>, Vec<Vec<(Restored, u16)>>)> {
-        let sink = ToCores { completions };
-        let (thread, commands) =
-            EngineThread::spawn(self.engine, cores, config.engine_limits(), sink, log_event)?;
+        let sink = ToCores {
+            completions,
+            was_deposed: false,
+        };
+        let limits = config.engine_limits();
+        let (thread, commands) = match self.engine {
+            AnyEngine::Embedded(engine) => {
+                EngineThread::spawn(*engine, cores, limits, sink, log_event)
+            }
+            AnyEngine::Redis(engine) => {
+                EngineThread::spawn(*engine, cores, limits, sink, log_event)
+            }
+        }?;
         Ok((thread, commands, self.restored))
     }
 }
@@ -75,10 +118,19 @@ fn log_event(event: EngineEvent<'_>) {
 /// Hands completions to the inboxes of the cores.
 struct ToCores {
     completions: Vec<InboxSender<Completion>>,
+    /// True exactly when that was said.
+    was_deposed: bool,
 }
 
 impl CompletionSink for ToCores {
     fn deliver(&mut self, core: u16, completion: Completion) -> Result<(), Completion> {
+        if matches!(completion, Completion::Deposed { .. }) && !self.was_deposed {
+            self.was_deposed = true;
+            tracing::error!(
+                "another node has taken the store over: what this one is to store is neither stored nor acknowledged; stop one of them, or \
+                 give each an engine.prefix of its own"
+            );
+        }
         self.completions[usize::from(core)].send(completion)
     }
 

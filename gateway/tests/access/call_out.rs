@@ -39,7 +39,7 @@ fn the_service_is_asked_and_its_word_holds() {
         let identity = world.ask(&shown("alice", "secret")).await;
         let identity = identity.expect("let in").expect("proved");
         assert_eq!(identity.user.as_deref(), Some("Alice"));
-        assert_eq!(*identity.groups, ["staff".into()]);
+        assert_eq!(*identity.groups, [Box::<str>::from("staff")]);
         assert_eq!(identity.rules.as_ref().map(|rules| rules.len()), Some(1));
         let seen = server.seen().remove(0);
         assert!(seen.head.starts_with("POST /ask HTTP/1.1"), "{}", seen.head);

@@ -61,7 +61,10 @@ fn users_are_added_changed_and_removed_and_the_rest_stays() {
     done(b"hunter2\r\nmore", &["bob", "--scram"], "bob: added");
     let file = read(&path);
     let identity = file.verify("alice", b"secret").expect("her password");
-    assert_eq!(*identity.groups, ["staff".into(), "night".into()]);
+    assert_eq!(
+        *identity.groups,
+        [Box::<str>::from("staff"), Box::<str>::from("night")]
+    );
     assert!(file.verify("bob", b"hunter2").is_ok());
     done(b"other", &["alice"], "alice: changed");
     let file = read(&path);

@@ -32,7 +32,7 @@ fn users_come_in_with_their_passwords_and_nobody_else() {
         let identity = world.ask(&shown("alice", "secret")).await;
         let identity = identity.expect("let in").expect("proved");
         assert_eq!(identity.user.as_deref(), Some("alice"));
-        assert_eq!(*identity.groups, ["staff".into()]);
+        assert_eq!(*identity.groups, [Box::<str>::from("staff")]);
         for (user, password) in [
             ("alice", "hunter2"),
             ("eve", "secret"),

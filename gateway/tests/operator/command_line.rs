@@ -77,6 +77,9 @@ fn help_is_as_agreed() {
         &["ctl", "publish"],
         &["ctl", "bans"],
         &["ctl", "bans", "add"],
+        &["engine"],
+        &["engine", "check"],
+        &["engine", "migrate"],
         &["passwd"],
     ] {
         let typed = [command, &["-h"]].concat();
@@ -99,6 +102,9 @@ fn what_is_typed_wrongly_ends_with_2_and_what_fails_with_1() {
         &["ctl", "publish", "a", "b", "--qos", "3"],
         &["ctl", "bans", "add", "group", "staff"],
         &["ctl", "bans", "add", "user", "eve", "--for", "1 parsec"],
+        &["engine"],
+        &["engine", "check", "--jso"],
+        &["engine", "migrate"],
         &["passwd", "users"],
         &["passwd", "users", "eve", "--delete", "--scram"],
     ] {

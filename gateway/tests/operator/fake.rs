@@ -12,7 +12,7 @@ use gateway::config::{AccessMethod, Config, Files, Methods, OptionalUrl};
 use gateway::control::access::Access;
 use gateway::control::certificates::Certificates;
 use gateway::control::http::{self, Paths};
-use gateway::control::status::{EngineReport, Listener, NodeStatus, Opened};
+use gateway::control::status::{EngineReport, Listener, NodeStatus, Opened, StoreFacts};
 use gateway::control::{Cores, SendToCore};
 use gateway::engine::status::{EngineCounters, EngineState};
 use gateway::event_loop::Clock;
@@ -203,6 +203,7 @@ fn status_in(engine: EngineState, folder: &Path) -> NodeStatus {
         }],
         admin: Some(address("127.0.0.1:9883")),
         monitoring: None,
+        store: StoreFacts::of(&config),
         engine: Box::new(report),
         certificates: Arc::new(certificates()),
         access: Arc::new(access(folder)),

@@ -420,6 +420,8 @@ fn the_status_tells_the_backend_and_each_core() {
         json!({ "kind": "tcp", "address": "127.0.0.1:1883" })
     );
     assert_eq!(body["engine"]["durability"], "sync");
+    assert_eq!(body["engine"]["kind"], "embedded");
+    assert_eq!(body["engine"]["servers"], json!([]));
 }
 
 #[test]

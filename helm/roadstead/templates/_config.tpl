@@ -52,7 +52,9 @@ engine.path: persistence
 engine.urls: engine.urls
 engine.mode: engine.mode
 engine.durability: engine.durability
+engine.user: engine.user
 engine.password_file: engine.password
+engine.authorities: engine.authorities
 cluster.name: cluster.name
 cluster.key_file: cluster.key
 cluster.seeds: cluster.seeds
@@ -151,8 +153,12 @@ log.format: log.format
 {{- $_ := set $section "kind" "redis" -}}
 {{- $_ := set $section "urls" $engine.urls -}}
 {{- $_ := set $section "mode" $engine.mode -}}
+{{- with $engine.user }}{{ $_ := set $section "user" . }}{{ end -}}
 {{- if $engine.password.existingSecret -}}
 {{- $_ := set $section "password_file" (printf "/etc/roadstead/engine/%s" $engine.password.key) -}}
+{{- end -}}
+{{- if $engine.authorities.existingSecret -}}
+{{- $_ := set $section "authorities" (include "roadstead.files" (list "/etc/roadstead/engine-authorities" $engine.authorities.keys) | fromJsonArray) -}}
 {{- end -}}
 {{- end -}}
 {{- with $engine.durability }}{{ $_ := set $section "durability" . }}{{ end -}}

@@ -264,6 +264,9 @@ volumes:
 {{- with .Values.engine.password.existingSecret -}}
 {{- $folders = append $folders (dict "name" "engine" "path" "/etc/roadstead/engine" "secret" .) -}}
 {{- end -}}
+{{- with .Values.engine.authorities.existingSecret -}}
+{{- $folders = append $folders (dict "name" "engine-authorities" "path" "/etc/roadstead/engine-authorities" "secret" .) -}}
+{{- end -}}
 {{- end -}}
 {{- toJson $folders -}}
 {{- end -}}

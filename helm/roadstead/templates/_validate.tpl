@@ -29,14 +29,20 @@
 {{- $problems = append $problems "engine.urls is set and mode is single: a single node keeps its store on its volume; set mode to cluster" -}}
 {{- end -}}
 {{- if has .Values.engine.durability (list "memory" "aof" "replica" "replica-aof") -}}
-{{- $problems = append $problems (printf "engine.durability is %q and mode is single: take sync or relaxed" .Values.engine.durability) -}}
+{{- $problems = append $problems (printf "engine.durability is %q and mode is single: take auto, sync or relaxed" .Values.engine.durability) -}}
 {{- end -}}
 {{- else -}}
 {{- if not .Values.engine.urls -}}
 {{- $problems = append $problems "mode is cluster and engine.urls is empty: name your Valkey or Redis, such as redis://valkey.data.svc:6379" -}}
 {{- end -}}
 {{- if has .Values.engine.durability (list "sync" "relaxed") -}}
-{{- $problems = append $problems (printf "engine.durability is %q and mode is cluster: take memory, aof, replica or replica-aof" .Values.engine.durability) -}}
+{{- $problems = append $problems (printf "engine.durability is %q and mode is cluster: take auto, memory, aof, replica or replica-aof" .Values.engine.durability) -}}
+{{- end -}}
+{{- if and .Values.engine.user (not .Values.engine.password.existingSecret) -}}
+{{- $problems = append $problems "engine.user needs engine.password.existingSecret: a user logs in with a password" -}}
+{{- end -}}
+{{- if and .Values.engine.authorities.existingSecret .Values.engine.urls (not (hasPrefix "rediss://" (first .Values.engine.urls))) -}}
+{{- $problems = append $problems "engine.authorities verifies servers at rediss://, and engine.urls names none: write them so, or leave engine.authorities out" -}}
 {{- end -}}
 {{- $key := .Values.cluster.key -}}
 {{- if and (not $key.existingSecret) (not $key.generate) -}}

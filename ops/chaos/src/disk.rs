@@ -25,6 +25,8 @@ const WINDOW: usize = 64;
 const MIB: u64 = 1024 * 1024;
 /// Memory that a full disk may cost: what waits for its acknowledgement and the difference that is not written (16 MiB).
 const FULL_BYTES_MAX: u64 = 64 * MIB;
+/// Until a durable subscriber has everything.
+const DELIVERED_IN: Duration = Duration::from_secs(30);
 
 /// A small file system in memory; dropping it unmounts it.
 struct SmallDisk(PathBuf);
@@ -211,11 +213,15 @@ fn nothing_is_lost(node: &Node, pairs: Pairs, sure: &Sure, report: &mut Report) 
         "live traffic goes on",
         outcome.losses(),
     );
-    let missing = missing(node, sure)?;
+    let (missing, longest) = missing(node, sure)?;
     report.check(
         missing == 0,
         "nothing acknowledged is lost",
-        format!("{missing} of {} missing", sure.acknowledged.len()),
+        format!(
+            "{missing} of {} missing, at most {} ms without one",
+            sure.acknowledged.len(),
+            longest.as_millis()
+        ),
     );
     let metrics = Metrics::scrape(node.admin)?;
     report.check(
@@ -235,12 +241,12 @@ fn wait_for_state(node: &Node, state: &str) -> bool {
     seen.is_some()
 }
 
-/// Acknowledged messages that the durable subscriber does not get.
-fn missing(node: &Node, sure: &Sure) -> io::Result<usize> {
+/// How many acknowledged messages the durable subscriber does not get within [`DELIVERED_IN`], and the longest time without one.
+fn missing(node: &Node, sure: &Sure) -> io::Result<(usize, Duration)> {
     let mut reader = Wire::join(node.tcp, Version::V5, "disk-reader", false, 3600)?;
     let mut got = vec![false; sure.sent];
-    let mut last = now();
-    while last.elapsed() < Duration::from_secs(3) {
+    let (since, mut last, mut longest) = (now(), now(), Duration::ZERO);
+    while since.elapsed() < DELIVERED_IN && sure.acknowledged.iter().any(|number| !got[*number]) {
         reader.flush();
         wait_for_any(&[&reader], Duration::from_millis(100));
         reader.fill();
@@ -248,6 +254,7 @@ fn missing(node: &Node, sure: &Sure) -> io::Result<usize> {
             let Received::Publish(arrived) = packet else {
                 continue;
             };
+            longest = longest.max(last.elapsed());
             last = now();
             let text = String::from_utf8_lossy(&arrived.payload).into_owned();
             let number = text
@@ -261,11 +268,8 @@ fn missing(node: &Node, sure: &Sure) -> io::Result<usize> {
             reader.ack(PacketType::PubAck, arrived.packet_id);
         }
     }
-    Ok(sure
-        .acknowledged
-        .iter()
-        .filter(|number| !got[**number])
-        .count())
+    let missing = sure.acknowledged.iter().filter(|number| !got[**number]);
+    Ok((missing.count(), longest))
 }
 
 /// Another process on the same store is refused; the first does not notice.

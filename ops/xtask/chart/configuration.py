@@ -19,8 +19,8 @@ MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 """
 RULES = '[[rule]]\nallow = ["publish", "subscribe"]\nusers = ["*"]\ntopics = ["u/%u/#"]\n'
 HEADERS = "Authorization: Bearer 0123456789\n"
-# Keys of the cluster and its engine, until the node has them.
-TO_COME = {"cluster": None, "engine": {"kind", "urls", "mode", "password_file"}}
+# Keys of the cluster, until the node has them.
+TO_COME = {"cluster": None}
 
 
 def known_keys():
@@ -44,7 +44,7 @@ def is_to_come(path):
 
 def cut(text, known):
     """The configuration without what the node does not know yet; the keys that were cut."""
-    kept, gone, section, cluster = [], [], "", "[cluster]" in text
+    kept, gone, section = [], [], ""
     for line in text.splitlines():
         if match := re.fullmatch(r"\[(\w+)\]", line):
             section = match[1]
@@ -52,9 +52,7 @@ def cut(text, known):
                 continue
         elif match := re.match(r"([a-z_0-9]+) = ", line):
             path = f"{section}.{match[1]}"
-            # With the engine of a single node these durabilities do not exist.
-            other = path == "engine.durability" and cluster and "engine.kind" not in known
-            if other or (path not in known and is_to_come(path)):
+            if path not in known and is_to_come(path):
                 gone.append(path)
                 continue
         kept.append(line)
@@ -68,7 +66,7 @@ def file_for(path, manifests):
         return (CERTIFICATES / "server.pem").read_text()
     if name == "tls.key":
         return (CERTIFICATES / "server.key").read_text()
-    if folder in ("client-authorities", "authorities"):
+    if folder in ("client-authorities", "authorities", "engine-authorities"):
         return (CERTIFICATES / "authority.pem").read_text()
     if folder == "rules":
         inline = [manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap" and name in manifest.get("data", {})]

@@ -45,6 +45,8 @@ CASES = [
     (SINGLE, {"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "each node would be scraped twice"),
     (CLUSTER, {"engine": {"urls": []}}, "mode is cluster and engine.urls is empty"),
     (CLUSTER, {"engine": {"durability": "sync"}}, 'engine.durability is "sync" and mode is cluster'),
+    (CLUSTER, {"engine": {"user": "gateway"}}, "engine.user needs engine.password.existingSecret"),
+    (CLUSTER, {"engine": {"authorities": {"existingSecret": "a"}}}, "engine.authorities verifies servers at rediss://"),
     (CLUSTER, {"cluster": {"key": {"existingSecret": ""}}}, "mode is cluster and there is no key: `openssl rand"),
     (CLUSTER, {"cluster": {"key": {"generate": True}}}, "cluster.key has both existingSecret and generate"),
     (CLUSTER, {"cluster": {"key": {"existingSecret": "", "generate": True}}}, "need the cluster at hand"),

@@ -64,6 +64,12 @@ impl Step {
         })
     }
 
+    /// Installs tools first.
+    pub(crate) fn needs(mut self, tools: &'static [Tool]) -> Self {
+        self.needs = tools;
+        self
+    }
+
     /// Leaves the step out of `--quick`.
     pub(crate) fn slow(mut self) -> Self {
         self.slow = true;

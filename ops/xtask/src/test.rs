@@ -7,6 +7,7 @@ use crate::instructions;
 use crate::process::{LIMIT, run};
 use crate::step::Step;
 use crate::testssl;
+use crate::tools::Tool;
 
 /// Seconds per fuzz target: enough to replay the corpus and to notice a target that fails at once. Real searches are
 /// `cargo xtask fuzz`.
@@ -18,7 +19,8 @@ pub(crate) fn steps() -> Vec<Step> {
             "unit and property tests",
             &[],
             &["test", "--workspace", "--locked"],
-        ),
+        )
+        .needs(&[Tool::Valkey]),
         Step::cargo(
             "loom",
             &[

