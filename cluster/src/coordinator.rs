@@ -167,15 +167,15 @@ impl Coordinator {
         (self.standing == Standing::Serving).then_some(self.serving_until_ms)
     }
 
-    /// Whom to keep a control link with, and send a heartbeat to: all living nodes, and all members.
+    /// Whom to keep a control link with, and where: all living nodes, and all members, at the addresses of their gossip.
     pub fn neighbours(&self) -> BTreeMap<NodeId, SocketAddr> {
         let members = self.view().into_iter().flat_map(|view| &view.members);
         members
-            .map(|member| (member.node, member.bus))
+            .map(|member| (member.node, member.gossip))
             .chain(
                 self.peers
                     .living()
-                    .map(|(joining, _)| (joining.node, joining.bus)),
+                    .map(|(joining, _)| (joining.node, joining.gossip)),
             )
             .filter(|(node, _)| node.uid != self.me.node.uid)
             .collect()

@@ -18,6 +18,8 @@ pub const HEADER_BYTES: usize = 32;
 pub const BODY_BYTES_MAX: u32 = 16 << 20;
 /// Bytes of the body of any other frame at most. Before both have said who they are, no frame is longer.
 pub const CONTROL_BODY_BYTES_MAX: u32 = 1024;
+/// Bytes of an encoded view at most: [`crate::limits::MEMBERS_MAX`] members with the longest references.
+pub const VIEW_BODY_BYTES_MAX: u32 = 1 << 20;
 /// What a decoder keeps allocated between two frames at most.
 const KEPT_BYTES: usize = 16 << 10;
 
@@ -46,10 +48,14 @@ pub enum Kind {
     Pong = 6,
     /// The view that the sender is at.
     View = 7,
+    /// Give me your view. On control links alone, as the next one.
+    Pull = 8,
+    /// The sender's view, encoded; empty when it has none.
+    Content = 9,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Hello,
         Self::Refused,
         Self::Message,
@@ -57,6 +63,8 @@ impl Kind {
         Self::Ping,
         Self::Pong,
         Self::View,
+        Self::Pull,
+        Self::Content,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -66,6 +74,7 @@ impl Kind {
     const fn body_bytes_max(self) -> u32 {
         match self {
             Self::Message => BODY_BYTES_MAX,
+            Self::Content => VIEW_BODY_BYTES_MAX,
             _ => CONTROL_BODY_BYTES_MAX,
         }
     }
@@ -280,6 +289,11 @@ impl Decoder {
     /// From now on messages may come.
     pub fn allow_messages(&mut self) {
         self.body_bytes_max = BODY_BYTES_MAX;
+    }
+
+    /// From now on views may come, and no messages.
+    pub fn allow_views(&mut self) {
+        self.body_bytes_max = VIEW_BODY_BYTES_MAX;
     }
 
     /// Takes the next frame off `bytes`. `None` when they are used up.

@@ -2,10 +2,12 @@
 //!
 //! [`membership`] says who is alive, in datagrams that [`sealed`] seals. From that [`coordinator`] makes views: [`view`] is the
 //! numbered list of members, and [`partition`] maps a root to its partition and a partition to its owner in a view. Two nodes speak
-//! over links ([`link`]), in frames ([`frame`]), once they have heard who the other is ([`hello`]).
+//! over links ([`link`]), in frames ([`frame`]), once they have heard who the other is ([`hello`]); what they say of views goes over a link
+//! of its own ([`control`]).
 
 #![forbid(unsafe_code)]
 
+pub mod control;
 pub mod coordinator;
 pub mod frame;
 pub mod hello;

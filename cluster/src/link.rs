@@ -395,7 +395,9 @@ impl Link {
                     Ok(())
                 }
                 Kind::Refused => Err(LinkError::Refused(Refusal::decode(body))),
-                Kind::Hello => Err(LinkError::Unexpected(Kind::Hello)),
+                kind @ (Kind::Hello | Kind::Pull | Kind::Content) => {
+                    Err(LinkError::Unexpected(kind))
+                }
             };
             if result.is_err() {
                 break result;

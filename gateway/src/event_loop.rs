@@ -1,11 +1,13 @@
 //! The turn of a core: events in, one flush out. Reads the clock; the shard does not.
 //!
 //! ```text
-//! poll ─▶ socket events ─▶ other cores ─▶ engine ─▶ verdicts ─▶ operator ─▶ timers ─▶ questions ─▶ flush: sends, orders, mesh, commands, wakes
+//! poll ─▶ fence ─▶ socket events ─▶ cluster ─▶ other cores ─▶ engine ─▶ verdicts ─▶ operator ─▶ timers ─▶ questions ─▶ flush: sends, orders, mesh, commands, wakes
 //! ```
 
 mod arrivals;
 mod bus;
+mod clustered;
+mod fence;
 mod handing_out;
 mod newcomers;
 mod notes;
@@ -13,6 +15,7 @@ mod proxied;
 mod quic;
 mod secured;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -35,6 +38,7 @@ use crate::shard::{Event, Shard};
 use crate::turn::{Congestion, Now};
 
 pub use bus::{Bus, BusLimits, Heard, Place, Route};
+pub use clustered::{Clustered, DroppedOnBus, Envelope};
 pub use newcomers::{Newcomers, NewcomersBounds, NewcomersSample};
 pub use proxied::{Proxied, ProxyLimits};
 pub use quic::{Batch, Quic};
@@ -140,7 +144,13 @@ pub struct EventLoop<D: Driver> {
     /// What its turns produce.
     pub outbox: Outbox,
     /// Its end of the mesh.
-    pub port: Port<CoreMessage>,
+    pub port: Port<Envelope>,
+    /// Messages to other cores of this node, as [`Outbox::mesh`] has them, that are of cores of other nodes or for them.
+    pub for_cores: Vec<[VecDeque<Envelope>; 2]>,
+    /// What the mesh has brought, between calls: empty, and used again.
+    pub envelopes: Vec<Envelope>,
+    /// Its links to other nodes; `None` when the node is alone.
+    pub cluster: Option<Clustered>,
     /// Wakes the other cores, by core.
     pub wakers: Vec<Waker>,
     /// Its queue to the engine.
@@ -222,6 +232,9 @@ impl<D: Driver> EventLoop<D> {
                 }
                 return Err(error);
             }
+            if !self.may_serve(&mut events) {
+                continue;
+            }
             let now = self.clock.now();
             self.turn(now, &mut events);
             if self.stopping.requested.load(Ordering::Acquire) && self.stop(now) {
@@ -244,7 +257,13 @@ impl<D: Driver> EventLoop<D> {
         if self.told.congested && !self.congestion.congested {
             return Some(self.clock.instant(now)); // What waits does not know yet that it may go on.
         }
-        let backlog = self.outbox.mesh_backlog() > 0 || !self.outbox.engine.is_empty();
+        let backlog = self.outbox.mesh_backlog() > 0
+            || !self.outbox.engine.is_empty()
+            || self
+                .for_cores
+                .iter()
+                .flatten()
+                .any(|queue| !queue.is_empty());
         let retry = if backlog || self.stop_by_ms.is_some() {
             Some(now + Self::RETRY_MS)
         } else {
@@ -257,7 +276,11 @@ impl<D: Driver> EventLoop<D> {
         let headers = self.proxied.as_ref().and_then(Proxied::next_deadline_ms);
         let newcomers = self.newcomers.next_deadline_ms();
         let quic = self.quic.as_ref().and_then(Quic::next_deadline_ms);
+        let cluster = self.cluster.as_ref();
+        let cluster = cluster.and_then(|cluster| cluster.next_deadline_ms(now));
         let due = [
+            cluster,
+            self.fence_deadline_ms(now),
             self.shard.next_deadline_ms(),
             retry,
             handshakes,
@@ -274,57 +297,44 @@ impl<D: Driver> EventLoop<D> {
     fn turn(&mut self, now: Now, events: &mut Vec<driver::Event>) {
         self.shard.stats_mut().counters.turns += 1;
         for event in events.drain(..) {
-            self.socket_event(now, event);
+            if let Some(event) = self.bus_event(now, event) {
+                self.socket_event(now, event);
+            }
         }
         self.look_at_watched(now);
-        self.end_overdue_headers(now);
-        if let Some(secured) = &mut self.secured {
-            secured.turn(&mut self.driver, now, &mut self.shard, &mut self.outbox);
+        let with_timers = self
+            .cluster
+            .as_ref()
+            .is_none_or(|it| !it.fence.catches_up());
+        if with_timers {
+            self.layer_timers(now);
         }
-        if let Some(quic) = &mut self.quic {
-            quic.turn(now, &mut self.gate, &mut self.shard, &mut self.outbox);
-        }
+        self.turn_cluster(now);
+        self.drain_mesh(now);
         let Self {
             shard,
             outbox,
-            port,
             completions,
             verdicts,
-            requests,
-            congestion,
-            told,
-            secured,
-            quic,
-            gate,
             ..
         } = self;
-        for lane in [Lane::Control, Lane::Data] {
-            port.drain(lane, Self::MESSAGES_PER_TURN, |_, message| {
-                if let (CoreMessage::Stray(stray), Some(quic)) = (&message, &mut *quic) {
-                    quic.stray(now, stray, gate, shard, outbox);
-                } else {
-                    shard.handle(now, Event::Core(message), outbox);
-                }
-            });
-        }
         completions.drain(Self::MESSAGES_PER_TURN, |completion| {
             shard.handle(now, Event::Engine(completion), outbox);
         });
         verdicts.drain(Self::MESSAGES_PER_TURN, |verdict| {
             shard.handle(now, Event::Verdict(verdict), outbox);
         });
-        requests.drain(Self::MESSAGES_PER_TURN, |(id, request)| {
-            match &request {
-                AdminRequest::ReloadTls(acceptors) => handing_out::reload(secured, quic, acceptors),
-                AdminRequest::SetPolicy(policy) => {
-                    shard.handle(now, Event::Policy(Arc::clone(policy)), outbox);
-                }
-                _ => {}
-            }
-            shard.handle(now, Event::Admin(id, request), outbox);
-        });
-        *told = *congestion;
-        shard.handle(now, Event::Tick(*told), outbox);
+        let mut asked = Vec::new();
+        self.requests
+            .drain(Self::MESSAGES_PER_TURN, |request| asked.push(request));
+        for (id, request) in asked {
+            self.asked(now, id, request);
+        }
+        if with_timers {
+            self.told = self.congestion;
+            let tick = Event::Tick(self.told);
+            self.shard.handle(now, tick, &mut self.outbox);
+        }
         self.ask(now);
         self.flush(now);
         self.look_at_backlog();
@@ -339,9 +349,63 @@ impl<D: Driver> EventLoop<D> {
         self.driver.gather(span);
     }
 
+    /// What is due below the shard: headers, handshakes, packets of QUIC.
+    fn layer_timers(&mut self, now: Now) {
+        self.end_overdue_headers(now);
+        if let Some(secured) = &mut self.secured {
+            secured.turn(&mut self.driver, now, &mut self.shard, &mut self.outbox);
+        }
+        if let Some(quic) = &mut self.quic {
+            quic.turn(now, &mut self.gate, &mut self.shard, &mut self.outbox);
+        }
+    }
+
+    /// Handles what other cores of this node have sent.
+    fn drain_mesh(&mut self, now: Now) {
+        let mut envelopes = std::mem::take(&mut self.envelopes);
+        for lane in [Lane::Control, Lane::Data] {
+            self.port
+                .drain(lane, Self::MESSAGES_PER_TURN, |_, envelope| {
+                    envelopes.push(envelope);
+                });
+            for envelope in envelopes.drain(..) {
+                if let (CoreMessage::Stray(stray), Some(quic)) = (&envelope.message, &mut self.quic)
+                {
+                    quic.stray(
+                        now,
+                        stray,
+                        &mut self.gate,
+                        &mut self.shard,
+                        &mut self.outbox,
+                    );
+                } else {
+                    self.arrived(now, envelope);
+                }
+            }
+        }
+        self.envelopes = envelopes;
+    }
+
+    /// An operator asks.
+    fn asked(&mut self, now: Now, id: u64, request: AdminRequest) {
+        let (shard, outbox) = (&mut self.shard, &mut self.outbox);
+        match &request {
+            AdminRequest::ReloadTls(acceptors) => {
+                handing_out::reload(&mut self.secured, &mut self.quic, acceptors);
+            }
+            AdminRequest::SetPolicy(policy) => {
+                shard.handle(now, Event::Policy(Arc::clone(policy)), outbox);
+            }
+            _ => {}
+        }
+        shard.handle(now, Event::Admin(id, request), outbox);
+    }
+
     /// Asks what the shard wants to know. What nobody can take is answered at once.
     fn ask(&mut self, now: Now) {
-        for question in std::mem::take(&mut self.outbox.questions) {
+        let first_core = self.shard.ownership().here().start;
+        for mut question in std::mem::take(&mut self.outbox.questions) {
+            question.core -= first_core; // Verdicts go to cores of this node.
             if let Err(verdict) = self.asker.ask(question) {
                 let verdict = Event::Verdict(verdict);
                 self.shard.handle(now, verdict, &mut self.outbox);
@@ -360,10 +424,15 @@ impl<D: Driver> EventLoop<D> {
             (true, false) => cores.fetch_sub(1, Ordering::Relaxed),
             _ => 0,
         };
-        let control_backlog = self.outbox.control_backlog();
+        let waiting = self.for_cores.iter().map(|[control, _]| control.len());
+        let control_backlog = self.outbox.control_backlog() + waiting.sum::<usize>();
+        let is_bus_behind = self.is_bus_behind();
+        let cores = &self.engine_backlog.cores;
         self.congestion = Congestion {
             engine: is_behind,
-            congested: cores.load(Ordering::Relaxed) > 0 || control_backlog > Self::BACKLOG,
+            congested: cores.load(Ordering::Relaxed) > 0
+                || control_backlog > Self::BACKLOG
+                || is_bus_behind,
             pressed: self.newcomers.pressed(),
         };
     }
@@ -437,6 +506,7 @@ impl<D: Driver> EventLoop<D> {
         if let Some(quic) = &mut self.quic {
             quic.flush(&mut self.driver, now, &mut self.gate);
         }
+        self.flush_bus(now);
         self.flush_mesh();
         while let Some(command) = self.outbox.engine.pop_front() {
             if let Err(command) = self.engine.try_send(command) {
@@ -453,11 +523,16 @@ impl<D: Driver> EventLoop<D> {
         for note in self.outbox.notes.drain(..) {
             notes::log(core, &note);
         }
-        for (id, reply) in std::mem::take(&mut self.outbox.admin) {
-            self.cores.answer(id, self.complete(reply));
-        }
+        self.answer_operators();
         while let Some(buffer) = self.driver.reclaim() {
             self.outbox.recycle(buffer);
+        }
+    }
+
+    /// Hands answers to operators.
+    fn answer_operators(&mut self) {
+        for (id, reply) in std::mem::take(&mut self.outbox.admin) {
+            self.cores.answer(id, self.complete(reply));
         }
     }
 
@@ -469,6 +544,10 @@ impl<D: Driver> EventLoop<D> {
                 newcomers: self.newcomers.sample(),
                 tls: self.secured.as_ref().map(|secured| secured.stats().clone()),
                 quic: self.quic.as_ref().map(Quic::stats),
+                bus: self
+                    .cluster
+                    .as_ref()
+                    .map(|cluster| (cluster.bus.stats(), cluster.dropped())),
                 ..*snapshot
             })),
             reply => reply,
@@ -476,23 +555,20 @@ impl<D: Driver> EventLoop<D> {
     }
 
     fn flush_mesh(&mut self) {
-        for (core, lanes) in self.outbox.mesh.iter_mut().enumerate() {
-            for (lane, queue) in [Lane::Control, Lane::Data].into_iter().zip(lanes) {
-                while let Some(message) = queue.pop_front() {
-                    if let Err(message) = self.port.send(core, lane, message) {
-                        queue.push_front(message);
-                        self.shard.stats_mut().counters.mesh_full += 1;
-                        break;
-                    }
-                    self.shard.stats_mut().counters.mesh_sent += 1;
-                }
-                while lane == Lane::Data && queue.len() > Self::LOSSY_BACKLOG {
-                    if let Some(message) = queue.pop_back() {
-                        self.shard.dropped_in_mesh(&message);
-                    }
-                }
+        let (from, first) = (self.shard.facts().core, self.shard.ownership().here().start);
+        for ((place, messages), envelopes) in (first..)
+            .zip(&mut self.outbox.mesh)
+            .zip(&mut self.for_cores)
+        {
+            for (messages, envelopes) in messages.iter_mut().zip(envelopes) {
+                let to = place;
+                let enveloped = messages
+                    .drain(..)
+                    .map(|message| Envelope { from, to, message });
+                envelopes.extend(enveloped);
             }
         }
+        self.flush_envelopes();
         self.port.flush(|core| self.wakers[core].wake());
     }
 
@@ -503,6 +579,9 @@ impl<D: Driver> EventLoop<D> {
             self.give_up_ms = now.mono_ms + 2 * Self::STOP_MS;
             self.driver.stop_listening();
             self.shut_down_arrivals();
+            if let Some(cluster) = &mut self.cluster {
+                cluster.bus.shut_down(&mut self.driver, now.mono_ms);
+            }
             if let Some(quic) = &mut self.quic {
                 quic.shut_down(now);
             }
@@ -510,11 +589,12 @@ impl<D: Driver> EventLoop<D> {
             self.flush(now);
             return false;
         };
-        let cores = self.outbox.mesh.len();
+        let cores = self.for_cores.len();
         let quic = self.quic.as_ref();
         let idle = self.driver.counters().connections == 0
             && quic.is_none_or(|quic| quic.is_done(&self.driver))
-            && self.outbox.mesh_backlog() == 0;
+            && self.outbox.mesh_backlog() == 0
+            && self.for_cores.iter().flatten().all(VecDeque::is_empty);
         if stop_by_ms != u64::MAX && (idle || now.mono_ms >= stop_by_ms) {
             self.stop_by_ms = Some(u64::MAX);
             self.stopping.quiet.fetch_add(1, Ordering::AcqRel);

@@ -255,6 +255,8 @@ pub struct CoreSnapshot {
     pub tls: Option<crate::tls::Stats>,
     /// What the QUIC layer counted; `None` without a QUIC listener.
     pub quic: Option<crate::quic::Stats>,
+    /// What the bus counted, and what was dropped on the way to it; `None` when the node is alone.
+    pub bus: Option<(crate::bus::stats::BusStats, crate::event_loop::DroppedOnBus)>,
 }
 
 impl CoreSnapshot {

@@ -431,6 +431,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         newcomers: crate::event_loop::NewcomersSample::default(),
         tls: None,
         quic: None,
+        bus: None,
     }
 }
 

@@ -39,6 +39,29 @@ const REFUSED: &[(&str, &str)] = &[
         r#"node.toml:2: mqtt.keep_alive_max = "5 parsecs": not a duration; write e.g. "250ms", "30s", "5m" or "7d""#,
     ),
     (
+        "[cluster]\nname = \"a\"",
+        "default: cluster.key_file = \"\": a cluster without a key; name a file with the output of `openssl rand -base64 32`, the same on all nodes",
+    ),
+    (
+        "[cluster]\nseeds = [\"10.0.0.1\"]",
+        "node.toml:2: cluster.seeds = [\"10.0.0.1:7946\"]: without cluster.name the node is alone; name the cluster, the same on all nodes, or take \
+         this key out",
+    ),
+    (
+        "[cluster]\nseeds = [\"a b\"]",
+        "node.toml:2: cluster.seeds = [\"a b\"]: \"a b\" is not a host with a port; write e.g. \"roadstead-headless.mqtt.svc:7946\" or \"10.1.2.3:7946\"",
+    ),
+    (
+        "[cluster]\nuid = \"a1\"",
+        "node.toml:2: cluster.uid = \"a1\": not a uid; write 16 hexadecimal digits other than zeros, e.g. \"00000000000000a1\", or \"\" for one that \
+         follows from host and address",
+    ),
+    (
+        "[node]\ncores = 2\n[cluster]\nname = \"a\"\nkey_file = \"k\"\ngossip_address = \"0.0.0.0:8000\"\nbus_address = \"0.0.0.0:7999\"",
+        "node.toml:6: cluster.gossip_address = \"0.0.0.0:8000\": the bus takes the ports 7999 to 8000, and gossip takes its port over TCP as well; \
+         choose a port outside of these",
+    ),
+    (
         "[mqtt]\nconnect_timeout = 5",
         r#"node.toml:2: mqtt.connect_timeout = 5: not a duration; write e.g. "250ms", "30s", "5m" or "7d""#,
     ),

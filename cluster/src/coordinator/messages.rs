@@ -163,9 +163,9 @@ pub enum Refusal {
     /// There are more nodes than a coordinator knows.
     #[error("too many nodes are known")]
     TooManyNodes,
-    /// It is seen by gossip and not over the bus.
+    /// It is seen by gossip and not over its control link.
     #[error(
-        "it is alive by gossip but does not answer over the bus: open its bus port to the other nodes"
+        "it is alive by gossip but does not answer over TCP: open its gossip port to the other nodes for TCP too"
     )]
     NoBus,
 }

@@ -22,6 +22,10 @@ pub struct BusStats {
     pub refused: [u64; Refusal::ALL.len()],
     /// Refusals of peers, in the same order.
     pub refused_by_peers: [u64; Refusal::ALL.len()],
+    /// Bytes that were given to the kernel, TLS included.
+    pub sent_bytes: u64,
+    /// Bytes that came from the kernel, TLS included.
+    pub received_bytes: u64,
     /// Messages that were dropped because there was no link for them.
     pub dropped_without_link: u64,
     /// What the links have counted, also those that are gone.

@@ -212,6 +212,11 @@ pub(super) enum CtlCommand {
         #[command(subcommand)]
         command: BansCommand,
     },
+    /// The cluster, as this node sees it.
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
     /// Read the files of the TLS listeners and of access again. Connections stay open as far as the new rules let them.
     Reload,
 }
@@ -232,6 +237,30 @@ pub(super) enum BansCommand {
         kind: BanKind,
         /// Client identifier, user or network.
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterCommand {
+    /// This node in its cluster: whether it serves, and whom it sees.
+    Status,
+    /// The view that holds on this node, with all members.
+    View,
+    /// How many partitions each core of the cluster owns; which ones, with --json.
+    Partitions,
+    /// Have this node leave: it hands over its partitions, sends its clients to other nodes, and stops.
+    Drain {
+        /// Come back only when the node has stopped.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Give a member another share of the partitions.
+    Rebalance {
+        /// The member, as `view` names it.
+        node: String,
+        /// Its weight, against the weights of the others.
+        #[arg(long)]
+        weight: u32,
     },
 }
 

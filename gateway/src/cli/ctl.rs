@@ -1,6 +1,7 @@
 //! `roadstead ctl`: asks a running node and prints its answer, as tables or as the JSON it sent.
 
 mod bans;
+mod cluster;
 
 use std::io::{self, IsTerminal as _, Read as _, Write};
 use std::net::SocketAddr;
@@ -60,6 +61,7 @@ pub(super) fn run(
         }
         CtlCommand::Retained { command } => retained(&client, command)?,
         CtlCommand::Bans { command } => bans::run(&client, command)?,
+        CtlCommand::Cluster { command } => cluster::run(&client, command)?,
         CtlCommand::Reload => {
             let answer = client.post("/v1/reload", &serde_json::json!({}))?;
             let head = [

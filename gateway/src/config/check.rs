@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 mod access;
+mod cluster;
 mod engine;
 
 use super::{Anonymous, ClientCertificates, Config, ConfigError, Protocol};
@@ -16,6 +17,7 @@ impl Config {
         self.check_tls(errors);
         self.check_proxies(errors);
         self.check_access(errors);
+        self.check_cluster(errors);
         self.check_engine(errors);
         self.check_sizes(errors);
     }

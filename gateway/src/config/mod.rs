@@ -6,6 +6,7 @@
 
 mod access_value;
 mod check;
+mod cluster_value;
 mod define;
 mod derived;
 mod engine_value;
@@ -21,6 +22,7 @@ pub use access_value::{
     AccessMethod, CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl,
     PageOrigins, Unruled,
 };
+pub use cluster_value::{Host, OptionalHost, OptionalUid, Seed, Seeds};
 pub use define::{Key, Section};
 pub use engine_value::{Durability, EngineKind, EngineMode, EngineUrls, KeyPrefix};
 pub use error::{ConfigError, ConfigErrors};

@@ -9,6 +9,7 @@ use super::access_value::{
     CertificateName, ClaimName, Methods, OptionalFile, OptionalText, OptionalUrl, PageOrigins,
     Unruled,
 };
+use super::cluster_value::{OptionalHost, OptionalUid, Seeds};
 use super::define::sections;
 use super::engine_value::{Durability, EngineKind, EngineMode, EngineUrls, KeyPrefix};
 use super::value::{
@@ -23,6 +24,10 @@ const fn loopback_v4(port: u16) -> SocketAddr {
 
 const fn loopback_v6(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)
+}
+
+const fn everywhere_v4(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
 }
 
 const MINUTE: u64 = 60;
@@ -390,6 +395,33 @@ sections! {
         sync_interval: Duration = Duration::from_secs(1), Duration::from_millis(10) => Duration::from_secs(10 * MINUTE);
         /// Bytes of the embedded store's file that are kept in memory.
         cache_bytes: ByteSize = ByteSize::mib(64), ByteSize::mib(1) => ByteSize::gib(64);
+    }
+
+    /// The cluster that this node is a member of; none without a name. Nodes find each other by gossip, sealed with the key, and keep
+    /// what they own in an engine that they share.
+    cluster: ClusterSection {
+        /// Its name, the same on all nodes. "" = this node is alone.
+        name: OptionalText = OptionalText(None);
+        /// File with the cluster's secret: a line from `openssl rand -base64 32`, the same on all nodes. To replace it, add the new one as the
+        /// second line everywhere, then make it the first everywhere, then take the old one out. Read again when it changes.
+        key_file: OptionalFile = OptionalFile(None);
+        /// Where other nodes may be found: names, whose addresses are looked up again for ever, or addresses; port 7946 unless one
+        /// is given. This node may be among them. [] = it waits to be found.
+        seeds: Seeds = Seeds::default();
+        /// Address of gossip, over UDP, and of the control links between nodes, over TCP.
+        gossip_address: SocketAddr = everywhere_v4(7_946);
+        /// Address of the bus, over TCP. Core 0 listens there, core 1 one port higher, and so on, on 8 ports at most.
+        bus_address: SocketAddr = everywhere_v4(7_947);
+        /// Address or name at which other nodes reach this one. "" = what the two addresses above say, or the address that leads to the
+        /// seeds.
+        advertise_address: OptionalHost = OptionalHost(None);
+        /// What clients of MQTT 5 are told when they are sent elsewhere (Server Reference), e.g. `"mqtt.example.com:8883"`. "" = nothing.
+        server_reference: OptionalText = OptionalText(None);
+        /// Share of the partitions, against the weights of the other nodes. 0 = the number of cores.
+        weight: u32 = 0, 0 => 65_535;
+        /// Names the node across its restarts: 16 hexadecimal digits, another one for each node. "" = it follows from the name of the host
+        /// and the address of gossip.
+        uid: OptionalUid = OptionalUid(None);
     }
 
     /// Messages of durable sessions, on disk.

@@ -262,7 +262,7 @@ impl Setting for Networks {
     }
 }
 
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.trim().parse().map_err(|_| {
         let hint = if text.trim().starts_with("localhost:") { " (names are not looked up)" } else { "" };
         format!(r#""{text}" is not an IP address and port{hint}; write e.g. "127.0.0.1:1883" or "[::1]:1883""#)

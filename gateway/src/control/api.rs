@@ -1,6 +1,7 @@
 //! The paths of the admin interface. Every failure is JSON: what went wrong and what to do.
 
 mod access;
+mod cluster;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a scrape waits for a core; shorter than the time Prometheus gives a scrape.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
 const PATHS: &str = "the paths are /healthz, /readyz, /metrics, /v1/status, /v1/sessions, /v1/sessions/{id}, /v1/publish, \
-                     /v1/subscriptions, /v1/retained, /v1/bans and /v1/reload";
+                     /v1/subscriptions, /v1/retained, /v1/bans, /v1/reload and /v1/cluster";
 
 type ApiResult = Result<Json<Value>, ApiError>;
 
@@ -87,6 +88,11 @@ pub(super) fn router(admin: &Arc<Admin>, body_bytes_max: usize) -> Router {
             get(access::bans).post(access::ban).delete(access::lift),
         )
         .route("/v1/reload", post(access::reload))
+        .route("/v1/cluster", get(cluster::status))
+        .route("/v1/cluster/view", get(cluster::view))
+        .route("/v1/cluster/partitions", get(cluster::partitions))
+        .route("/v1/cluster/drain", post(cluster::drain))
+        .route("/v1/cluster/rebalance", post(cluster::rebalance))
         .fallback(unknown)
         .method_not_allowed_fallback(method)
         .layer(DefaultBodyLimit::max(body_bytes_max))

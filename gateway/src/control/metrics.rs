@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod cluster;
 mod quic;
 mod tls;
 
@@ -62,6 +63,7 @@ pub fn families(samples: &[CoreSample], status: &NodeStatus) -> Vec<MetricFamily
     families.extend(access::families(&status.access));
     families.extend(tls::families(samples, &status.certificates.current()));
     families.extend(quic::families(samples));
+    families.extend(cluster::families(samples, status.cluster.as_deref()));
     families
 }
 

@@ -9,6 +9,7 @@ pub mod access;
 mod answer;
 mod api;
 pub mod certificates;
+pub mod cluster;
 pub mod engine;
 pub mod http;
 pub mod log;

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::access::Access;
 use super::certificates::Certificates;
+use super::cluster::status::ClusterStatus;
 use crate::config::{Config, Durability, EngineKind};
 use crate::engine::status::{EngineCounters, EngineState, EngineStatus};
 
@@ -42,6 +43,8 @@ pub struct NodeStatus {
     pub certificates: Arc<Certificates>,
     /// Who may connect.
     pub access: Arc<Access>,
+    /// The cluster that it is a member of.
+    pub cluster: Option<Arc<ClusterStatus>>,
     engine: Box<dyn Fn() -> EngineReport + Send + Sync>,
     ready: AtomicBool,
 }
@@ -148,6 +151,8 @@ pub struct Opened {
     pub certificates: Arc<Certificates>,
     /// Who may connect.
     pub access: Arc<Access>,
+    /// The cluster that it is a member of.
+    pub cluster: Option<Arc<ClusterStatus>>,
 }
 
 impl NodeStatus {
@@ -167,6 +172,7 @@ impl NodeStatus {
             engine: opened.engine,
             certificates: opened.certificates,
             access: opened.access,
+            cluster: opened.cluster,
             ready: AtomicBool::new(false),
         }
     }

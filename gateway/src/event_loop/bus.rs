@@ -222,11 +222,14 @@ impl Bus {
         let is_narrower = !identity.is_as_wide_as(&self.identity);
         self.identity = identity;
         if is_narrower {
-            let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
-            for id in ids {
-                self.end(driver, now_ms, id, None);
-            }
+            self.disconnect(driver, now_ms);
         }
+    }
+
+    /// The version of the protocol that is spoken with the node that has a core number; `None` without a link to it.
+    pub fn version_to(&self, core: u16) -> Option<u16> {
+        let link = self.peers.of_core(core)?.link.as_ref()?;
+        Some(link.version())
     }
 
     /// The members are these from now on. Who is none any more is cut off, and what waited for it is gone. A node that is not in the
@@ -410,16 +413,18 @@ impl Bus {
         (id, buffer): (ConnectionId, BufferRef),
         sink: &mut dyn FnMut(Heard<'_>),
     ) {
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return;
-        };
-        let (Phase::Greeting(secure, ..) | Phase::Up(secure, _)) = &mut connection.phase else {
+        let phase = self.connections.get_mut(&id).map(|one| &mut one.phase);
+        let Some(Phase::Greeting(secure, ..) | Phase::Up(secure, _)) = phase else {
+            driver.recycle(buffer);
             return;
         };
         let mut plain = std::mem::take(&mut self.plain);
         let mut out = std::mem::take(&mut self.out);
-        let progress = secure.receive(driver.received(buffer), &mut out, &mut plain);
+        let bytes = driver.received(buffer);
+        self.stats.received_bytes += bytes.len() as u64;
+        let progress = secure.receive(bytes, &mut out, &mut plain);
         driver.recycle(buffer);
+        self.stats.sent_bytes += out.len() as u64;
         if out.is_empty() {
             self.out = out;
         } else {

@@ -200,6 +200,7 @@ fn teller<'a>(
     outbox: &'a mut Outbox,
 ) -> impl FnMut(Output<'_>) + use<'a> {
     let core = shard.facts().core;
+    let first_core = shard.ownership().here().start;
     let (remote, local, ecn) = (arrived.remote, arrived.local, arrived.ecn);
     move |output| match output {
         Output::Stray(core, datagram) => {
@@ -210,7 +211,7 @@ fn teller<'a>(
                 ecn,
                 bytes: datagram.to_vec(),
             };
-            outbox.tell(core, CoreMessage::Stray(Box::new(stray)));
+            outbox.tell(first_core + core, CoreMessage::Stray(Box::new(stray)));
         }
         output => tell(now, core, output, shard, outbox),
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reactor::datagram::{DatagramSocket, DatagramSocketId};
 use reactor::driver::{Backend, Driver, DriverConfig, ListenOptions, Waker};
@@ -21,13 +21,14 @@ use crate::config::Protocol;
 use crate::control::Cores;
 use crate::control::access::Asker;
 use crate::control::certificates::{CertificateError, Certificates};
+use crate::control::cluster::Life;
+use crate::control::cluster::to_core::ToCore;
 use crate::control::status::Listener;
-use crate::core_message::CoreMessage;
 use crate::engine::thread::CommandSender;
 use crate::engine::{Completion, Restored};
 use crate::event_loop::{
-    Activity, Clock, EngineBacklog, EventLoop, ListenerKind, Newcomers, NewcomersBounds, Proxied,
-    ProxyLimits, Quic, Secured, Stopping,
+    Activity, Bus, BusLimits, Clock, Clustered, EngineBacklog, Envelope, EventLoop, ListenerKind,
+    Newcomers, NewcomersBounds, Place, Proxied, ProxyLimits, Quic, Secured, Stopping,
 };
 use crate::limits::{QuicLimits, TlsLimits};
 use crate::outbox::Outbox;
@@ -35,14 +36,17 @@ use crate::ownership::Ownership;
 use crate::quic::{Endpoints, Listening, NodeKeys};
 use crate::shard::Shard;
 use crate::tls::Acceptor;
-use crate::turn::{Congestion, Facts};
+use crate::turn::{Congestion, Facts, Now};
 
 /// The number of this node: there is one.
 const NODE: u16 = 0;
 
 /// What a core is, known before its thread starts.
 pub(super) struct CorePlan {
+    /// Its place among the cores of this node, from 0.
     pub(super) core: u16,
+    /// The life of the node in its cluster; `None` when it is alone.
+    pub(super) life: Option<Life>,
     pub(super) backend: Backend,
     pub(super) driver: DriverConfig,
     pub(super) pin: bool,
@@ -70,7 +74,9 @@ pub(super) struct CorePlan {
 
 /// What a core gets once all drivers exist.
 pub(super) struct CoreKit {
-    pub(super) port: Port<CoreMessage>,
+    pub(super) port: Port<Envelope>,
+    /// What the cluster part tells it; none when the node is alone.
+    pub(super) to_core: Option<Inbox<ToCore>>,
     pub(super) wakers: Vec<Waker>,
     pub(super) engine: CommandSender,
     pub(super) completions: Inbox<Completion>,
@@ -132,30 +138,26 @@ fn live<D: Driver>(
     let now = plan.clock.now();
     let seed = plan.facts.seed;
     let here = plan.ownership.here();
-    let mut outbox = Outbox::new(core, here.clone());
+    let mut outbox = Outbox::new(here.start + core, here.clone());
     let mut shard = Shard::new(plan.facts, plan.ownership, plan.policy, plan.boot, now);
     for (item, home) in &kit.restored {
         shard.restore(now, item, *home, &mut outbox);
     }
     let bound = listen(&mut driver, &kit.listeners, plan.listen)?;
-    let listening = plan.quic_keys.map(|keys| Listening {
-        keys,
-        node: NODE,
-        core,
-        cores: here.len() as u16,
-    });
-    let quic = match (listening, plan.acceptors.get(Quic::ACCEPTOR)) {
-        (Some(listening), Some(acceptor)) => {
-            let addresses: Vec<SocketAddr> =
-                kit.datagrams.iter().map(DatagramSocket::address).collect();
-            let sockets = adopt(&mut driver, kit.datagrams)?;
-            let origin = plan.clock.started();
-            let endpoints = Endpoints::new(plan.quic, listening, acceptor, &addresses, origin, now);
-            let endpoints = endpoints.map_err(CertificateError::from)?;
-            Some(Quic::new(endpoints, sockets))
-        }
-        _ => None,
-    };
+    let cores = here.len() as u16;
+    let life = plan.life.as_ref().zip(kit.to_core);
+    let cluster = clustered(&mut driver, life, core, cores, seed)?;
+    let place = (core, cores);
+    let started = (plan.clock.started(), now);
+    let listening = (plan.quic_keys, kit.datagrams);
+    let quic = quic(
+        &mut driver,
+        listening,
+        place,
+        plan.quic,
+        &plan.acceptors,
+        started,
+    )?;
     if reports.send(CoreReport::Listening(bound)).is_err() {
         return Ok(());
     }
@@ -165,6 +167,9 @@ fn live<D: Driver>(
         shard,
         outbox,
         port: kit.port,
+        for_cores: here.map(|_| Default::default()).collect(),
+        envelopes: Vec::new(),
+        cluster,
         wakers: kit.wakers,
         engine: kit.engine,
         completions: kit.completions,
@@ -193,6 +198,71 @@ fn live<D: Driver>(
     event_loop
         .run()
         .map_err(|source| StartError::Driver { core, source })
+}
+
+/// The QUIC of a core, on the sockets that the main thread has bound; `None` without QUIC listeners.
+fn quic(
+    driver: &mut impl Driver,
+    (keys, sockets): (Option<NodeKeys>, Vec<DatagramSocket>),
+    (core, cores): (u16, u16),
+    limits: QuicLimits,
+    acceptors: &[Arc<Acceptor>],
+    (origin, now): (Instant, Now),
+) -> Result<Option<Quic>, StartError> {
+    let (Some(keys), Some(acceptor)) = (keys, acceptors.get(Quic::ACCEPTOR)) else {
+        return Ok(None);
+    };
+    let listening = Listening {
+        keys,
+        node: NODE,
+        core,
+        cores,
+    };
+    let addresses: Vec<SocketAddr> = sockets.iter().map(DatagramSocket::address).collect();
+    let sockets = adopt(driver, sockets)?;
+    let endpoints = Endpoints::new(limits, listening, acceptor, &addresses, origin, now);
+    let endpoints = endpoints.map_err(CertificateError::from)?;
+    Ok(Some(Quic::new(endpoints, sockets)))
+}
+
+/// The part of a core that knows of other nodes; `None` when the node is alone.
+fn clustered(
+    driver: &mut impl Driver,
+    life: Option<(&Life, Inbox<ToCore>)>,
+    core: u16,
+    cores: u16,
+    seed: u64,
+) -> Result<Option<Clustered>, StartError> {
+    let Some((life, inbox)) = life else {
+        return Ok(None);
+    };
+    let place = Place {
+        cluster: life.cluster.clone(),
+        node: life.node,
+        core,
+        cores,
+    };
+    let random = seed
+        ^ u64::from(core)
+            .wrapping_add(1)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut bus = Bus::new(place, life.identity.clone(), BusLimits::default(), random);
+    bus.listen(driver, life.bus)
+        .map_err(|source| StartError::Listen {
+            key: "cluster.bus_address",
+            address: life.bus,
+            source,
+        })?;
+    let (lease, progress) = (Arc::clone(&life.lease), Arc::clone(&life.progress));
+    let from_cores = life.from_cores.clone();
+    Ok(Some(Clustered::new(
+        bus,
+        inbox,
+        from_cores,
+        lease,
+        progress,
+        usize::from(core),
+    )))
 }
 
 /// What comes in on each listener.

@@ -3,6 +3,7 @@
 //! Start: choose the backend → open the engine → start the cores (each makes its driver) → hand each core its part of the
 //! store and its ends of the mesh → listen → ready. Stop: cores tell their clients and end → the engine commits the rest.
 
+mod clustered;
 mod core_thread;
 mod listeners;
 mod servers;
@@ -24,17 +25,21 @@ use crate::admin::AdminRequest;
 use crate::config::{Config, Protocol};
 use crate::control::access::{Access, AccessError, own_secret};
 use crate::control::certificates::{CertificateError, Certificates};
+use crate::control::cluster::to_core::INBOX_TO_CORE;
+use crate::control::cluster::{Cluster, ClusterError, Life};
 use crate::control::engine::EngineFileError;
 use crate::control::http::{self, Paths};
 use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, StoreFacts, banner};
 use crate::control::{Cores, SendToCore};
-use crate::engine::EngineError;
 use crate::engine::thread::EngineThread;
+use crate::engine::{Engine, EngineError};
 use crate::event_loop::{Clock, EngineBacklog, Stopping};
 use crate::ownership::Ownership;
 use crate::quic::NodeKeys;
 use crate::turn::Facts;
 
+use clustered::SharedServers;
+pub use clustered::{SharedEngine, run_in_cluster};
 use core_thread::{CoreKit, CorePlan};
 use listeners::{Datagrams, Operators, bind_datagrams, plan_listeners, proxied};
 use store::Store;
@@ -85,6 +90,9 @@ pub enum StartError {
     /// The secret of QUIC cannot be used.
     #[error("QUIC: {0}")]
     QuicSecret(#[source] AccessError),
+    /// This node cannot be in its cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The system refused a thread, random numbers, signals or the like.
     #[error("the system refused {what}: {source}")]
     System {
@@ -141,6 +149,23 @@ fn quic_keys(config: &Config, certificates: &Certificates) -> Result<Option<Node
 /// See [`StartError`].
 pub fn run(config: Config) -> Result<(), StartError> {
     let clock = Clock::start();
+    if config.cluster.name.0.is_none() {
+        return live(config, clock, None);
+    }
+    let servers = SharedServers::of(&config, clock)?;
+    run_in_cluster(&config, clock, &servers)
+}
+
+/// What a life of a node in a cluster has besides.
+struct InCluster<'a> {
+    life: Life,
+    cluster: &'a Cluster,
+    engine: Box<dyn Engine + Send>,
+    facts: StoreFacts,
+}
+
+/// From start to stop: the whole run of a node that is alone, one life of a node in a cluster.
+fn live(config: Config, clock: Clock, in_cluster: Option<InCluster<'_>>) -> Result<(), StartError> {
     let cores = u16::try_from(config.core_count()).unwrap_or(u16::MAX);
     raise_nofile_limit().map_err(system("more open files"))?;
     let choice = choose(config.io_preference(), &probe(&config.driver_config()))?;
@@ -153,8 +178,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let datagrams = bind_datagrams(&config, cores)?;
     let certificates = Certificates::of(&config)?;
     let acceptors = certificates.read()?;
-    let ownership = Arc::new(Ownership::alone(cores));
-    let store = Store::open(&config, &ownership, clock.now().unix_ms)?;
+    let (ownership, store, member) = open(&config, clock, cores, in_cluster)?;
+    let here = ownership.here();
     let access = Access::open(&config, clock)?; // In the folder that the store has made.
     let quic_keys = quic_keys(&config, &certificates)?;
     warn_of(&config);
@@ -169,6 +194,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         let (kit_sender, kit_receiver) = channel();
         let plan = CorePlan {
             core,
+            life: member.as_ref().map(|member| member.life.clone()),
             backend: choice.backend,
             driver: config.driver_config(),
             pin: config.node.pin_cores,
@@ -177,7 +203,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             ownership: Arc::clone(&ownership),
             boot: store.boot,
             facts: Facts {
-                core,
+                core: here.start + core,
                 ..facts.clone()
             },
             clock,
@@ -209,12 +235,43 @@ pub fn run(config: Config) -> Result<(), StartError> {
         certificates: Arc::new(certificates),
         access: Arc::new(access),
         store: store.facts.clone(),
+        member,
     };
     node.start(store, kits, (plan, datagrams), operators)
 }
 
+/// A life, and the cluster part that it is one of.
+struct Member<'a> {
+    life: Life,
+    cluster: &'a Cluster,
+}
+
+/// Who owns what, and the store: of this node alone, or of its cluster.
+fn open<'a>(
+    config: &Config,
+    clock: Clock,
+    cores: u16,
+    in_cluster: Option<InCluster<'a>>,
+) -> Result<(Arc<Ownership>, Store, Option<Member<'a>>), StartError> {
+    let Some(InCluster {
+        life,
+        cluster,
+        engine,
+        facts,
+    }) = in_cluster
+    else {
+        let ownership = Arc::new(Ownership::alone(cores));
+        let store = Store::open(config, &ownership, clock.now().unix_ms)?;
+        return Ok((ownership, store, None));
+    };
+    std::fs::create_dir_all(&config.engine.path).map_err(system("the folder engine.path"))?;
+    let store = Store::shared(engine, facts, &life);
+    let ownership = Arc::clone(&life.ownership);
+    Ok((ownership, store, Some(Member { life, cluster })))
+}
+
 /// A node whose cores have drivers.
-struct Node {
+struct Node<'a> {
     config: Config,
     clock: Clock,
     choice: Choice,
@@ -226,9 +283,11 @@ struct Node {
     certificates: Arc<Certificates>,
     access: Arc<Access>,
     store: StoreFacts,
+    /// `None` when the node is alone.
+    member: Option<Member<'a>>,
 }
 
-impl Node {
+impl Node<'_> {
     /// Connects the cores with each other, the engine and the control thread, and serves until the stop.
     fn start(
         self,
@@ -259,6 +318,13 @@ impl Node {
         let (engine, commands, restored) = store
             .start(&self.config, cores, completion_senders)
             .map_err(system("the engine thread"))?;
+        let (mut to_cores, mut cluster_senders) = (Vec::new(), Vec::new());
+        for waker in self.wakers.iter().filter(|_| self.member.is_some()) {
+            let (sender, receiver) = inbox(INBOX_TO_CORE, waker.clone());
+            cluster_senders.push(sender);
+            to_cores.push(receiver);
+        }
+        let mut to_cores = to_cores.into_iter();
         let parts = commands
             .into_iter()
             .zip(completions)
@@ -271,6 +337,7 @@ impl Node {
         {
             let kit = CoreKit {
                 port,
+                to_core: to_cores.next(),
                 wakers: self.wakers.clone(),
                 engine,
                 completions,
@@ -296,6 +363,9 @@ impl Node {
             .map(|(listener, _)| listener)
             .chain(datagrams.listeners)
             .collect();
+        if let Some(member) = &self.member {
+            member.cluster.attach(cluster_senders);
+        }
         self.serve(engine, control, listeners, operators, verdict_senders)
     }
 
@@ -340,6 +410,10 @@ impl Node {
             engine: Box::new(move || EngineReport::of(&engine_status)),
             certificates: Arc::clone(&self.certificates),
             access: Arc::clone(&self.access),
+            cluster: self
+                .member
+                .as_ref()
+                .map(|it| Arc::clone(it.cluster.status())),
         };
         let started = self.clock.now();
         let status = Arc::new(NodeStatus::new(
@@ -369,17 +443,13 @@ impl Node {
         status: &Arc<NodeStatus>,
         verdicts: Vec<InboxSender<Verdict>>,
     ) -> Result<(), StartError> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate =
-            signal(SignalKind::terminate()).map_err(system("the handling of SIGTERM"))?;
-        let mut interrupt =
-            signal(SignalKind::interrupt()).map_err(system("the handling of SIGINT"))?;
+        let end = self.end();
+        tokio::pin!(end);
         let mut tick = tokio::time::interval(std::time::Duration::from_millis(250));
         let stopped = async {
             loop {
                 tokio::select! {
-                    _ = terminate.recv() => return Ok(()),
-                    _ = interrupt.recv() => return Ok(()),
+                    ended = &mut end => return ended,
                     _ = tick.tick() => {
                         if let Ok(CoreReport::Failed(error)) = self.report_receiver.try_recv() {
                             return Err(error);
@@ -430,6 +500,25 @@ impl Node {
             }
             outcome = &mut server => outcome.map_err(system("the admin listener")),
         }
+    }
+
+    /// Comes back when the node is to stop. In a cluster its cluster part takes the signals, since there is more to do then.
+    async fn end(&self) -> Result<(), StartError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Some(member) = &self.member {
+            let mut ended = member.life.ended.clone();
+            let _ = ended.wait_for(Option::is_some).await; // The cluster part is gone: so is the life.
+            return Ok(());
+        }
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(system("the handling of SIGTERM"))?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(system("the handling of SIGINT"))?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(())
     }
 
     /// Ends the cores, then the engine.

@@ -8,9 +8,10 @@ use crate::engine::redis::options::RedisOptions;
 
 use super::{StartError, random_u64};
 
-/// Options of the store, and what is known of it; `None` for the embedded one.
+/// Options of the store, and what is known of it; `None` for the embedded one. `alone`: no other node has it.
 pub(super) fn redis_options(
     config: &Config,
+    alone: bool,
 ) -> Result<Option<(RedisOptions, StoreFacts)>, StartError> {
     let Some(connect) = connect_options(config)? else {
         return Ok(None);
@@ -25,7 +26,7 @@ pub(super) fn redis_options(
     let options = RedisOptions {
         prefix: config.engine.prefix.0.as_str().into(),
         policy: report.policy,
-        alone: true,
+        alone,
         depths: config.root_depths(),
         ..RedisOptions::new(connect, random_u64()?, config.mailbox_limits())
     };

@@ -6,11 +6,12 @@ use hashbrown::HashMap;
 use reactor::mesh::InboxSender;
 
 use crate::config::Config;
+use crate::control::cluster::Life;
 use crate::control::status::StoreFacts;
 use crate::engine::embedded::{Embedded, EmbeddedOptions, make_folder};
 use crate::engine::redis::Redis;
 use crate::engine::thread::{CommandSender, CompletionSink, EngineEvent, EngineThread};
-use crate::engine::{Completion, Durability, Engine, EngineError, Restored};
+use crate::engine::{Command, Completion, Durability, Engine, EngineError, Restored};
 use crate::message::SessionId;
 use crate::ownership::{Ownership, home_partition};
 
@@ -19,18 +20,12 @@ use super::servers::redis_options;
 
 /// An open store and what it holds, by core.
 pub(super) struct Store {
-    engine: AnyEngine,
+    engine: Boxed,
     /// What it is.
     pub(super) facts: StoreFacts,
     /// Counts the starts of the store.
     pub(super) boot: u32,
     restored: Vec<Vec<(Restored, u16)>>,
-}
-
-/// An engine of either kind.
-enum AnyEngine {
-    Embedded(Box<Embedded>),
-    Redis(Box<Redis>),
 }
 
 impl Store {
@@ -41,12 +36,12 @@ impl Store {
         unix_ms: u64,
     ) -> Result<Self, StartError> {
         let mut sorter = Sorter::new(ownership, config.root_depths());
-        let Some((options, facts)) = redis_options(config)? else {
+        let Some((options, facts)) = redis_options(config, true)? else {
             let mut engine = Self::open_embedded(config, unix_ms)?;
             engine.restore(&mut |item| sorter.sort(item))?;
             return Ok(Self {
                 boot: engine.boot_count(),
-                engine: AnyEngine::Embedded(Box::new(engine)),
+                engine: Boxed(Box::new(engine)),
                 facts: StoreFacts::of(config),
                 restored: sorter.by_core,
             });
@@ -60,7 +55,7 @@ impl Store {
         engine.restore(&mut |item| sorter.sort(item))?;
         Ok(Self {
             boot: engine.boot_count(),
-            engine: AnyEngine::Redis(Box::new(engine)),
+            engine: Boxed(Box::new(engine)),
             facts,
             restored: sorter.by_core,
         })
@@ -81,6 +76,17 @@ impl Store {
         Embedded::open(&config.engine.path, options, unix_ms)
     }
 
+    /// Takes a store that nodes share, of which each core reads what it has claimed.
+    pub(super) fn shared(engine: Box<dyn Engine + Send>, facts: StoreFacts, life: &Life) -> Self {
+        Self {
+            engine: Boxed(engine),
+            facts,
+            // HAND-OVER: ids of sessions have room for 15 bits of it and 8 of the core number; a cluster needs more.
+            boot: life.joined as u32,
+            restored: life.ownership.here().map(|_| Vec::new()).collect(),
+        }
+    }
+
     /// Starts the engine thread; returns its queues and what each core takes over.
     #[expect(clippy::type_complexity, reason = "three lists, taken apart at once")]
     pub(super) fn start(
@@ -94,15 +100,39 @@ impl Store {
             was_deposed: false,
         };
         let limits = config.engine_limits();
-        let (thread, commands) = match self.engine {
-            AnyEngine::Embedded(engine) => {
-                EngineThread::spawn(*engine, cores, limits, sink, log_event)
-            }
-            AnyEngine::Redis(engine) => {
-                EngineThread::spawn(*engine, cores, limits, sink, log_event)
-            }
-        }?;
+        let (thread, commands) = EngineThread::spawn(self.engine, cores, limits, sink, log_event)?;
         Ok((thread, commands, self.restored))
+    }
+}
+
+/// An engine of either kind. A call for each batch is nothing beside the batch.
+struct Boxed(Box<dyn Engine + Send>);
+
+impl Engine for Boxed {
+    fn boot_count(&self) -> u32 {
+        self.0.boot_count()
+    }
+
+    fn restore(&mut self, sink: &mut dyn FnMut(Restored)) -> Result<(), EngineError> {
+        self.0.restore(sink)
+    }
+
+    fn commit(
+        &mut self,
+        batch: u64,
+        unix_ms: u64,
+        commands: &[(u16, Command)],
+        completions: &mut Vec<(u16, Completion)>,
+    ) -> Result<(), EngineError> {
+        self.0.commit(batch, unix_ms, commands, completions)
+    }
+
+    fn sync(&mut self) -> Result<(), EngineError> {
+        self.0.sync()
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.0.disk_bytes()
     }
 }
 

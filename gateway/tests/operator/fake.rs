@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 
+use cluster::view::NodeId;
 use gateway::admin::{AdminReply, AdminRequest, RetainedInfo, SessionInfo, SubscriptionInfo};
 use gateway::config::{AccessMethod, Config, Files, Methods, OptionalUrl};
 use gateway::control::access::Access;
 use gateway::control::certificates::Certificates;
+use gateway::control::cluster::status::ClusterStatus;
 use gateway::control::http::{self, Paths};
 use gateway::control::status::{EngineReport, Listener, NodeStatus, Opened, StoreFacts};
 use gateway::control::{Cores, SendToCore};
@@ -146,7 +148,10 @@ fn session(core: usize, client_id: String) -> SessionInfo {
 
 /// Numbers that conserve deliveries.
 pub(crate) fn snapshot(core: usize) -> CoreSnapshot {
-    let mut snapshot = CoreSnapshot::default();
+    let mut snapshot = CoreSnapshot {
+        bus: Some(Default::default()),
+        ..CoreSnapshot::default()
+    };
     snapshot.counters.publishes_received = 100 + core as u64;
     snapshot.counters.deliveries_accepted = 50;
     snapshot.counters.deliveries_delivered = 40;
@@ -207,6 +212,7 @@ fn status_in(engine: EngineState, folder: &Path) -> NodeStatus {
         engine: Box::new(report),
         certificates: Arc::new(certificates()),
         access: Arc::new(access(folder)),
+        cluster: Some(Arc::new(ClusterStatus::of_nobody("roadstead", ME))),
     };
     let status = NodeStatus::new(
         &config,
@@ -217,6 +223,12 @@ fn status_in(engine: EngineState, folder: &Path) -> NodeStatus {
     status.set_ready(true);
     status
 }
+
+/// The node in its cluster.
+const ME: NodeId = NodeId {
+    uid: 0xA1,
+    incarnation: 1_750_000_000_000,
+};
 
 /// A folder that nobody else has.
 fn scratch() -> PathBuf {

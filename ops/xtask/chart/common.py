@@ -137,6 +137,19 @@ def metrics_to_come():
     return {line for line in lines if line and not line.startswith("#")}
 
 
+# Metrics that a node has only in a cluster: one that is alone, as the live check has it, does not show them.
+OF_CLUSTERS = {
+    "roadstead_bus_dropped_total", "roadstead_bus_links", "roadstead_bus_received_bytes_total", "roadstead_bus_sent_bytes_total",
+    "roadstead_bus_unacknowledged_bytes", "roadstead_draining", "roadstead_fenced", "roadstead_gossip_refused_total",
+    "roadstead_nodes_refused_total", "roadstead_view_epoch", "roadstead_view_members",
+}
+
+
+def metrics_not_live():
+    """Metrics that the node of the live check does not have."""
+    return metrics_to_come() | OF_CLUSTERS
+
+
 def metrics_of(expression, recorded=()):
     """Names of the metrics in an expression, without the suffixes of histograms."""
     import promql_parser

@@ -130,6 +130,7 @@ impl Bus {
                 self.end(driver, now_ms, id, None);
                 continue;
             }
+            self.stats.sent_bytes += sealed.len() as u64;
             if !sealed.is_empty() {
                 driver.send(id, sealed);
             }
@@ -142,6 +143,19 @@ impl Bus {
         plain.clear();
         plain.shrink_to(64 << 10);
         self.plain = plain;
+    }
+
+    /// Ends all connections; the links wait for the next ones, which do not come about before [`Bus::turn`] is called.
+    pub fn disconnect(&mut self, driver: &mut impl Driver, now_ms: u64) {
+        let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        for id in ids {
+            self.end(driver, now_ms, id, None);
+        }
+    }
+
+    /// Connections, with those that are ending.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
     }
 
     /// Ends all connections, because the node stops, and dials no more.
