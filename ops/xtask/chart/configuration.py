@@ -19,13 +19,6 @@ MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 """
 RULES = '[[rule]]\nallow = ["publish", "subscribe"]\nusers = ["*"]\ntopics = ["u/%u/#"]\n'
 HEADERS = "Authorization: Bearer 0123456789\n"
-<<<<<<< ours
-# Keys of the cluster, until the node has them.
-TO_COME = {"cluster": None}
-=======
-# Keys of the engine that nodes share, until the node has them.
-TO_COME = {"engine": {"kind", "urls", "mode", "password_file"}}
->>>>>>> theirs
 
 
 def known_keys():
