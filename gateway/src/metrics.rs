@@ -144,11 +144,13 @@ pub enum DropReason {
     Refused,
     /// The rules do not let the client read it any more.
     Denied,
+    /// Another node answers for it now: its partition has moved. The message is in the engine.
+    HandedOver,
 }
 
 impl DropReason {
     /// All reasons, by index.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::QueueFull, "queue_full"),
         (Self::CoreQueueFull, "core_queue_full"),
         (Self::MeshFull, "mesh_full"),
@@ -161,6 +163,7 @@ impl DropReason {
         (Self::Stale, "stale"),
         (Self::Refused, "refused"),
         (Self::Denied, "denied"),
+        (Self::HandedOver, "handed_over"),
     ];
 }
 
