@@ -351,6 +351,8 @@ pub struct Reattach {
     pub peer: SocketAddr,
     /// Who it proved to be.
     pub identity: Option<Arc<Identity>>,
+    /// Highest sequence of the mailbox that was written to the connection, 0 = none.
+    pub sent_to: u64,
 }
 
 impl Reattach {

@@ -34,6 +34,15 @@ const CLAIMS_MAX: usize = 256;
 /// How long a core waits for others that are members and say nothing. Then it goes on without them, and says so.
 pub const PATIENCE_MS: u64 = 5_000;
 
+/// Who says something to this core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// The core.
+    pub core: u16,
+    /// The view that it had installed when it said it; 0 in a node alone.
+    pub epoch: u64,
+}
+
 /// A set of partitions.
 #[derive(Clone, Debug)]
 pub struct Partitions(Box<[u64]>);
@@ -238,6 +247,14 @@ impl Handover {
         installed > self.epoch || (installed == self.epoch && self.phase == Phase::Marking)
     }
 
+    /// The view under which a core says what is handled next.
+    pub fn epoch_of(&self, core: u16) -> u64 {
+        if core == self.core {
+            return self.epoch;
+        }
+        self.said.get(&core).map_or(0, |said| said.installed)
+    }
+
     /// Another core says how far it is.
     pub fn heard(&mut self, from: u16, step: HandoverStep) {
         let said = self.said.entry(from).or_default();
@@ -348,7 +365,10 @@ impl Handover {
     /// Whether a message may be handled now.
     pub fn gate(&self, ownership: &Ownership, depths: &RootDepths, message: &CoreMessage) -> Gate {
         if let CoreMessage::Append(request) = message {
-            let gates = request.recipients.iter().map(|recipient| recipient.partition);
+            let gates = request
+                .recipients
+                .iter()
+                .map(|recipient| recipient.partition);
             let gates = gates.map(|partition| self.gate_of(ownership, partition));
             return gates.max().unwrap_or(Gate::Pass);
         }

@@ -39,6 +39,8 @@ counters! {
     protocol_violations,
     /// Sessions taken over by a newer connection.
     takeovers,
+    /// Connections ended because the home of their session moved in the middle of an exchange.
+    sessions_interrupted,
     /// Clients disconnected because they read too slowly.
     slow_consumers_disconnected,
     /// CONNECT packets answered with success.

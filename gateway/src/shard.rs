@@ -18,7 +18,7 @@ use crate::admin::AdminRequest;
 use crate::core_message::{CoreMessage, Origin, Presence, SubscribeRequest, Subscriber, Target};
 use crate::edge::Edge;
 use crate::engine::{Completion, Restored, Token};
-use crate::handover::Handover;
+use crate::handover::{Handover, Speaker};
 use crate::home::Home;
 use crate::message::Message;
 use crate::metrics::{CoreSnapshot, DropReason};
@@ -274,7 +274,11 @@ impl Shard {
             Event::Tick(_) => {
                 fire(&mut self.edge, &mut self.owner, &mut self.home, &mut turn);
                 self.edge.resume_stalled(&mut turn);
-                if self.handover.as_ref().is_none_or(|handover| handover.is_serving()) {
+                if self
+                    .handover
+                    .as_ref()
+                    .is_none_or(|handover| handover.is_serving())
+                {
                     self.owner.settle_orphans(&mut turn);
                 }
                 self.owner.serve_scans(&mut turn);
@@ -304,16 +308,12 @@ impl Shard {
     }
 
     /// Hands a message to its role, if it may be handled now.
-    fn handle_message(
-        &mut self,
-        now: Now,
-        from: u16,
-        message: CoreMessage,
-        outbox: &mut Outbox,
-    ) {
+    fn handle_message(&mut self, now: Now, from: u16, message: CoreMessage, outbox: &mut Outbox) {
         let Some(message) = self.pass_gate(now, from, message, outbox) else {
             return;
         };
+        let epoch = self.handover.as_ref().map_or(0, |it| it.epoch_of(from));
+        let from = Speaker { core: from, epoch };
         let mut turn = self.common.turn(now, outbox);
         dispatch(
             (&mut self.edge, &mut self.owner, &mut self.home),
@@ -371,7 +371,7 @@ impl Shard {
                         *session,
                         record.clone(),
                         *mailbox,
-                        received.iter().map(|known| known.packet_id).collect(),
+                        received.clone(),
                     );
                 }
             }
@@ -442,6 +442,18 @@ impl Shard {
     /// Who owns what, at the moment.
     pub fn ownership(&self) -> &Arc<Ownership> {
         &self.common.ownership
+    }
+
+    /// The view that holds, once this core serves all that is its own in it and no other core waits for what it had; `None` before, and in
+    /// a node alone.
+    pub fn served_epoch(&self) -> Option<u64> {
+        let handover = self.handover.as_ref()?;
+        handover.is_serving().then(|| handover.epoch())
+    }
+
+    /// The hand-over of partitions at this core; `None` in a node alone.
+    pub fn handover(&self) -> Option<&Handover> {
+        self.handover.as_deref()
     }
 
     /// The facts of this core.
@@ -542,7 +554,7 @@ fn fire(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>
 fn dispatch(
     (edge, owner, home): (&mut Edge, &mut Owner, &mut Home),
     turn: &mut Turn<'_>,
-    from: u16,
+    from: Speaker,
     message: CoreMessage,
 ) {
     match message {
@@ -562,10 +574,10 @@ fn dispatch(
         }
         CoreMessage::PublishDone { origin, reason, .. } => edge.publish_done(turn, origin, reason),
         CoreMessage::Deliver(deliver) => edge.deliver(turn, *deliver),
-        CoreMessage::DeliverDone { publish } => owner.delivered(turn, publish, from),
+        CoreMessage::DeliverDone { publish } => owner.delivered(turn, publish, from.core),
         CoreMessage::Append(request) => home.append(turn, *request),
         CoreMessage::AppendDone { publish, rejected } => {
-            owner.stored(turn, publish, from, rejected);
+            owner.stored(turn, publish, from.core, rejected);
         }
         CoreMessage::DeliverHome(deliver) => home.deliver_live(turn, *deliver),
         CoreMessage::Subscribe(request) => owner.subscribe(turn, *request),
@@ -586,8 +598,8 @@ fn dispatch(
         CoreMessage::RetainedPage(page) if page.reply.home => home.retained_page(turn, *page),
         CoreMessage::RetainedPage(page) => edge.retained_page(turn, *page),
         CoreMessage::Attach(attach) => home.attach(turn, *attach),
-        CoreMessage::Attached(attached) => edge.attached(turn, *attached),
-        CoreMessage::Evict { connection, reason } => edge.evict(turn, connection, reason),
+        CoreMessage::Attached(attached) => edge.attached(turn, from, *attached),
+        CoreMessage::Evict { connection, reason } => edge.evict(turn, from, connection, reason),
         CoreMessage::Detach(detach) => home.detach(turn, *detach),
         CoreMessage::Identify(identify) => home.identify(turn, *identify),
         CoreMessage::SubscriptionCut { connection } => edge.subscription_cut(connection),

@@ -273,6 +273,21 @@ impl Home {
             core: reattach.core,
             connection: reattach.connection,
         };
+        let phase = found
+            .and_then(|key| self.sessions.get(key))
+            .map(|it| it.phase);
+        match (found, phase) {
+            (Some(key), Some(Phase::Attached(known))) if known == edge => {
+                self.take_back(turn, key, reattach.sent_to);
+            }
+            (Some(home), Some(Phase::Evicting(known))) if known == edge => {
+                // It is told already that it has to end, and tells when it has.
+                let connection = edge.connection;
+                let told = CoreMessage::Reattached { connection, home };
+                return turn.outbox.tell(edge.core, told);
+            }
+            _ => {}
+        }
         let session = found.and_then(|key| self.sessions.get_mut(key));
         let offline = session.filter(|session| session.phase == Phase::Offline);
         let (Some(key), Some(session)) = (found, offline) else {
@@ -304,11 +319,26 @@ impl Home {
         self.pump(turn, key);
     }
 
+    /// A connection that was here all the time asks whether it still is, and hears nothing of what it was told before.
+    fn take_back(&mut self, turn: &mut Turn<'_>, key: Key, sent_to: u64) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        session.phase = Phase::Offline;
+        if let Some(durable) = &mut session.durable {
+            durable.mailbox.detach(sent_to, turn.stats);
+            self.attached_durable -= 1;
+        }
+    }
+
     /// The place of a live-only session, which its home has nowhere stored; `None` when its name is taken.
     fn place_live(&mut self, reattach: &Reattach) -> Option<Key> {
         let known = self.sessions.find(reattach.user(), &reattach.client_id);
-        if known.is_some() {
-            return None;
+        if let Some(key) = known {
+            let session = self.sessions.get(key);
+            return session
+                .is_some_and(|session| session.session == reattach.session)
+                .then_some(key);
         }
         let session = HomeSession {
             client_id: reattach.client_id.clone(),

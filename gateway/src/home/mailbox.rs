@@ -488,7 +488,7 @@ impl Home {
             .tell(core, CoreMessage::HandDone { transfer, taken: 0 });
     }
 
-    fn edge_of(&self, key: Key) -> Option<(Edge, SessionId)> {
+    pub(super) fn edge_of(&self, key: Key) -> Option<(Edge, SessionId)> {
         let session = self.sessions.get(key)?;
         Some((session.edge()?, session.session))
     }

@@ -150,11 +150,27 @@ enum Request {
     Stored(Key),
     Resumed(Key),
     Deleted(Key),
-    PubRec { edge: Edge, sequence: u64 },
-    Release { key: Key, edge: Edge, packet_id: u16 },
-    Receive { key: Key, edge: Edge },
-    Append { core: u16, publish: u64 },
-    Read { key: Key, read: u32 },
+    PubRec {
+        edge: Edge,
+        sequence: u64,
+    },
+    Release {
+        key: Key,
+        edge: Edge,
+        packet_id: u16,
+    },
+    Receive {
+        key: Key,
+        edge: Edge,
+    },
+    Append {
+        core: u16,
+        publish: u64,
+    },
+    Read {
+        key: Key,
+        read: u32,
+    },
     Subscription(Key),
     Review(Key),
 }
@@ -305,13 +321,14 @@ impl Home {
         session.peer = attach.peer;
         session.identity = attach.identity;
         session.will = attach.will.map(Box::new);
-        let received = session
-            .durable
-            .as_mut()
-            .map(|durable| match turn.ownership.is_clustered() {
-                true => durable.received.clone(), // Its home may hear of no end of the connection.
-                false => std::mem::take(&mut durable.received),
-            });
+        let received =
+            session
+                .durable
+                .as_mut()
+                .map(|durable| match turn.ownership.is_clustered() {
+                    true => durable.received.clone(), // Its home may hear of no end of the connection.
+                    false => std::mem::take(&mut durable.received),
+                });
         let outcome = Ok(AttachedSession {
             session: session.session,
             home: key,
@@ -396,10 +413,7 @@ impl Home {
     pub fn completed(&mut self, turn: &mut Turn<'_>, request: u64, completion: Completion) {
         match (self.requests.remove(&request), completion) {
             (_, Completion::Deposed { .. }) => {} // A view is on its way that takes the session away.
-            (
-                Some(Request::Append { core, publish }),
-                Completion::Published { rejected, .. },
-            ) => {
+            (Some(Request::Append { core, publish }), Completion::Published { rejected, .. }) => {
                 let rejected = rejected > 0;
                 let done = CoreMessage::AppendDone { publish, rejected };
                 turn.outbox.tell(core, done);

@@ -106,10 +106,15 @@ impl Owner {
             let root = depths.root_of_filter(without_share(&scan.filter));
             ownership.has_core(scan.reply.core) && !root.is_some_and(is_lost)
         });
-        self.settle_pending(turn, |message| is_lost(depths.root_of_topic(message.topic())));
+        self.settle_pending(turn, |message| {
+            is_lost(depths.root_of_topic(message.topic()))
+        });
         self.append_again(turn);
         self.cancel_hands(turn);
-        let new = ownership.cores().iter().filter(|core| !old.has_core(**core));
+        let new = ownership
+            .cores()
+            .iter()
+            .filter(|core| !old.has_core(**core));
         // One core tells what all know: the lowest that was there before.
         let tells = complete
             && old.is_clustered()
@@ -245,7 +250,9 @@ impl Owner {
         let depths = turn.facts.root_depths.clone();
         let mut gone: Vec<(SessionId, Option<Key>)> = Vec::new();
         for (session, mailbox) in &self.mailboxes {
-            let group = mailbox.group.and_then(|key| self.subscriptions.groups.get(key));
+            let group = mailbox
+                .group
+                .and_then(|key| self.subscriptions.groups.get(key));
             let orphan = self.orphans.iter().find(|(orphan, _)| orphan == session);
             let filter = group.map(|group| &*group.filter);
             let filter = filter.or(orphan.map(|(_, filter)| &**filter));
@@ -256,7 +263,10 @@ impl Owner {
             }
         }
         for (session, key) in gone {
-            let messages = self.mailboxes.get(&session).map_or(0, |mailbox| mailbox.messages);
+            let messages = self
+                .mailboxes
+                .get(&session)
+                .map_or(0, |mailbox| mailbox.messages);
             let group = key.and_then(|key| self.subscriptions.groups.get_mut(key));
             if let Some(group) = group {
                 group.queue.mailboxes.retain(|known| *known != session);

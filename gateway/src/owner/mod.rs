@@ -24,8 +24,9 @@ use hashbrown::HashMap;
 use reactor::slab::Key;
 
 use crate::core_message::{
-    CoreMessage, Deliver, DeliverHome, FindSubscription, LimitSubscription, MailboxRecipient, Origin, PublishRequest,
-    Recipient, RetainedPage, RetainedScan, SubscribeRequest, Target, UnsubscribeRequest,
+    CoreMessage, Deliver, DeliverHome, FindSubscription, LimitSubscription, MailboxRecipient,
+    Origin, PublishRequest, Recipient, RetainedPage, RetainedScan, SubscribeRequest, Target,
+    UnsubscribeRequest,
 };
 use crate::engine::claim::MessageId;
 use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};

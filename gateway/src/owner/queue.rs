@@ -504,15 +504,17 @@ fn transfer(
 ) -> Command {
     let bytes_max = messages_max * BYTES_PER_MESSAGE;
     match member.target {
-        Target::Home { partition } if takes_into_mailbox(member) && !ownership.is_clustered() => Command::Move {
-            token,
-            from,
-            to: member.session,
-            home: ownership.core_of(partition),
-            record: member.record(),
-            messages_max,
-            bytes_max,
-        },
+        Target::Home { partition } if takes_into_mailbox(member) && !ownership.is_clustered() => {
+            Command::Move {
+                token,
+                from,
+                to: member.session,
+                home: ownership.core_of(partition),
+                record: member.record(),
+                messages_max,
+                bytes_max,
+            }
+        }
         Target::Home { .. } | Target::Live { .. } => Command::ReadMailbox {
             token,
             session: from,

@@ -241,17 +241,24 @@ impl Subscriptions {
     }
 
     /// Removes some subscribers; returns the groups that end with their last member.
-    pub(super) fn remove_subscribers(&mut self, is_gone: impl Fn(&Subscriber) -> bool) -> Vec<Group> {
+    pub(super) fn remove_subscribers(
+        &mut self,
+        is_gone: impl Fn(&Subscriber) -> bool,
+    ) -> Vec<Group> {
         let mut gone: Vec<(Option<Box<str>>, Box<str>, SessionId)> = Vec::new();
         let mut collect = |root: Option<&str>, set: &FilterSet| {
             set.for_each(&mut |filter, entry| {
                 let subscribers = entry.subscribers.as_slice().iter();
                 let found = subscribers.filter(|subscriber| is_gone(subscriber));
-                gone.extend(found.map(|found| (root.map(Into::into), filter.into(), found.session)));
+                gone.extend(
+                    found.map(|found| (root.map(Into::into), filter.into(), found.session)),
+                );
                 for group in entry.groups.keys().filter_map(|key| self.groups.get(key)) {
                     let found = group.subscribers().filter(|subscriber| is_gone(subscriber));
                     let filter = &group.filter;
-                    gone.extend(found.map(|found| (root.map(Into::into), filter.clone(), found.session)));
+                    gone.extend(
+                        found.map(|found| (root.map(Into::into), filter.clone(), found.session)),
+                    );
                 }
             });
         };

@@ -182,12 +182,7 @@ impl Shard {
     }
 
     /// The engine has answered a claim, or a part of what it brings.
-    pub(super) fn claim_answered(
-        &mut self,
-        now: Now,
-        completion: Completion,
-        outbox: &mut Outbox,
-    ) {
+    pub(super) fn claim_answered(&mut self, now: Now, completion: Completion, outbox: &mut Outbox) {
         let Some(handover) = &mut self.handover else {
             return;
         };
