@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -31,7 +32,7 @@ const REDELIVER_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Takes completions to the cores.
 pub trait CompletionSink: Send {
-    /// Hands a completion to a core, or back when the core has no room; it is offered again soon.
+    /// Hands a completion to the core with this place, from 0, or back when the core has no room; it is offered again soon.
     ///
     /// # Errors
     /// The completion itself: the core has no room.
@@ -110,17 +111,19 @@ pub struct EngineThread {
 }
 
 impl EngineThread {
-    /// Starts the thread over an engine that was restored. Returns one sender per core, in order of the cores.
+    /// Starts the thread over an engine that was restored, for the cores with these numbers: those that commands and completions
+    /// name. Returns one sender per core, in their order; the sink has a place for each in the same order.
     ///
     /// # Errors
     /// The system cannot start a thread.
     pub fn spawn<E: Engine + Send + 'static>(
         engine: E,
-        cores: u16,
+        cores: Range<u16>,
         limits: ThreadLimits,
         sink: impl CompletionSink + 'static,
         on_event: impl FnMut(EngineEvent<'_>) + Send + 'static,
     ) -> io::Result<(Self, Vec<CommandSender>)> {
+        let (first_core, cores) = (cores.start, cores.len() as u16);
         let shared = Arc::new(Shared {
             queues: (0..cores)
                 .map(|_| ArrayQueue::new(limits.queue_commands.max(1)))
@@ -137,6 +140,7 @@ impl EngineThread {
             sink,
             on_event,
             limits,
+            first_core,
             shared: Arc::clone(&shared),
             status: status.clone(),
             batch: 1,
@@ -197,6 +201,8 @@ struct Worker<E, S, F> {
     sink: S,
     on_event: F,
     limits: ThreadLimits,
+    /// Number of the core with the first place.
+    first_core: u16,
     shared: Arc<Shared>,
     status: EngineStatus,
     /// Number of the next batch, or of the one in `commands`.
@@ -282,7 +288,8 @@ impl<E: Engine, S: CompletionSink, F: FnMut(EngineEvent<'_>)> Worker<E, S, F> {
                     break;
                 };
                 bytes += command.batch_bytes();
-                self.commands.push((index as u16, command));
+                self.commands
+                    .push((self.first_core + index as u16, command));
             }
         }
         self.first_queue = (self.first_queue + 1) % cores.max(1);
@@ -359,10 +366,11 @@ impl<E: Engine, S: CompletionSink, F: FnMut(EngineEvent<'_>)> Worker<E, S, F> {
 
     fn deliver_completions(&mut self) {
         for (core, completion) in self.completions.drain(..) {
-            let index = usize::from(core);
+            let place = core - self.first_core;
+            let index = usize::from(place);
             let waiting = &mut self.undelivered[index];
             let refused = if waiting.is_empty() {
-                self.sink.deliver(core, completion).err()
+                self.sink.deliver(place, completion).err()
             } else {
                 Some(completion)
             };
