@@ -3,6 +3,7 @@
 
 mod layout;
 mod running;
+mod step;
 mod watch;
 
 use std::fs;
@@ -22,6 +23,7 @@ use crate::tools::{self, Tool};
 use crate::{expect_empty, take_flag, take_value};
 use layout::{Layout, Member};
 use running::Running;
+pub(crate) use step::step;
 
 const HELP: &str = "\
 cargo xtask cluster VERB
