@@ -187,7 +187,7 @@ fn start(
         });
     };
     let (thread, senders) =
-        EngineThread::spawn(engine, count, limits, cores.clone(), on_event).expect("starts");
+        EngineThread::spawn(engine, 0..count, limits, cores.clone(), on_event).expect("starts");
     (thread, senders, log)
 }
 

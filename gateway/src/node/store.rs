@@ -1,5 +1,7 @@
 //! The engine of a node: opened, read back and sorted by core, then handed to its thread.
 
+use std::ops::Range;
+
 use edge_proto::topic::RootDepths;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -92,7 +94,7 @@ impl Store {
     pub(super) fn start(
         self,
         config: &Config,
-        cores: u16,
+        cores: Range<u16>,
         completions: Vec<InboxSender<Completion>>,
     ) -> std::io::Result<(EngineThread, Vec<CommandSender>, Vec<Vec<(Restored, u16)>>)> {
         let sink = ToCores {
