@@ -32,7 +32,7 @@ const REDELIVER_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Takes completions to the cores.
 pub trait CompletionSink: Send {
-    /// Hands a completion to the core with this place, from 0, or back when the core has no room; it is offered again soon.
+    /// Hands a completion to a core, or back when the core has no room; it is offered again soon.
     ///
     /// # Errors
     /// The completion itself: the core has no room.
@@ -111,8 +111,8 @@ pub struct EngineThread {
 }
 
 impl EngineThread {
-    /// Starts the thread over an engine that was restored, for the cores with these numbers: those that commands and completions
-    /// name. Returns one sender per core, in their order; the sink has a place for each in the same order.
+    /// Starts the thread over an engine that was restored. Returns one sender per core, in order of the cores. `cores` are their numbers,
+    /// which commands name; the sink knows them by their places, from 0.
     ///
     /// # Errors
     /// The system cannot start a thread.
@@ -123,7 +123,8 @@ impl EngineThread {
         sink: impl CompletionSink + 'static,
         on_event: impl FnMut(EngineEvent<'_>) + Send + 'static,
     ) -> io::Result<(Self, Vec<CommandSender>)> {
-        let (first_core, cores) = (cores.start, cores.len() as u16);
+        let first_core = cores.start;
+        let cores = cores.len() as u16;
         let shared = Arc::new(Shared {
             queues: (0..cores)
                 .map(|_| ArrayQueue::new(limits.queue_commands.max(1)))
@@ -140,7 +141,6 @@ impl EngineThread {
             sink,
             on_event,
             limits,
-            first_core,
             shared: Arc::clone(&shared),
             status: status.clone(),
             batch: 1,
@@ -149,6 +149,7 @@ impl EngineThread {
             undelivered: (0..cores).map(|_| VecDeque::new()).collect(),
             undelivered_total: 0,
             touched: vec![false; usize::from(cores)],
+            first_core,
             first_queue: 0,
             failure: None,
             unsynced_since: None,
@@ -201,8 +202,6 @@ struct Worker<E, S, F> {
     sink: S,
     on_event: F,
     limits: ThreadLimits,
-    /// Number of the core with the first place.
-    first_core: u16,
     shared: Arc<Shared>,
     status: EngineStatus,
     /// Number of the next batch, or of the one in `commands`.
@@ -215,6 +214,8 @@ struct Worker<E, S, F> {
     undelivered_total: usize,
     /// Cores that were given something since they were last woken.
     touched: Vec<bool>,
+    /// Number of the core whose place is 0.
+    first_core: u16,
     /// Where the next batch begins to collect, so that no core is always last.
     first_queue: usize,
     failure: Option<Failure>,
@@ -366,11 +367,13 @@ impl<E: Engine, S: CompletionSink, F: FnMut(EngineEvent<'_>)> Worker<E, S, F> {
 
     fn deliver_completions(&mut self) {
         for (core, completion) in self.completions.drain(..) {
-            let place = core - self.first_core;
-            let index = usize::from(place);
-            let waiting = &mut self.undelivered[index];
+            let core = core.wrapping_sub(self.first_core);
+            let index = usize::from(core);
+            let Some(waiting) = self.undelivered.get_mut(index) else {
+                continue; // Of a core that this node has not.
+            };
             let refused = if waiting.is_empty() {
-                self.sink.deliver(place, completion).err()
+                self.sink.deliver(core, completion).err()
             } else {
                 Some(completion)
             };
