@@ -141,7 +141,7 @@ def metrics_to_come():
 OF_CLUSTERS = {
     "roadstead_bus_dropped_total", "roadstead_bus_links", "roadstead_bus_received_bytes_total", "roadstead_bus_sent_bytes_total",
     "roadstead_bus_unacknowledged_bytes", "roadstead_draining", "roadstead_fenced", "roadstead_gossip_refused_total",
-    "roadstead_nodes_refused_total", "roadstead_view_epoch", "roadstead_view_members",
+    "roadstead_handover_seconds", "roadstead_nodes_refused_total", "roadstead_partitions", "roadstead_view_epoch", "roadstead_view_members",
 }
 
 
