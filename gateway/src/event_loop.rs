@@ -544,14 +544,8 @@ impl<D: Driver> EventLoop<D> {
                 newcomers: self.newcomers.sample(),
                 tls: self.secured.as_ref().map(|secured| secured.stats().clone()),
                 quic: self.quic.as_ref().map(Quic::stats),
-                bus: self
-                    .cluster
-                    .as_ref()
-                    .map(|cluster| (cluster.bus.stats(), cluster.dropped())),
-                handover: self
-                    .shard
-                    .handover()
-                    .map(|handover| handover.sample(self.clock.now().mono_ms)),
+                bus: self.cluster.as_ref().map(Clustered::sample),
+                handover: self.shard.handover_sample(self.clock.now()),
                 ..*snapshot
             })),
             reply => reply,

@@ -44,6 +44,16 @@ pub struct Speaker {
     pub epoch: u64,
 }
 
+impl Speaker {
+    /// The home of a user or client, under the view that holds.
+    pub fn home(ownership: &Ownership, name: &str) -> Self {
+        Self {
+            core: ownership.home_of(name),
+            epoch: ownership.epoch(),
+        }
+    }
+}
+
 /// A set of partitions.
 #[derive(Clone, Debug)]
 pub struct Partitions(Box<[u64]>);
@@ -357,11 +367,12 @@ impl Handover {
         }
         self.complete |= self.all_said(ownership, |said| said.loaded);
         let announced = self.all_said(ownership, |said| said.announced);
-        if !(announced && self.complete) && !self.is_late(now_ms) {
+        let is_whole = announced && self.complete;
+        if !is_whole && !self.is_late(now_ms) {
             return false;
         }
         self.phase = Phase::Serving;
-        self.degraded = !(announced && self.complete);
+        self.degraded = !is_whole;
         self.complete = true;
         for (served, claimed) in self.served.0.iter_mut().zip(&mut self.claimed.0) {
             *served |= std::mem::take(claimed);

@@ -3,6 +3,7 @@
 //! Each event is handled to its end, and so is every message it causes on this core, before `handle` returns. What leaves
 //! the core is in the [`Outbox`].
 
+mod dispatch;
 mod views;
 
 use std::net::SocketAddr;
@@ -11,17 +12,18 @@ use std::sync::Arc;
 use reactor::driver::ConnectionId;
 use reactor::wheel::Wheel;
 
+use dispatch::{completed, dispatch, fire};
 use views::is_of_claim;
 
 use crate::access::policy::{Policy, Verdict};
 use crate::admin::AdminRequest;
-use crate::core_message::{CoreMessage, Origin, Presence, SubscribeRequest, Subscriber, Target};
+use crate::core_message::{CoreMessage, Presence, SubscribeRequest, Subscriber, Target};
 use crate::edge::Edge;
 use crate::engine::{Completion, Restored, Token};
 use crate::handover::{Handover, Speaker};
 use crate::home::Home;
 use crate::message::Message;
-use crate::metrics::{CoreSnapshot, DropReason};
+use crate::metrics::{CoreSnapshot, DropReason, HandoverSample};
 use crate::outbox::Outbox;
 use crate::owner::Owner;
 use crate::ownership::Ownership;
@@ -229,24 +231,28 @@ impl Shard {
 
     /// Handles one event and everything that it causes on this core.
     pub fn handle(&mut self, now: Now, event: Event<'_>, outbox: &mut Outbox) {
-        let event = match event {
-            Event::Core(from, message) => return self.core_message(now, from, message, outbox),
-            Event::View(ownership) => return self.view(now, ownership, outbox),
-            Event::Tick(congestion) => {
-                self.common.congestion = congestion;
-                event
-            }
-            Event::Policy(policy) => {
-                let new_rules = !policy.has_rules_of(&self.common.policy);
-                self.common.policy = policy;
-                if new_rules {
-                    self.edge.begin_review();
-                }
-                self.home.begin_review(new_rules);
-                return;
-            }
-            _ => event,
-        };
+        match event {
+            Event::Core(from, message) => self.core_message(now, from, message, outbox),
+            Event::View(ownership) => self.view(now, ownership, outbox),
+            Event::Policy(policy) => self.set_policy(policy),
+            event => self.handle_role(now, event, outbox),
+        }
+    }
+
+    fn set_policy(&mut self, policy: Arc<Policy>) {
+        let new_rules = !policy.has_rules_of(&self.common.policy);
+        self.common.policy = policy;
+        if new_rules {
+            self.edge.begin_review();
+        }
+        self.home.begin_review(new_rules);
+    }
+
+    /// What concerns one of the roles.
+    fn handle_role(&mut self, now: Now, event: Event<'_>, outbox: &mut Outbox) {
+        if let Event::Tick(congestion) = event {
+            self.common.congestion = congestion;
+        }
         let is_tick = matches!(event, Event::Tick(_));
         let mut turn = self.common.turn(now, outbox);
         match event {
@@ -461,9 +467,10 @@ impl Shard {
         handover.is_serving().then(|| handover.epoch())
     }
 
-    /// The hand-over of partitions at this core; `None` in a node alone.
-    pub fn handover(&self) -> Option<&Handover> {
-        self.handover.as_deref()
+    /// How far this core is with its partitions; `None` in a node alone.
+    pub fn handover_sample(&self, now: Now) -> Option<HandoverSample> {
+        let handover = self.handover.as_ref()?;
+        Some(handover.sample(now.mono_ms))
     }
 
     /// The facts of this core.
@@ -506,159 +513,6 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         quic: None,
         bus: None,
         handover: None,
-    }
-}
-
-/// Hands an answer of the engine to the role that waits for it.
-fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion: Completion) {
-    let token = match &completion {
-        Completion::Done { token }
-        | Completion::Published { token, .. }
-        | Completion::MailboxPage { token, .. }
-        | Completion::SessionDeleted { token, .. }
-        | Completion::Subscriptions { token, .. }
-        | Completion::Received { token, .. }
-        | Completion::Loaded { token, .. }
-        | Completion::Claimed { token, .. }
-        | Completion::Deposed { token }
-        | Completion::Moved { token, .. } => *token,
-        Completion::Appended { session, .. } | Completion::Rejected { session }
-            if session.is_group_queue() =>
-        {
-            return owner.queue_answered(turn, completion);
-        }
-        Completion::Appended { .. } | Completion::Rejected { .. } => {
-            return home.appended(turn, completion);
-        }
-    };
-    match role_of(token) {
-        (TokenRole::Nobody | TokenRole::Claim, _) => {}
-        (TokenRole::Owner, id) => match completion {
-            Completion::Published { rejected, .. } => owner.answered(turn, id, rejected > 0),
-            completion => owner.completed(turn, id, completion),
-        },
-        (TokenRole::Home, request) => home.completed(turn, request, completion),
-    }
-}
-
-/// Fires the timers that are due.
-fn fire(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>) {
-    let mut due = Vec::new();
-    turn.timers
-        .expire(turn.now.mono_ms, Shard::TIMERS_PER_TICK, |timer| {
-            due.push(timer);
-        });
-    for timer in due {
-        match timer {
-            Timer::Connect(connection) => edge.connect_timeout(turn, connection),
-            Timer::KeepAlive(connection) => edge.keep_alive(turn, connection),
-            Timer::Login(connection) => edge.login_over(turn, connection),
-            Timer::Throttled(connection) => edge.throttle_over(turn, connection),
-            Timer::Session(key) => home.timer(turn, key),
-            Timer::Group(key) => owner.retry(turn, key),
-        }
-    }
-}
-
-/// Hands a message to the role it is for.
-#[expect(clippy::too_many_lines, reason = "one arm for each message")]
-fn dispatch(
-    (edge, owner, home): (&mut Edge, &mut Owner, &mut Home),
-    turn: &mut Turn<'_>,
-    from: Speaker,
-    message: CoreMessage,
-) {
-    match message {
-        // The event loop takes the one, the hand-over the other.
-        CoreMessage::Stray(_) | CoreMessage::Handover(_) => {}
-        CoreMessage::Publish(request) => owner.publish(turn, *request),
-        // A second answer to what was sent twice.
-        CoreMessage::PublishDone { id, .. } if !id.is_none() && !turn.unanswered.answered(id) => {}
-        CoreMessage::PublishDone {
-            origin: Origin::Admin { request, .. },
-            reason,
-            recipients,
-            ..
-        } => {
-            let published = crate::admin::published(reason, recipients);
-            turn.outbox.admin.push((request, published));
-        }
-        CoreMessage::PublishDone { origin, reason, .. } => edge.publish_done(turn, origin, reason),
-        CoreMessage::Deliver(deliver) => edge.deliver(turn, *deliver),
-        CoreMessage::DeliverDone { publish } => owner.delivered(turn, publish, from.core),
-        CoreMessage::Append(request) => home.append(turn, *request),
-        CoreMessage::AppendDone { publish, rejected } => {
-            owner.stored(turn, publish, from.core, rejected);
-        }
-        CoreMessage::DeliverHome(deliver) => home.deliver_live(turn, *deliver),
-        CoreMessage::Subscribe(request) => owner.subscribe(turn, *request),
-        CoreMessage::Unsubscribe(request) => owner.unsubscribe(turn, &request),
-        CoreMessage::LimitSubscription(limit) => owner.limit_subscription(turn, &limit),
-        CoreMessage::FindSubscription(find) => owner.find_subscription(turn, &find),
-        CoreMessage::SubscriptionDone { reply, existed } if reply.home => {
-            home.operation_step(turn, reply.request, Some(existed));
-        }
-        CoreMessage::SubscriptionDone { reply, existed } => {
-            edge.subscription_done(turn, reply, existed);
-        }
-        CoreMessage::SharedPresence(member) => owner.set_presence(turn, &member),
-        CoreMessage::Hand(hand) => edge.hand(turn, *hand),
-        CoreMessage::HandHome { session, hand } => home.hand(turn, session, hand),
-        CoreMessage::HandDone { transfer, taken } => owner.handed(turn, transfer, taken),
-        CoreMessage::RetainedScan(scan) => owner.scan_retained(turn, *scan),
-        CoreMessage::RetainedPage(page) if page.reply.home => home.retained_page(turn, *page),
-        CoreMessage::RetainedPage(page) => edge.retained_page(turn, *page),
-        CoreMessage::Attach(attach) => home.attach(turn, *attach),
-        CoreMessage::Attached(attached) => edge.attached(turn, from, *attached),
-        CoreMessage::Evict { connection, reason } => edge.evict(turn, from, connection, reason),
-        CoreMessage::Detach(detach) => home.detached(turn, *detach),
-        CoreMessage::DetachDone { connection } => edge.detach_done(connection),
-        CoreMessage::Identify(identify) => home.identify(turn, *identify),
-        CoreMessage::SubscriptionCut { connection } => edge.subscription_cut(connection),
-        CoreMessage::HomeSubscribe(request) => home.subscribe(turn, *request),
-        CoreMessage::HomeUnsubscribe {
-            home: session,
-            reply,
-            filter,
-        } => home.unsubscribe(turn, session, Some(reply), filter),
-        CoreMessage::MailboxPush(push) => edge.mailbox_push(turn, from, *push),
-        CoreMessage::MailboxAck {
-            home: session,
-            sequence,
-            bytes,
-            outcome,
-        } => {
-            home.mailbox_ack(turn, session, sequence, bytes, outcome);
-        }
-        CoreMessage::MailboxPubRec {
-            home: session,
-            sequence,
-        } => home.mailbox_pubrec(turn, session, sequence),
-        CoreMessage::PubRecRecorded {
-            connection,
-            sequence,
-        } => edge.pubrec_recorded(turn, connection, sequence),
-        CoreMessage::Release {
-            home: session,
-            packet_id,
-        } => home.release(turn, session, packet_id),
-        CoreMessage::Released {
-            connection,
-            packet_id,
-        } => edge.released(turn, connection, packet_id),
-        CoreMessage::Receive {
-            home: session,
-            received,
-        } => home.receive(turn, session, received),
-        CoreMessage::Received {
-            connection,
-            received,
-        } => edge.received_id(turn, connection, received),
-        CoreMessage::Reattach(session) => home.reattach(turn, *session),
-        CoreMessage::Reattached {
-            connection,
-            home: session,
-        } => edge.reattached(turn, from, connection, session),
     }
 }
 

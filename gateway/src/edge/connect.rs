@@ -27,7 +27,7 @@ use crate::message::{Message, MessageParts, SessionId};
 use crate::metrics::TurnedAway;
 use crate::outbox::ForStream;
 use crate::shard::Arrival;
-use crate::turn::{Timer, Turn};
+use crate::turn::Turn;
 
 /// How the server proves that it knows the client's secret too.
 pub(super) struct Proof(pub(super) Vec<u8>);
@@ -191,11 +191,9 @@ impl Edge {
         entry: Entry,
     ) -> Result<(), ReasonCode> {
         let limits = &turn.facts.limits;
-        let will = connect
-            .will
-            .as_ref()
-            .map(|will| will_record(turn, entry.identity.as_deref(), will))
-            .transpose()?;
+        let will = connect.will.as_ref();
+        let will = will.map(|will| will_record(turn, entry.identity.as_deref(), will));
+        let will = will.transpose()?;
         let asked_expiry_s = match connect.version {
             Version::V5 => connect.session_expiry_s.unwrap_or(0),
             Version::V311 if connect.clean_start => 0,
@@ -204,22 +202,16 @@ impl Edge {
         let expiry_s = asked_expiry_s.min(limits.session_expiry_s_max);
         let (keep_alive_s, keep_alive_changed) = keep_alive(connect, limits.keep_alive_s_max);
         let assigned = connect.client_id.is_empty();
-        let client_id = if assigned {
-            self.assign_client_id(turn)
-        } else {
-            connect.client_id.into()
+        let client_id = match assigned {
+            true => self.assign_client_id(turn),
+            false => connect.client_id.into(),
         };
         let login = self.login(turn, id, &client_id, &entry)?;
         if let Some(will) = &connect.will {
             judge_will(turn, id, login.as_deref(), will)?;
         }
         let user = entry.user().cloned();
-        let home = Speaker {
-            core: turn
-                .ownership
-                .home_of(user.as_deref().unwrap_or(&client_id)),
-            epoch: turn.ownership.epoch(),
-        };
+        let home = Speaker::home(turn.ownership, user.as_deref().unwrap_or(&client_id));
         let mut attaching = Attaching {
             version: connect.version,
             keep_alive_s,
@@ -256,9 +248,7 @@ impl Edge {
             identity: entry.identity,
         };
         let attach = Box::new(attach);
-        if turn.ownership.is_clustered() {
-            attaching.attach = Some(attach.clone());
-        }
+        attaching.attach = turn.ownership.is_clustered().then(|| attach.clone());
         let Some(connection) = self.connection(id) else {
             return Ok(());
         };
@@ -348,21 +338,11 @@ impl Edge {
             login: attaching.login.take(),
             traffic: Traffic::resumed(&attached.received),
         };
-        if let (Some(attach), Some(attachment)) = (attaching.attach.take(), session.attachment()) {
-            attachment.since = attaching.home.epoch;
-            attachment.port = attach.peer.port();
-            attachment.will = attach.will.filter(|_| !attached.durable);
-            attachment.begun = attached.received;
+        if let Some(attach) = attaching.attach.take() {
+            session.note_attached(attaching.home.epoch, *attach, attached.received);
         }
         let link = &mut connection.link;
-        if let Some(timer) = link.timer.take() {
-            turn.timers.cancel(timer);
-        }
-        if session.keep_alive_s > 0 {
-            let due = turn.now.mono_ms + session.keep_alive_limit_ms();
-            let look_at = session.keep_alive_look_ms(due);
-            link.timer = Some(turn.timers.arm(look_at, Timer::KeepAlive(id)));
-        }
+        link.arm_keep_alive(turn, &session);
         if let Some(login) = session.login.as_deref_mut() {
             Self::arm_login(turn, id, login);
         }

@@ -27,8 +27,8 @@ use super::login::Login;
 use super::session::Session;
 use super::{Edge, State};
 use crate::core_message::{
-    CoreMessage, DeliverReply, Identify, Origin, Presence, PublishRequest, Reattach, ReplyTo,
-    SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
+    Attach, CoreMessage, DeliverReply, Identify, Origin, Presence, PublishRequest, Reattach,
+    ReplyTo, SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
 };
 use crate::engine::claim::{MessageId, ReceivedId};
 use crate::engine::{SubscriptionRecord, WillRecord};
@@ -133,6 +133,17 @@ impl Session {
     /// What it has to be given to another home; `None` in a node alone.
     pub(super) fn attachment(&mut self) -> Option<&mut Attachment> {
         self.login.as_deref_mut()?.attachment.as_deref_mut()
+    }
+
+    /// Its home has it since a view.
+    pub(super) fn note_attached(&mut self, since: u64, attach: Attach, begun: Vec<ReceivedId>) {
+        let durable = self.durable;
+        if let Some(attachment) = self.attachment() {
+            attachment.since = since;
+            attachment.port = attach.peer.port();
+            attachment.will = attach.will.filter(|_| !durable);
+            attachment.begun = begun;
+        }
     }
 
     fn place(&self) -> Place {

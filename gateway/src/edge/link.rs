@@ -13,7 +13,9 @@ use reactor::wheel::TimerKey;
 use super::graceful;
 use super::streams::Streams;
 use crate::outbox::{ForStream, Order};
-use crate::turn::Turn;
+use crate::turn::{Timer, Turn};
+
+use super::session::Session;
 
 /// How MQTT bytes are carried.
 #[derive(Debug)]
@@ -68,6 +70,18 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
+    /// Looks whether the client is silent, from now on.
+    pub(super) fn arm_keep_alive(&mut self, turn: &mut Turn<'_>, session: &Session) {
+        if let Some(timer) = self.timer.take() {
+            turn.timers.cancel(timer);
+        }
+        if session.keep_alive_s > 0 {
+            let due = turn.now.mono_ms + session.keep_alive_limit_ms();
+            let look_at = session.keep_alive_look_ms(due);
+            self.timer = Some(turn.timers.arm(look_at, Timer::KeepAlive(self.id)));
+        }
+    }
+
     pub(super) fn new(id: ConnectionId, transport: Transport, now_ms: u64) -> Self {
         Self {
             id,

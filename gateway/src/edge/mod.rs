@@ -23,6 +23,7 @@ mod link;
 mod login;
 mod partial;
 mod publish;
+mod scans;
 mod session;
 mod streams;
 mod subscribe;

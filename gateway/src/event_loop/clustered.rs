@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::fence::Fence;
 use super::{Bus, EventLoop, Heard, Route};
+use crate::bus::stats::BusStats;
 use crate::bus::wire;
 use crate::control::cluster::to_core::{CoreProgress, FromCore, INBOX_TO_CORE, Lease, ToCore};
 use crate::core_message::CoreMessage;
@@ -126,9 +127,9 @@ impl Clustered {
         &self.progress[self.place]
     }
 
-    /// What was dropped on the way to and from other nodes.
-    pub fn dropped(&self) -> DroppedOnBus {
-        self.dropped
+    /// What the bus counted, and what was dropped on the way to and from other nodes.
+    pub(super) fn sample(&self) -> (BusStats, DroppedOnBus) {
+        (self.bus.stats(), self.dropped)
     }
 
     /// True for a connection of the bus.

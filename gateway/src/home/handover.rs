@@ -161,7 +161,7 @@ impl Home {
     }
 
     /// The owners of shared subscriptions that are new learn that a member is connected.
-    fn tell_new_owners(&mut self, turn: &mut Turn<'_>, key: Key, old: &Ownership) {
+    fn tell_new_owners(&self, turn: &mut Turn<'_>, key: Key, old: &Ownership) {
         let Some(session) = self.sessions.get(key) else {
             return;
         };

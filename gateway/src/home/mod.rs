@@ -11,6 +11,7 @@
 //!
 //! A CONNECT that waits is in `next`; a newer one replaces it, and the older is told that its session was taken over.
 
+mod answers;
 mod directory;
 mod flapping;
 mod handover;
@@ -37,7 +38,7 @@ use crate::core_message::{
     Attach, Attached, AttachedSession, CoreMessage, Detach, Origin, Presence, load_level,
 };
 use crate::engine::claim::ReceivedId;
-use crate::engine::{Command, Completion, SessionRecord, WillRecord};
+use crate::engine::{Command, SessionRecord, WillRecord};
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::retained_scan::Scan;
@@ -409,90 +410,6 @@ impl Home {
         }
     }
 
-    /// An answer of the engine to a request of this role.
-    pub fn completed(&mut self, turn: &mut Turn<'_>, request: u64, completion: Completion) {
-        match (self.requests.remove(&request), completion) {
-            (_, Completion::Deposed { .. }) => {} // A view is on its way that takes the session away.
-            (Some(Request::Append { core, publish }), Completion::Published { rejected, .. }) => {
-                let rejected = rejected > 0;
-                let done = CoreMessage::AppendDone { publish, rejected };
-                turn.outbox.tell(core, done);
-            }
-            (Some(Request::Receive { key, edge }), Completion::Received { received, .. }) => {
-                self.received(turn, (key, edge), received);
-            }
-            (Some(Request::Stored(key)), _) => {
-                if let Some(session) = self.sessions.get_mut(key) {
-                    session.phase = Phase::Offline;
-                    self.stored(turn, key);
-                }
-            }
-            (Some(Request::Resumed(key)), _) => {
-                if let Some(session) = self.sessions.get_mut(key) {
-                    session.phase = Phase::Offline;
-                    self.advance(turn, key);
-                }
-            }
-            (
-                Some(Request::Deleted(key)),
-                Completion::SessionDeleted {
-                    session, filters, ..
-                },
-            ) => {
-                self.deleted(turn, key, session, &filters);
-            }
-            (Some(Request::PubRec { edge, sequence }), _) => {
-                let recorded = CoreMessage::PubRecRecorded {
-                    connection: edge.connection,
-                    sequence,
-                };
-                turn.outbox.tell(edge.core, recorded);
-            }
-            (
-                Some(Request::Release {
-                    key,
-                    edge,
-                    packet_id,
-                }),
-                _,
-            ) => {
-                self.forget_received(key, packet_id);
-                turn.outbox.tell(
-                    edge.core,
-                    CoreMessage::Released {
-                        connection: edge.connection,
-                        packet_id,
-                    },
-                );
-            }
-            (Some(Request::Read { key, read }), Completion::MailboxPage { entries, end, .. }) => {
-                self.page(turn, key, read, entries, end);
-            }
-            (
-                Some(Request::Review(key)),
-                Completion::Subscriptions {
-                    session, filters, ..
-                },
-            ) => {
-                self.reviewed(turn, key, session, &filters);
-            }
-            (Some(Request::Subscription(operation)), _) => {
-                self.operation_step(turn, operation, None);
-            }
-            (
-                Some(
-                    Request::Deleted(_)
-                    | Request::Read { .. }
-                    | Request::Review(_)
-                    | Request::Receive { .. }
-                    | Request::Append { .. },
-                )
-                | None,
-                _,
-            ) => {}
-        }
-    }
-
     /// A new session is in the engine. Its CONNECT may have been replaced by one with other wishes.
     fn stored(&mut self, turn: &mut Turn<'_>, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else {
@@ -545,15 +462,6 @@ impl Home {
         self.next_request += 1;
         self.requests.insert(self.next_request, request);
         token(TokenRole::Home, self.next_request)
-    }
-
-    fn forget_received(&mut self, key: Key, packet_id: u16) {
-        let session = self.sessions.get_mut(key);
-        if let Some(durable) = session.and_then(|session| session.durable.as_mut()) {
-            durable
-                .received
-                .retain(|known| known.packet_id != packet_id);
-        }
     }
 
     fn is_durable(&self, key: Key) -> bool {

@@ -46,6 +46,18 @@ pub(super) enum Stage {
     Doing,
 }
 
+impl ReplyTo {
+    /// The answer goes to an operation of this core's home role.
+    fn home(turn: &Turn<'_>, request: Key) -> Self {
+        Self {
+            core: turn.facts.core,
+            home: true,
+            request,
+            index: 0,
+        }
+    }
+}
+
 impl Home {
     /// Makes a durable subscription.
     pub fn subscribe(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe) {
@@ -106,18 +118,12 @@ impl Home {
             qos_allowed,
             ..Subscriber::new(id, Target::Home { partition }, record)
         };
-        let reply = Some(ReplyTo {
-            core: turn.facts.core,
-            home: true,
-            request: operation,
-            index: 0,
-        });
         for &core in owners {
             let request = SubscribeRequest {
                 filter: filter.clone(),
                 subscriber,
                 presence: Presence { connected, load },
-                reply,
+                reply: Some(ReplyTo::home(turn, operation)),
             };
             turn.outbox
                 .tell(core, CoreMessage::Subscribe(Box::new(request)));

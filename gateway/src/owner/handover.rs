@@ -8,7 +8,9 @@ use cluster::partition::partition_of;
 use reactor::slab::Key;
 
 use super::groups::Group;
-use super::queue::{QueueMailbox, Request};
+use super::queue::Request;
+use super::queue_mailbox::QueueMailbox;
+use super::routes::Routes;
 use super::{Owner, Pending};
 use crate::core_message::{
     AppendRequest, CoreMessage, MailboxRecipient, Presence, SubscribeRequest, Subscriber, Target,
@@ -39,6 +41,33 @@ pub(super) struct Appending {
     core: u16,
     message: Arc<Message>,
     recipient: MailboxRecipient,
+}
+
+impl Awaited {
+    /// Takes what homes are to store out of the routes; `None` in a node alone. `is_answered`: somebody waits for the edges.
+    pub(super) fn of(
+        turn: &Turn<'_>,
+        message: &Arc<Message>,
+        routes: &mut Routes,
+        is_answered: bool,
+    ) -> Option<Box<Self>> {
+        let live = routes.live.keys().filter(|_| is_answered);
+        turn.ownership.is_clustered().then(|| {
+            Box::new(Self {
+                message: Arc::clone(message),
+                live: live.copied().collect(),
+                homes: std::mem::take(&mut routes.mailboxes).into_iter().collect(),
+            })
+        })
+    }
+
+    /// Asks each home to store its part; returns how many answers will come.
+    pub(super) fn ask_homes(&self, turn: &mut Turn<'_>, name: (u64, MessageId, bool)) -> u32 {
+        for (core, recipients) in &self.homes {
+            tell_append(turn, *core, name, &self.message, recipients);
+        }
+        self.homes.len() as u32
+    }
 }
 
 impl Owner {
@@ -255,7 +284,7 @@ impl Owner {
                 .and_then(|key| self.subscriptions.groups.get(key));
             let orphan = self.orphans.iter().find(|(orphan, _)| orphan == session);
             let filter = group.map(|group| &*group.filter);
-            let filter = filter.or(orphan.map(|(_, filter)| &**filter));
+            let filter = filter.or_else(|| orphan.map(|(_, filter)| &**filter));
             // One without either is being deleted, by the command that was given before.
             let partition = filter.map(|filter| partition_of_session(&depths, *session, filter));
             if partition.is_some_and(|partition| lost.contains(partition)) {

@@ -10,11 +10,13 @@ pub mod hot;
 #[cfg(test)]
 mod publish_tests;
 mod queue;
+mod queue_mailbox;
 pub mod retained;
+mod routes;
 mod subscribers;
 pub mod subscriptions;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use edge_proto::packet::QoS;
@@ -23,23 +25,21 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use reactor::slab::Key;
 
-use crate::core_message::DeliverReply;
 use crate::core_message::{
-    CoreMessage, Deliver, DeliverHome, FindSubscription, LimitSubscription, MailboxRecipient,
-    Origin, PublishRequest, Recipient, RetainedPage, RetainedScan, SubscribeRequest, Target,
-    UnsubscribeRequest,
+    CoreMessage, DeliverReply, FindSubscription, LimitSubscription, Origin, PublishRequest,
+    RetainedPage, RetainedScan, SubscribeRequest, UnsubscribeRequest,
 };
 use crate::engine::claim::MessageId;
-use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
+use crate::engine::{Command, RetainChange};
 use crate::message::{Message, SessionId};
-use crate::retained_scan;
 use crate::shard::{TokenRole, token};
 use crate::turn::{Turn, without_share};
 
-use handover::{Appending, Awaited, tell_append};
+use handover::{Appending, Awaited};
 use hot::HotRoots;
-use queue::QueueMailbox;
+use queue_mailbox::QueueMailbox;
 use retained::Retained;
+use routes::{Routes, append_retained, clear_stored, deliver_home, deliver_live};
 use subscriptions::{Match, Subscriptions};
 
 /// Pages of retained messages that one turn reads at most.
@@ -97,6 +97,10 @@ struct Waits {
 }
 
 impl Waits {
+    const fn new(origin: Origin, id: MessageId) -> Self {
+        Self { origin, id }
+    }
+
     fn finish(self, turn: &mut Turn<'_>, recipients: u32) {
         let reason = if recipients == 0 {
             ReasonCode::NoMatchingSubscribers
@@ -150,13 +154,10 @@ impl Owner {
             id: message_id,
             retry,
         } = request;
+        let waits = Waits::new(origin, message_id);
         if retry && self.is_pending(message_id) {
             return; // It will be answered.
         }
-        let waits = Waits {
-            origin,
-            id: message_id,
-        };
         let root = turn.facts.root_depths.root_of_topic(message.topic());
         self.hot.count(root);
         let retain = match self.retain(turn, &message) {
@@ -180,7 +181,7 @@ impl Owner {
                 id: message_id,
                 retry,
                 message: message.clone(),
-                appends: routes.appends,
+                appends: std::mem::take(&mut routes.appends),
                 received,
                 retain,
             };
@@ -193,29 +194,12 @@ impl Owner {
             id: message_id,
             retry,
         });
-        let awaited = turn.ownership.is_clustered().then(|| {
-            let live = routes.live.keys().filter(|_| answer.is_some());
-            Box::new(Awaited {
-                message: message.clone(),
-                live: live.copied().collect(),
-                homes: std::mem::take(&mut routes.mailboxes).into_iter().collect(),
-            })
-        });
+        let awaited = Awaited::of(turn, &message, &mut routes, answer.is_some());
         if let Some(awaited) = &awaited {
-            outstanding += awaited.homes.len() as u32;
-            for (core, recipients) in &awaited.homes {
-                tell_append(turn, *core, (id, waits.id, retry), &message, recipients);
-            }
+            outstanding += awaited.ask_homes(turn, (id, message_id, retry));
         }
         outstanding += deliver_live(turn, &message, routes.live, answer);
-        for (core, recipients) in routes.homes {
-            let deliver = DeliverHome {
-                message: message.clone(),
-                recipients,
-            };
-            turn.outbox
-                .tell(core, CoreMessage::DeliverHome(Box::new(deliver)));
-        }
+        deliver_home(turn, &message, routes.homes);
         if outstanding > 0 {
             self.pending.insert(
                 id,
@@ -459,146 +443,4 @@ impl Owner {
         self.retained.set(message.clone());
         Ok(RetainChange::Set)
     }
-}
-
-/// The recipients of a message, sorted by where they are.
-#[derive(Default)]
-struct Routes {
-    /// Mailboxes that this core's engine writes: queues of groups, and all in a node alone.
-    appends: Vec<Append>,
-    /// In a cluster, the mailboxes of sessions by home core.
-    mailboxes: BTreeMap<u16, Vec<MailboxRecipient>>,
-    live: BTreeMap<u16, Vec<Recipient>>,
-    homes: BTreeMap<u16, Vec<(SessionId, Delivery)>>,
-}
-
-impl Routes {
-    fn sort(&mut self, turn: &Turn<'_>, matches: impl Iterator<Item = Match>) {
-        let ownership = turn.ownership;
-        for Match {
-            session,
-            target,
-            delivery,
-            ..
-        } in matches
-        {
-            match target {
-                Target::Live { core, connection } => {
-                    self.live.entry(core).or_default().push(Recipient {
-                        connection,
-                        delivery,
-                    });
-                }
-                Target::Home { partition } if delivery.qos == QoS::AtMostOnce => {
-                    self.homes
-                        .entry(ownership.core_of(partition))
-                        .or_default()
-                        .push((session, delivery));
-                }
-                Target::Home { partition } if ownership.is_clustered() => self
-                    .mailboxes
-                    .entry(ownership.core_of(partition))
-                    .or_default()
-                    .push(MailboxRecipient {
-                        session,
-                        partition,
-                        delivery,
-                    }),
-                Target::Home { partition } => self.appends.push(Append {
-                    session,
-                    home: ownership.core_of(partition),
-                    delivery,
-                }),
-            }
-        }
-    }
-}
-
-/// Removes retained messages from the store.
-fn clear_stored(turn: &mut Turn<'_>, messages: &[Arc<Message>]) {
-    for message in messages {
-        let clear = Command::Publish {
-            token: token(TokenRole::Nobody, 0),
-            id: MessageId::NONE,
-            retry: false,
-            message: message.clone(),
-            appends: Vec::new(),
-            received: None,
-            retain: RetainChange::Clear,
-        };
-        turn.outbox.engine.push_back(clear);
-    }
-}
-
-/// Sends a message to the edges of its live recipients; returns how many answers will come.
-fn deliver_live(
-    turn: &mut Turn<'_>,
-    message: &Arc<Message>,
-    live: BTreeMap<u16, Vec<Recipient>>,
-    answer: Option<DeliverReply>,
-) -> u32 {
-    let answers = if answer.is_some() {
-        live.len() as u32
-    } else {
-        0
-    };
-    for (core, recipients) in live {
-        let all_lossy = recipients
-            .iter()
-            .all(|recipient| recipient.delivery.qos == QoS::AtMostOnce);
-        let is_lossy = answer.is_none() && all_lossy;
-        let deliver = Deliver {
-            message: message.clone(),
-            recipients,
-            answer,
-            is_lossy,
-        };
-        turn.outbox
-            .tell(core, CoreMessage::Deliver(Box::new(deliver)));
-    }
-    answers
-}
-
-/// Puts retained messages of QoS ≥ 1 into the mailbox of a durable session; returns the others. What is published after
-/// them goes to the engine after them, from this same core.
-fn append_retained(
-    turn: &mut Turn<'_>,
-    scan: &RetainedScan,
-    session: SessionId,
-    record: SubscriptionRecord,
-    messages: Vec<Arc<Message>>,
-) -> Vec<Arc<Message>> {
-    let mut others = Vec::new();
-    for message in messages {
-        let delivery = retained_scan::delivery(&message, record);
-        if delivery.qos == QoS::AtMostOnce {
-            others.push(message);
-            continue;
-        }
-        if turn.ownership.is_clustered() {
-            let recipient = MailboxRecipient {
-                session,
-                partition: scan.home_partition,
-                delivery,
-            };
-            let (core, name) = (scan.reply.core, (u64::MAX, MessageId::NONE, false));
-            tell_append(turn, core, name, &message, &[recipient]); // Nobody waits for the answer.
-            continue;
-        }
-        let append = Append {
-            session,
-            home: scan.reply.core,
-            delivery,
-        };
-        turn.outbox.engine.push_back(Command::Publish {
-            token: token(TokenRole::Nobody, 0),
-            id: MessageId::NONE,
-            retry: false,
-            message,
-            appends: vec![append],
-            received: None,
-            retain: RetainChange::None,
-        });
-    }
-    others
 }

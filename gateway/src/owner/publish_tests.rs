@@ -7,7 +7,9 @@ use reactor::wheel::Wheel;
 
 use super::*;
 use crate::access::policy::Policy;
+use crate::core_message::Target;
 use crate::core_message::{Presence, Subscriber};
+use crate::engine::SubscriptionRecord;
 use crate::engine::claim::MessageId;
 use crate::limits::Limits;
 use crate::message::MessageParts;

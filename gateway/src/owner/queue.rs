@@ -14,18 +14,15 @@
 //! The queue counts like a mailbox: a message is accepted when the engine has it, and delivered when a member has taken it
 //! over, where it is accepted anew.
 
-use std::collections::VecDeque;
-
 use edge_proto::packet::QoS;
 use reactor::slab::Key;
 
 use super::Owner;
 use super::groups::Group;
+use super::queue_mailbox::{Handed, QueueMailbox};
 use super::subscriptions::Match;
 use crate::core_message::{CoreMessage, Hand, SharedPresence, Subscriber, Target};
-use crate::engine::{
-    Append, Command, Completion, Delivery, Evicted, MailboxEntry, SessionRecord, Token,
-};
+use crate::engine::{Append, Command, Completion, Delivery, MailboxEntry, SessionRecord, Token};
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::metrics::DropReason;
@@ -38,27 +35,6 @@ const BYTES_PER_MESSAGE: u32 = 8 * 1024;
 
 /// How long a queue rests when members that are not busy take nothing of it.
 const RETRY_MS: u64 = 250;
-
-/// A mailbox of a group in the engine.
-#[derive(Debug)]
-pub(super) struct QueueMailbox {
-    /// Its group; `None` once that has ended and the engine is deleting the mailbox.
-    pub(super) group: Option<Key>,
-    /// Messages in it.
-    pub(super) messages: u64,
-    /// Messages on their way to a member, in order.
-    pub(super) handed: VecDeque<Handed>,
-    /// Messages that a member took: the engine does not know yet, and may still say that it evicted one of them.
-    settled: Vec<u64>,
-}
-
-/// A message on its way to a member.
-#[derive(Debug)]
-pub(super) struct Handed {
-    sequence: u64,
-    /// True when the engine has dropped it since, to make room.
-    evicted: bool,
-}
 
 /// What an answer about a queue is for.
 #[derive(Clone, Copy, Debug)]
@@ -552,52 +528,6 @@ fn tell_hand(
             turn.outbox
                 .tell(core, CoreMessage::HandHome { session, hand });
         }
-    }
-}
-
-impl QueueMailbox {
-    /// One from the store, whose group is not known yet.
-    pub(super) fn of(messages: u64) -> Self {
-        Self {
-            messages,
-            ..Self::new(None)
-        }
-    }
-
-    fn new(group: Option<Key>) -> Self {
-        Self {
-            group,
-            messages: 0,
-            handed: VecDeque::new(),
-            settled: Vec::new(),
-        }
-    }
-
-    /// A message has left for good.
-    fn settle(&mut self, turn: &mut Turn<'_>, session: SessionId, sequence: u64) {
-        self.messages -= 1;
-        self.settled.push(sequence);
-        turn.outbox
-            .engine
-            .push_back(Command::Ack { session, sequence });
-    }
-
-    /// Notes that the engine dropped old messages to make room; returns how many of them were still in the queue.
-    fn evict(&mut self, evicted: &[Evicted]) -> u64 {
-        let before = self.messages;
-        for Evicted { sequence, .. } in evicted {
-            let handed = self
-                .handed
-                .iter_mut()
-                .find(|handed| handed.sequence == *sequence);
-            if let Some(handed) = handed {
-                handed.evicted = true;
-                self.messages -= 1;
-            } else if !self.settled.contains(sequence) {
-                self.messages -= 1;
-            }
-        }
-        before - self.messages
     }
 }
 

@@ -16,11 +16,9 @@ use crate::core_message::{
 use crate::engine::claim::MessageId;
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, MailboxLimits, Restored, SubscriptionRecord, WhenFull};
-use crate::limits::Limits;
 use crate::message::MessageParts;
 use crate::metrics::Counters;
 use crate::outbox::Outbox;
-use crate::ownership::Ownership;
 use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Unanswered};
 
 const FILTER: &str = "$share/workers/jobs/+";
@@ -34,7 +32,6 @@ struct Tested {
     stats: Stats,
     timers: Wheel<Timer>,
     ids: SessionIds,
-    unanswered: Unanswered,
     now: Now,
     engine: Memory,
     batches: u64,
@@ -62,7 +59,6 @@ impl Tested {
             stats: Stats::default(),
             timers: Wheel::new(0),
             ids: SessionIds::new(1, 0),
-            unanswered: Unanswered::default(),
             now: Now::default(),
             engine: Memory::new(limits, 0),
             batches: 0,
@@ -97,7 +93,7 @@ impl Tested {
             stats: &mut self.stats,
             timers: &mut self.timers,
             ids: &mut self.ids,
-            unanswered: &mut self.unanswered,
+            unanswered: &mut Unanswered::default(),
             congestion: Congestion::default(),
         };
         act(&mut self.owner, &mut turn)
@@ -181,20 +177,15 @@ impl Tested {
                 self.answer(answer);
             }
         }
-        assert_eq!(
-            self.stats.queued,
-            self.owner.queued_in_groups(),
-            "conservation"
-        );
+        let queued = self.owner.queued_in_groups();
+        assert_eq!(self.stats.queued, queued, "conservation");
     }
 
     fn member_does(&mut self, message: CoreMessage) {
         match message {
             CoreMessage::Hand(hand) => {
-                let taken = self
-                    .takes
-                    .unwrap_or(u32::MAX)
-                    .min(hand.messages.len() as u32);
+                let takes = self.takes.unwrap_or(u32::MAX);
+                let taken = takes.min(hand.messages.len() as u32);
                 let got = self.got.entry(u64::from(hand.connection.slot)).or_default();
                 for (message, _) in &hand.messages[..taken as usize] {
                     got.push(text(message));

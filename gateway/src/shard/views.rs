@@ -188,11 +188,9 @@ impl Shard {
             return;
         };
         match completion {
-            Completion::Loaded { token, items } => {
-                if handover.is_claiming(role_of(token).1) {
-                    for item in items {
-                        self.load(now, item, outbox);
-                    }
+            Completion::Loaded { token, items } if handover.is_claiming(role_of(token).1) => {
+                for item in items {
+                    self.load(now, item, outbox);
                 }
             }
             Completion::Claimed { token, outcome, .. } => {
