@@ -200,6 +200,8 @@ impl Handover {
         self.claims.clear();
         self.said.retain(|core, _| ownership.has_core(*core));
         self.held.retain(|core, _| ownership.has_core(*core));
+        // What a former member asked concerns nobody: its connections are gone.
+        self.waiting.retain(|(core, _)| ownership.has_core(*core));
         lost
     }
 

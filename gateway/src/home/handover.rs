@@ -118,8 +118,10 @@ impl Home {
                 self.tell_new_owners(turn, key, old);
             }
         }
-        self.waiting
-            .retain(|attach| !lost.contains(attach.partition()));
+        let members = turn.ownership;
+        self.waiting.retain(|attach| {
+            !lost.contains(attach.partition()) && members.has_core(attach.core)
+        });
         let gone = self.sessions.keys();
         self.loaded.retain(|(key, _)| gone.contains(key));
         self.ask_owners_again(turn);

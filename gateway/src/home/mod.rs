@@ -311,6 +311,9 @@ impl Home {
             refuse(turn, &attach, ReasonCode::Banned); // It was banned while it waited.
             return self.leave_offline(turn, key);
         }
+        if !turn.ownership.has_core(attach.core) {
+            return self.leave_offline(turn, key); // Its node went while it waited.
+        }
         let edge = Edge {
             core: attach.core,
             connection: attach.connection,
