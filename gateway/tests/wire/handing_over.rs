@@ -30,8 +30,22 @@ fn step(stage: Stage) -> CoreMessage {
     })
 }
 
-pub(crate) fn samples() -> Vec<(&'static str, CoreMessage)> {
+fn reattach_sample() -> CoreMessage {
     let v6 = ([0xFE80, 0, 0, 0, 0, 0, 0, 1], 1883).into();
+    CoreMessage::Reattach(Box::new(Reattach {
+        core: 9,
+        connection: CONNECTION,
+        session: SESSION,
+        client_id: "phone".into(),
+        durable: false,
+        will: Some(will()),
+        peer: v6,
+        identity: None,
+        sent_to: 1_000,
+    }))
+}
+
+pub(crate) fn samples() -> Vec<(&'static str, CoreMessage)> {
     vec![
         (
             "Append",
@@ -68,20 +82,7 @@ pub(crate) fn samples() -> Vec<(&'static str, CoreMessage)> {
                 received: RECEIVED,
             },
         ),
-        (
-            "Reattach",
-            CoreMessage::Reattach(Box::new(Reattach {
-                core: 9,
-                connection: CONNECTION,
-                session: SESSION,
-                client_id: "phone".into(),
-                durable: false,
-                will: Some(will()),
-                peer: v6,
-                identity: None,
-                sent_to: 1_000,
-            })),
-        ),
+        ("Reattach", reattach_sample()),
         (
             "Reattached",
             CoreMessage::Reattached {
