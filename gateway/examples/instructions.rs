@@ -22,8 +22,11 @@ use gateway::access::policy::Policy;
 use gateway::access::rules::Rules;
 use gateway::access::{Identity, Who};
 use gateway::bus::wire;
-use gateway::core_message::{CoreMessage, Deliver, Origin, PublishRequest, Recipient};
+use gateway::core_message::{
+    CoreMessage, Deliver, DeliverReply, Origin, PublishRequest, Recipient,
+};
 use gateway::engine::Delivery;
+use gateway::engine::claim::MessageId;
 use gateway::limits::Limits;
 use gateway::message::{Message, MessageParts, SessionId};
 use gateway::outbox::{Order, Outbox};
@@ -385,6 +388,12 @@ fn wire_message() -> Arc<Message> {
     }))
 }
 
+/// What a message of the third core is known by.
+const WIRE_ID: MessageId = MessageId {
+    origin: 1_700_000_000 << 16 | 3,
+    number: 1 << 20,
+};
+
 fn wire_origin() -> Origin {
     Origin::Client {
         core: 3,
@@ -400,6 +409,8 @@ fn wire_publish() -> CoreMessage {
         origin: wire_origin(),
         may_refuse: true,
         received: None,
+        id: WIRE_ID,
+        retry: false,
     }))
 }
 
@@ -408,6 +419,7 @@ fn wire_publish_done() -> CoreMessage {
         origin: wire_origin(),
         reason: ReasonCode::Success,
         recipients: 1,
+        id: WIRE_ID,
     }
 }
 
@@ -423,7 +435,12 @@ fn wire_deliver(recipients: u32) -> CoreMessage {
     CoreMessage::Deliver(Box::new(Deliver {
         message: wire_message(),
         recipients: (10_000..10_000 + recipients).map(recipient).collect(),
-        answer: Some((3, 1 << 20)),
+        answer: Some(DeliverReply {
+            core: 3,
+            publish: 1 << 20,
+            id: WIRE_ID,
+            retry: false,
+        }),
         is_lossy: false,
     }))
 }

@@ -119,9 +119,8 @@ impl Home {
             }
         }
         let members = turn.ownership;
-        self.waiting.retain(|attach| {
-            !lost.contains(attach.partition()) && members.has_core(attach.core)
-        });
+        self.waiting
+            .retain(|attach| !lost.contains(attach.partition()) && members.has_core(attach.core));
         let gone = self.sessions.keys();
         self.loaded.retain(|(key, _)| gone.contains(key));
         self.ask_owners_again(turn);
