@@ -101,6 +101,8 @@ pub enum CoreMessage {
     Attached(Box<Attached>),
     /// Home → edge: end this connection with this reason; `Detach` answers.
     Evict {
+        /// Its session; `None` when there is none for it.
+        home: Option<Key>,
         /// Which connection.
         connection: ConnectionId,
         /// Session taken over, or an administrative action.
@@ -194,6 +196,8 @@ pub enum CoreMessage {
     DetachDone {
         /// The connection.
         connection: ConnectionId,
+        /// True when it knew of the connection.
+        known: bool,
     },
     /// Core → core: how far it is with a view.
     Handover(HandoverStep),
@@ -242,11 +246,8 @@ pub struct HandoverStep {
 pub enum Stage {
     /// It acts by this view.
     Installed,
-    /// It has told the new owners what it knows. `complete` when that is all broad subscriptions of durable sessions too.
-    Announced {
-        /// See above.
-        complete: bool,
-    },
+    /// It has told the new owners what it knows.
+    Announced,
     /// It has read what its new partitions hold, and told the others what concerns them.
     Loaded,
 }

@@ -18,6 +18,7 @@
 //! those have read theirs.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -25,7 +26,7 @@ use hashbrown::HashMap;
 use cluster::partition::{PARTITIONS, partition_of};
 use edge_proto::topic::RootDepths;
 
-use crate::core_message::{CoreMessage, HandoverStep, Stage};
+use crate::core_message::{AppendRequest, CoreMessage, HandoverStep, MailboxRecipient, Stage};
 use crate::metrics::HandoverSample;
 use crate::ownership::{Ownership, home_partition};
 use crate::turn::without_share;
@@ -34,6 +35,10 @@ use crate::turn::without_share;
 const CLAIMS_MAX: usize = 256;
 /// How long a core waits for others that are members and say nothing. Then it goes on without them, and says so.
 pub const PATIENCE_MS: u64 = 5_000;
+/// From a lost claim to the next try.
+const AGAIN_MS: u64 = 100;
+/// Messages that wait here, beyond which those that may be lost are.
+const LOSSY_MAX: usize = 1_024;
 
 /// Who says something to this core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +150,8 @@ pub struct Handover {
     next_claim: u64,
     /// Partitions whose claim was lost: the view that says why is on its way, and if it is not, they are claimed again.
     refused: Vec<u16>,
+    /// When lost claims were made again last.
+    refused_ms: u64,
     /// True when this core knows all broad subscriptions of durable sessions.
     complete: bool,
     /// True when the others were told that everything is read.
@@ -170,6 +177,7 @@ impl Handover {
             claims: HashMap::default(),
             next_claim: 0,
             refused: Vec::new(),
+            refused_ms: 0,
             complete: false,
             told_loaded: false,
             degraded: false,
@@ -198,8 +206,12 @@ impl Handover {
         }
         // A claim that is under way is under an older view, and is made again.
         self.claims.clear();
-        self.said.retain(|core, _| ownership.has_core(*core));
-        self.held.retain(|core, _| ownership.has_core(*core));
+        // A newer member may have said already what it says once.
+        let epoch = self.epoch;
+        self.said
+            .retain(|core, said| ownership.has_core(*core) || said.installed > epoch);
+        let said = &self.said;
+        self.held.retain(|core, _| said.contains_key(core));
         // What a former member asked concerns nobody: its connections are gone.
         self.waiting.retain(|(core, _)| ownership.has_core(*core));
         lost
@@ -208,11 +220,6 @@ impl Handover {
     /// The view that holds.
     pub fn epoch(&self) -> u64 {
         self.epoch
-    }
-
-    /// True when this core knows all broad subscriptions of durable sessions.
-    pub fn is_complete(&self) -> bool {
-        self.complete
     }
 
     /// True when everything that is this core's is served.
@@ -244,7 +251,12 @@ impl Handover {
 
     /// When this core loses patience; `None` when it waits for nobody.
     pub fn deadline_ms(&self) -> Option<u64> {
-        (self.phase != Phase::Serving).then_some(self.began_ms + PATIENCE_MS)
+        match self.phase {
+            Phase::Marking => Some(self.began_ms + PATIENCE_MS),
+            Phase::Claiming if self.told_loaded => Some(self.began_ms + PATIENCE_MS),
+            Phase::Claiming if !self.refused.is_empty() => Some(self.refused_ms + AGAIN_MS),
+            Phase::Claiming | Phase::Serving => None,
+        }
     }
 
     /// A message of another core: given back when it can be handled now, kept when it must wait for its turn.
@@ -288,10 +300,7 @@ impl Handover {
         let said = self.said.entry(from).or_default();
         match step.stage {
             Stage::Installed => said.installed = step.epoch,
-            Stage::Announced { complete } => {
-                said.announced = step.epoch;
-                self.complete |= complete && step.epoch == self.epoch;
-            }
+            Stage::Announced => said.announced = step.epoch,
             Stage::Loaded => said.loaded = step.epoch,
         }
     }
@@ -346,9 +355,12 @@ impl Handover {
         }
     }
 
-    /// Claims that were lost are made again; called now and then.
-    pub fn claim_again(&mut self) {
-        self.to_claim.append(&mut self.refused);
+    /// Claims that were lost are made again, after a while.
+    pub fn claim_again(&mut self, now_ms: u64) {
+        if now_ms >= self.refused_ms + AGAIN_MS {
+            self.refused_ms = now_ms;
+            self.to_claim.append(&mut self.refused);
+        }
     }
 
     /// True once, when everything that is new is read and the others are to be told.
@@ -367,9 +379,9 @@ impl Handover {
         if self.phase != Phase::Claiming || !self.told_loaded {
             return false;
         }
-        self.complete |= self.all_said(ownership, |said| said.loaded);
+        let complete = self.complete || self.all_said(ownership, |said| said.loaded);
         let announced = self.all_said(ownership, |said| said.announced);
-        let is_whole = announced && self.complete;
+        let is_whole = announced && complete;
         if !is_whole && !self.is_late(now_ms) {
             return false;
         }
@@ -389,9 +401,13 @@ impl Handover {
         }
     }
 
-    /// Keeps a message until its partition is served.
-    pub fn wait(&mut self, from: u16, message: CoreMessage) {
+    /// Keeps a message until its partition is served. Gives it back when it may be lost and too many wait.
+    pub fn wait(&mut self, from: u16, message: CoreMessage) -> Option<CoreMessage> {
+        if message.is_lossy() && self.waiting.len() >= LOSSY_MAX {
+            return Some(message);
+        }
         self.waiting.push_back((from, message));
+        None
     }
 
     /// What waited, to be handled in this order.
@@ -415,6 +431,35 @@ impl Handover {
             Address::All => Gate::Wait,
             Address::Partition(partition) => self.gate_of(ownership, partition),
         }
+    }
+
+    /// Takes the part that can be stored now out of a message for several mailboxes, so that it does not come after what is for some of
+    /// them only. Nobody waits for that part: the rest is answered after it, or asked for again with all of it.
+    pub fn split(
+        &self,
+        ownership: &Ownership,
+        message: CoreMessage,
+    ) -> (Option<AppendRequest>, CoreMessage) {
+        let CoreMessage::Append(mut request) = message else {
+            return (None, message);
+        };
+        let is_now = |recipient: &MailboxRecipient| {
+            self.gate_of(ownership, recipient.partition) == Gate::Pass
+        };
+        let (now, rest): (Vec<_>, Vec<_>) = request.recipients.into_iter().partition(is_now);
+        if now.is_empty() || rest.is_empty() {
+            request.recipients = if rest.is_empty() { now } else { rest };
+            return (None, CoreMessage::Append(request));
+        }
+        let part = AppendRequest {
+            message: Arc::clone(&request.message),
+            id: request.id,
+            retry: request.retry,
+            recipients: now,
+            answer: (self.core, u64::MAX),
+        };
+        request.recipients = rest;
+        (Some(part), CoreMessage::Append(request))
     }
 
     fn gate_of(&self, ownership: &Ownership, partition: u16) -> Gate {

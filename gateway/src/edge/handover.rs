@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use edge_proto::reason::ReasonCode;
+use edge_proto::session::inbound::Inbound;
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 use reactor::driver::ConnectionId;
@@ -27,8 +28,8 @@ use super::login::Login;
 use super::session::Session;
 use super::{Edge, State};
 use crate::core_message::{
-    Attach, CoreMessage, DeliverReply, Identify, Origin, Presence, PublishRequest, Reattach,
-    ReplyTo, SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
+    Attach, CoreMessage, DeliverReply, Detach, Identify, Origin, Presence, PublishRequest,
+    Reattach, ReplyTo, SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
 };
 use crate::engine::claim::{MessageId, ReceivedId};
 use crate::engine::{SubscriptionRecord, WillRecord};
@@ -254,8 +255,7 @@ impl Edge {
             self.forget_receiving(turn, id);
             turn.stats.counters.sessions_interrupted += 1;
             self.leave(turn, id, Leave::because(ReasonCode::ServerBusy));
-            self.detaching.remove(&id); // Its old home hears nothing any more, and the new one knows all that counts.
-            return;
+            return self.abandon_publishes(id); // The home that it has now hears of its end, with the others that wait for that.
         }
         session.home_core = login.reattach(turn, id, what);
     }
@@ -266,6 +266,13 @@ impl Edge {
             if let Origin::Client { bytes, .. } = request.origin {
                 turn.stats.pending_bytes -= u64::from(bytes);
             }
+        }
+    }
+
+    /// Nobody waits for answers on an ended connection.
+    fn abandon_publishes(&mut self, id: ConnectionId) {
+        if let Some(detaching) = self.detaching.get_mut(&id) {
+            detaching.inbound = Inbound::default();
         }
     }
 
@@ -321,12 +328,11 @@ impl Edge {
             if !change.has_moved(login.partition()) {
                 continue;
             }
+            detaching.told = false;
+            detaching.home_core = login.reattach(turn, id, what);
             if receives {
                 self.forget_receiving(turn, id);
-                self.detaching.remove(&id);
-            } else {
-                detaching.told = false;
-                detaching.home_core = login.reattach(turn, id, what);
+                self.abandon_publishes(id);
             }
         }
     }
@@ -473,13 +479,13 @@ impl Edge {
     }
 
     /// The home knows that a connection has ended.
-    pub fn detach_done(&mut self, id: ConnectionId) {
+    pub fn detach_done(&mut self, id: ConnectionId, known: bool) {
         let Some(detaching) = self.detaching.get_mut(&id) else {
             return;
         };
         if detaching.told {
             self.detaching.remove(&id);
-        } else if !detaching.durable {
+        } else if known && !detaching.durable {
             detaching.will = false; // The former home has published it, and the next one is told only that it is over.
         }
     }
@@ -489,22 +495,34 @@ impl Edge {
         &mut self,
         turn: &mut Turn<'_>,
         from: Speaker,
-        id: ConnectionId,
+        (id, home): (ConnectionId, Option<Key>),
         reason: ReasonCode,
     ) {
         if let Some((_, session)) = self.live(id) {
-            let is_refused = session.place() == Place::Away && session.is_home(from);
+            let is_refused = home.is_none() && session.is_home(from);
             if let Some(attachment) = session.attachment().filter(|_| is_refused) {
                 attachment.place = Place::Nowhere;
             }
             turn.stats.counters.takeovers += u64::from(reason == ReasonCode::SessionTakenOver);
             return self.leave(turn, id, Leave::because(reason));
         }
-        if let Some(detaching) = self.detaching.get(&id)
-            && detaching.is_away()
-            && detaching.home_core == from.core
-        {
-            self.detaching.remove(&id);
+        if let Some(detaching) = self.detaching.get(&id) {
+            if detaching.is_away() && detaching.home_core == from.core && home.is_none() {
+                self.detaching.remove(&id);
+            }
+        } else if let Some(home) = home {
+            // It is over, and the home waits to hear that.
+            let detach = Detach {
+                home,
+                connection: id,
+                core: turn.facts.core,
+                will: true,
+                expiry_s: None,
+                received: Vec::new(),
+                sent_to: 0,
+            };
+            turn.outbox
+                .tell(from.core, CoreMessage::Detach(Box::new(detach)));
         }
     }
 

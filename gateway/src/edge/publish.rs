@@ -177,7 +177,7 @@ impl Edge {
 /// A refused QoS 2 message frees its packet identifier, and in a cluster that was recorded before it was refused.
 fn forget_recorded(session: &Session, turn: &mut Turn<'_>, answer: Answer) {
     let exactly_once = session.durable && answer.qos == QoS::ExactlyOnce;
-    if exactly_once && turn.ownership.is_clustered() {
+    if exactly_once && turn.ownership.is_clustered() && !session.is_away() {
         let release = CoreMessage::Release {
             home: session.home,
             packet_id: answer.packet_id,

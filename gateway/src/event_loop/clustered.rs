@@ -150,6 +150,12 @@ impl Clustered {
         [bus, count, inbox].into_iter().flatten().min()
     }
 
+    /// True when another core of this node has a later view.
+    fn is_behind(&self, epoch: u64) -> bool {
+        let mut epochs = self.progress.iter().map(|core| &core.view_epoch);
+        epochs.any(|theirs| theirs.load(Ordering::Acquire) > epoch)
+    }
+
     /// What all clients are told.
     pub(super) fn all_elsewhere(&self) -> Event<'_> {
         Event::SendElsewhere {
@@ -353,7 +359,7 @@ impl<D: Driver> EventLoop<D> {
         let Some(mut cluster) = self.cluster.take() else {
             return;
         };
-        let from = self.shard.facts().core;
+        let (from, epoch) = (self.shard.facts().core, self.shard.ownership().epoch());
         let envelopes =
             self.outbox
                 .bus
@@ -380,6 +386,10 @@ impl<D: Driver> EventLoop<D> {
                 Route::Core(core) => {
                     let lane = usize::from(envelope.message.is_lossy());
                     self.for_cores[usize::from(core)][lane].push_back(envelope);
+                }
+                // Another core of this node knows of a member that this one has not heard of yet.
+                Route::Nobody if !envelope.message.is_lossy() && cluster.is_behind(epoch) => {
+                    cluster.waiting.push_back(envelope);
                 }
                 Route::Nobody => {
                     cluster.dropped.no_member += 1;

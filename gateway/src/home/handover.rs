@@ -53,10 +53,10 @@ impl Home {
     /// A connection has ended. Its edge keeps in mind that it has until it hears that this home knows: it may die before.
     pub fn detached(&mut self, turn: &mut Turn<'_>, detach: Detach) {
         let (core, connection) = (detach.core, detach.connection);
-        self.detach(turn, detach);
+        let known = self.detach(turn, detach);
         if turn.ownership.is_clustered() {
             turn.outbox
-                .tell(core, CoreMessage::DetachDone { connection });
+                .tell(core, CoreMessage::DetachDone { connection, known });
         }
     }
 
@@ -158,7 +158,7 @@ impl Home {
             received: Vec::new(),
             sent_to,
         };
-        self.detach(turn, detach);
+        let _ = self.detach(turn, detach);
     }
 
     /// The owners of shared subscriptions that are new learn that a member is connected.
@@ -190,8 +190,11 @@ impl Home {
 
     /// What owners were asked and have not all answered they are asked again, all of it: each step may be done twice.
     fn ask_owners_again(&mut self, turn: &mut Turn<'_>) {
-        let operations: Vec<Key> = self.operations.iter().map(|(key, _)| key).collect();
-        for key in operations {
+        let operations = self.operations.iter();
+        let mut operations: Vec<(u64, Key)> =
+            operations.map(|(key, it)| (it.number, key)).collect();
+        operations.sort_unstable(); // In the order in which they came.
+        for (_, key) in operations {
             let Some(operation) = self.operations.remove(key) else {
                 continue;
             };

@@ -232,8 +232,14 @@ impl Home {
         {
             session.phase = Phase::Evicting(edge);
             let connection = edge.connection;
-            turn.outbox
-                .tell(edge.core, CoreMessage::Evict { connection, reason });
+            turn.outbox.tell(
+                edge.core,
+                CoreMessage::Evict {
+                    home: Some(key),
+                    connection,
+                    reason,
+                },
+            );
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Home {
     attached_durable: u64,
     /// Who connects again and again; `None` when nobody cares.
     flapping: Option<FlapGuard>,
+    /// Subscriptions made and removed so far.
+    operations_begun: u64,
     /// Sessions that came with a partition, and whether they had a connection as far as the engine knew.
     loaded: Vec<(Key, bool)>,
     /// Clients without a session here who wanted in while far more did than can be taken.
@@ -194,6 +196,7 @@ impl Home {
             to_ban: Vec::new(),
             to_review: Vec::new(),
             attached_durable: 0,
+            operations_begun: 0,
             loaded: Vec::new(),
             strangers: 0,
         }
@@ -378,16 +381,17 @@ impl Home {
     }
 
     /// A connection has ended.
-    pub fn detach(&mut self, turn: &mut Turn<'_>, detach: Detach) {
+    #[must_use]
+    pub fn detach(&mut self, turn: &mut Turn<'_>, detach: Detach) -> bool {
         let edge = Edge {
             core: detach.core,
             connection: detach.connection,
         };
         let Some(session) = self.sessions.get_mut(detach.home) else {
-            return;
+            return false;
         };
         if session.phase != Phase::Attached(edge) && session.phase != Phase::Evicting(edge) {
-            return;
+            return false;
         }
         session.phase = Phase::Offline;
         if !detach.will {
@@ -411,6 +415,7 @@ impl Home {
                 self.went_offline(turn, detach.home);
             }
         }
+        true
     }
 
     /// A new session is in the engine. Its CONNECT may have been replaced by one with other wishes.
@@ -533,7 +538,11 @@ fn refuse(turn: &mut Turn<'_>, attach: &Attach, reason: ReasonCode) {
 /// A connection whose session is not here any more ends.
 fn refuse_reattach(turn: &mut Turn<'_>, edge: Edge, reason: ReasonCode) {
     let connection = edge.connection;
-    let evict = CoreMessage::Evict { connection, reason };
+    let evict = CoreMessage::Evict {
+        home: None,
+        connection,
+        reason,
+    };
     turn.outbox.tell(edge.core, evict);
 }
 

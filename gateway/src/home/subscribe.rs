@@ -20,6 +20,8 @@ use crate::turn::{Turn, is_shared};
 /// A SUBSCRIBE or UNSUBSCRIBE of one filter that waits for the engine and the owners.
 #[derive(Debug)]
 pub(super) struct SubscriptionOp {
+    /// Counts them at their home.
+    pub(super) number: u64,
     /// `None` when nobody asked for it.
     pub(super) reply: Option<ReplyTo>,
     pub(super) home: Key,
@@ -69,6 +71,12 @@ impl Home {
         self.make(turn, request, true);
     }
 
+    /// The number of the next operation.
+    fn count_operation(&mut self) -> u64 {
+        self.operations_begun += 1;
+        self.operations_begun
+    }
+
     fn make(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe, again: bool) {
         if request.only_replaces {
             return self.look(turn, request);
@@ -103,6 +111,7 @@ impl Home {
         retained.limit(qos_allowed);
         let owners = turn.owners_of_filter(&filter);
         let operation = SubscriptionOp {
+            number: self.count_operation(),
             reply: Some(reply),
             home,
             session: id,
@@ -173,7 +182,9 @@ impl Home {
         };
         let session = session.session;
         self.looking += 1;
+        let number = self.count_operation();
         let operation = self.operations.insert(SubscriptionOp {
+            number,
             reply: Some(request.reply),
             home: request.home,
             session,
@@ -223,6 +234,7 @@ impl Home {
         self.overtake(id, &filter);
         let owners = turn.owners_of_filter(&filter);
         let operation = SubscriptionOp {
+            number: self.count_operation(),
             reply,
             home,
             session: id,

@@ -13,13 +13,16 @@ use super::queue_mailbox::QueueMailbox;
 use super::routes::Routes;
 use super::{Owner, Pending};
 use crate::core_message::{
-    AppendRequest, CoreMessage, MailboxRecipient, Presence, SubscribeRequest, Subscriber, Target,
+    AppendRequest, CoreMessage, MailboxRecipient, Presence, PublishRequest, SubscribeRequest,
+    Subscriber, Target,
 };
+use crate::engine::Completion;
 use crate::engine::claim::{MessageId, partition_of_session};
 use crate::handover::Partitions;
 use crate::message::{Message, SessionId};
 use crate::metrics::DropReason;
 use crate::ownership::Ownership;
+use crate::shard::{TokenRole, token};
 use crate::turn::{Turn, without_share};
 
 /// Who is to answer for a publish, in a cluster.
@@ -102,19 +105,37 @@ impl Owner {
         self.answered(turn, publish, rejected);
     }
 
+    /// The engine has not stored a message, since a queue that it was for is another node's by now: it is routed again.
+    pub fn deposed(&mut self, turn: &mut Turn<'_>, publish: u64) {
+        let Some(pending) = self.pending.remove(&publish) else {
+            return self.completed(
+                turn,
+                publish,
+                Completion::Deposed {
+                    token: token(TokenRole::Owner, publish),
+                },
+            );
+        };
+        if let Some(awaited) = pending.awaited {
+            let request = PublishRequest {
+                message: awaited.message,
+                origin: pending.waits.origin,
+                may_refuse: pending.may_refuse,
+                received: None,
+                id: pending.waits.id,
+                retry: true,
+            };
+            self.publish(turn, request);
+        }
+    }
+
     fn awaited(&mut self, publish: u64) -> Option<&mut Awaited> {
         self.pending.get_mut(&publish)?.awaited.as_deref_mut()
     }
 
     /// A view holds: what is lost goes, what cores that are gone were to do is not awaited any more, and what moved is asked again.
     /// Cores that are new hear of the broad subscriptions of durable sessions, if this core knows them all.
-    pub fn view(
-        &mut self,
-        turn: &mut Turn<'_>,
-        old: &Ownership,
-        lost: &Partitions,
-        complete: bool,
-    ) {
+    pub fn view(&mut self, turn: &mut Turn<'_>, old: &Ownership, lost: &Partitions) {
         let depths = turn.facts.root_depths.clone();
         let is_lost = |root: &str| lost.contains(partition_of(root));
         for group in self.subscriptions.remove_roots(is_lost) {
@@ -144,18 +165,22 @@ impl Owner {
             .cores()
             .iter()
             .filter(|core| !old.has_core(**core));
-        // One core tells what all know: the lowest that was there before.
-        let tells = complete
-            && old.is_clustered()
-            && ownership.cores().iter().find(|core| old.has_core(**core)) == Some(&turn.facts.core);
-        if tells {
-            new.for_each(|core| self.tell_broad(turn, *core));
-        }
+        new.for_each(|core| self.tell_broad(turn, old, *core));
     }
 
-    fn tell_broad(&self, turn: &mut Turn<'_>, core: u16) {
+    /// Tells a core that is new of the broad subscriptions of durable sessions whose home this core was and is: others tell it of theirs,
+    /// and who gets a home does so when it has read it.
+    fn tell_broad(&self, turn: &mut Turn<'_>, old: &Ownership, core: u16) {
+        let here = turn.facts.core;
+        let ownership = Arc::clone(turn.ownership);
+        let is_kept = |target: Target| match target {
+            Target::Home { partition } => {
+                old.core_of(partition) == here && ownership.core_of(partition) == here
+            }
+            Target::Live { .. } => false,
+        };
         self.subscriptions.for_each_broad(|filter, subscriber| {
-            if matches!(subscriber.target, Target::Home { .. }) {
+            if is_kept(subscriber.target) {
                 let request = SubscribeRequest {
                     filter: filter.into(),
                     subscriber: *subscriber,
@@ -197,11 +222,11 @@ impl Owner {
     }
 
     /// Takes over what a subscription request says before its partition is served, so that nothing published after it misses it.
-    /// It is handled again in its turn.
+    /// It is handled again in its turn. One that somebody asks for is in the queue before everything that it may miss.
     pub fn foresee(&mut self, turn: &mut Turn<'_>, message: &CoreMessage) {
         let depths = &turn.facts.root_depths;
         match message {
-            CoreMessage::Subscribe(request) => {
+            CoreMessage::Subscribe(request) if request.reply.is_none() => {
                 let root = depths.root_of_filter(without_share(&request.filter));
                 let SubscribeRequest {
                     filter,
@@ -212,7 +237,7 @@ impl Owner {
                 self.subscriptions
                     .subscribe(root, filter, *subscriber, *presence);
             }
-            CoreMessage::Unsubscribe(request) => {
+            CoreMessage::Unsubscribe(request) if request.reply.is_none() => {
                 let root = depths.root_of_filter(without_share(&request.filter));
                 let ended = self
                     .subscriptions

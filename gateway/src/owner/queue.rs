@@ -33,6 +33,9 @@ use crate::turn::{Timer, Turn, without_share};
 /// Bytes that leave a queue at once, for each message that may.
 const BYTES_PER_MESSAGE: u32 = 8 * 1024;
 
+/// No core has this number.
+const NO_CORE: u16 = u16::MAX;
+
 /// How long a queue rests when members that are not busy take nothing of it.
 const RETRY_MS: u64 = 250;
 
@@ -296,7 +299,7 @@ impl Owner {
         }
         let handed_to = Some(match member.target {
             Target::Live { core, .. } => core,
-            Target::Home { partition } => turn.ownership.core_of(partition),
+            Target::Home { .. } => NO_CORE, // It may go on to the edge of a core that is gone, so every view ends it.
         });
         let request = Request {
             handed_to,

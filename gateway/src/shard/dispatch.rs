@@ -40,6 +40,7 @@ pub(super) fn completed(
         (TokenRole::Nobody | TokenRole::Claim, _) => {}
         (TokenRole::Owner, id) => match completion {
             Completion::Published { rejected, .. } => owner.answered(turn, id, rejected > 0),
+            Completion::Deposed { .. } => owner.deposed(turn, id),
             completion => owner.completed(turn, id, completion),
         },
         (TokenRole::Home, request) => home.completed(turn, request, completion),
@@ -115,9 +116,13 @@ pub(super) fn dispatch(
         CoreMessage::RetainedPage(page) => edge.retained_page(turn, *page),
         CoreMessage::Attach(attach) => home.attach(turn, *attach),
         CoreMessage::Attached(attached) => edge.attached(turn, from, *attached),
-        CoreMessage::Evict { connection, reason } => edge.evict(turn, from, connection, reason),
+        CoreMessage::Evict {
+            home,
+            connection,
+            reason,
+        } => edge.evict(turn, from, (connection, home), reason),
         CoreMessage::Detach(detach) => home.detached(turn, *detach),
-        CoreMessage::DetachDone { connection } => edge.detach_done(connection),
+        CoreMessage::DetachDone { connection, known } => edge.detach_done(connection, known),
         CoreMessage::Identify(identify) => home.identify(turn, *identify),
         CoreMessage::SubscriptionCut { connection } => edge.subscription_cut(connection),
         CoreMessage::HomeSubscribe(request) => home.subscribe(turn, *request),

@@ -35,14 +35,14 @@ impl Shard {
             return;
         }
         let lost = handover.begin(now.mono_ms, &ownership);
-        let complete = handover.is_complete();
         let old = std::mem::replace(&mut self.common.ownership, ownership);
         self.tell_all(outbox, Stage::Installed);
         let mut turn = self.common.turn(now, outbox);
+        // Broad subscriptions go to new cores before what homes say of members of them.
+        self.owner.view(&mut turn, &old, &lost);
         self.home.view(&mut turn, &old, &lost);
-        self.owner.view(&mut turn, &old, &lost, complete);
         self.edge.view(&mut turn, &old);
-        self.tell_all(outbox, Stage::Announced { complete });
+        self.tell_all(outbox, Stage::Announced);
         self.ask_again(now, &old, outbox);
         self.settle(now, outbox);
         self.progress(now, outbox);
@@ -118,13 +118,22 @@ impl Shard {
             handover.heard(from, step);
             return None;
         }
+        let (now_part, message) = handover.split(&self.common.ownership, message);
+        if let Some(append) = now_part {
+            let mut turn = self.common.turn(now, outbox);
+            self.home.append(&mut turn, append);
+        }
+        let Some(handover) = &mut self.handover else {
+            return None;
+        };
         let depths = &self.common.facts.root_depths;
         match handover.gate(&self.common.ownership, depths, &message) {
             Gate::Pass => return Some(message),
             Gate::Wait => {
                 let mut turn = self.common.turn(now, outbox);
                 self.owner.foresee(&mut turn, &message);
-                handover.wait(from, message);
+                let dropped = handover.wait(from, message);
+                self.common.stats.counters.publishes_dropped += u64::from(dropped.is_some());
             }
             Gate::NotMine => {
                 let counters = &mut self.common.stats.counters;
@@ -177,7 +186,7 @@ impl Shard {
     /// Claims that were lost are made again; called with each tick.
     pub(super) fn claim_again(&mut self, now: Now, outbox: &mut Outbox) {
         if let Some(handover) = self.handover.as_mut().filter(|it| !it.is_serving()) {
-            handover.claim_again();
+            handover.claim_again(now.mono_ms);
             self.progress(now, outbox);
         }
     }

@@ -94,13 +94,11 @@ pub(crate) fn samples() -> Vec<(&'static str, CoreMessage)> {
             "DetachDone",
             CoreMessage::DetachDone {
                 connection: CONNECTION,
+                known: true,
             },
         ),
         ("Handover, installed", step(Stage::Installed)),
-        (
-            "Handover, announced",
-            step(Stage::Announced { complete: true }),
-        ),
+        ("Handover, announced", step(Stage::Announced)),
         ("Handover, loaded", step(Stage::Loaded)),
     ]
 }
@@ -182,17 +180,15 @@ pub(crate) fn of_kind(kind: &str) -> Option<BoxedStrategy<CoreMessage>> {
         "Reattached" => (connection(), key())
             .prop_map(|(connection, home)| M::Reattached { connection, home })
             .boxed(),
-        "DetachDone" => connection()
-            .prop_map(|connection| M::DetachDone { connection })
+        "DetachDone" => (connection(), any::<bool>())
+            .prop_map(|(connection, known)| M::DetachDone { connection, known })
             .boxed(),
-        "Handover" => (n64(), 0..4u8)
+        "Handover" => (n64(), 0..3u8)
             .prop_map(|(epoch, stage)| {
                 let stage = match stage {
                     0 => Stage::Installed,
                     1 => Stage::Loaded,
-                    stage => Stage::Announced {
-                        complete: stage == 2,
-                    },
+                    _ => Stage::Announced,
                 };
                 M::Handover(HandoverStep { epoch, stage })
             })

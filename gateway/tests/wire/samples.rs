@@ -380,6 +380,7 @@ fn sessions() -> Vec<(&'static str, CoreMessage)> {
         (
             "Evict",
             CoreMessage::Evict {
+                home: Some(HOME),
                 connection: CONNECTION,
                 reason: ReasonCode::AdministrativeAction,
             },

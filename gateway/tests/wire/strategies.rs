@@ -326,8 +326,12 @@ fn plain(kind: &str) -> BoxedStrategy<CoreMessage> {
         "HandDone" => (n64(), n32())
             .prop_map(|(transfer, taken)| M::HandDone { transfer, taken })
             .boxed(),
-        "Evict" => (connection(), reason())
-            .prop_map(|(connection, reason)| M::Evict { connection, reason })
+        "Evict" => (option::of(key()), connection(), reason())
+            .prop_map(|(home, connection, reason)| M::Evict {
+                home,
+                connection,
+                reason,
+            })
             .boxed(),
         "SubscriptionCut" => connection()
             .prop_map(|connection| M::SubscriptionCut { connection })

@@ -22,7 +22,7 @@ tagged! { CoreMessage as "kind of message" {
     16 => RetainedPage(page),
     17 => Attach(attach),
     18 => Attached(attached),
-    19 => Evict { connection, reason },
+    19 => Evict { home, connection, reason },
     20 => Detach(detach),
     21 => Identify(identify),
     22 => SubscriptionCut { connection },
@@ -42,7 +42,7 @@ tagged! { CoreMessage as "kind of message" {
     36 => Reattach(session),
     37 => Reattached { connection, home },
     38 => Handover(step),
-    39 => DetachDone { connection },
+    39 => DetachDone { connection, known },
 } }
 
 /// The kinds of messages, by number.

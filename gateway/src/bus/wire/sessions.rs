@@ -56,6 +56,6 @@ record! { HandoverStep { epoch, stage } }
 
 tagged! { Stage as "stage" {
     0 => Installed,
-    1 => Announced { complete },
+    1 => Announced,
     2 => Loaded,
 } }
