@@ -41,7 +41,7 @@ cargo xtask VERB
                                  a real node; UPDATE_GOLDEN=1 writes what is made of something else
   testssl                        testssl.sh looks for weaknesses of a node's TLS listener
   fuzz  [--seconds N] [TARGET]   fuzzes TARGET, or every target in turn, for N seconds (default 60)
-  bench SCENARIO …               the load tool, after it has installed what its --rivals name; arguments go to it unchanged
+  bench SCENARIO …               the load tool, after it has installed what its --rivals or its cluster need; arguments go to it unchanged
   chaos VERB …                   a node killed, overloaded, out of disk: crash, bounds, disk, garbage, churn, reload
   sim …                          many cores under faults from one seed, the promises as oracle
   conformance …                  the MQTT conformance suite; arguments go to it unchanged
@@ -103,7 +103,7 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
         }
         "bench" => {
             // The load tool names what is missing of a rival that cannot be had, and goes on without it.
-            for tool in tools::rivals(rest) {
+            for tool in tools::of_benchmark(rest) {
                 if let Err(error) = tools::ensure(&project, tool) {
                     eprintln!("{tool}: cannot be had: {error:#}");
                 }
