@@ -17,8 +17,10 @@ use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 
 use crate::access::Identity;
+use crate::engine::claim::{MessageId, ReceivedId};
 use crate::engine::{Delivery, SubscriptionRecord, WillRecord};
 use crate::message::{Message, SessionId};
+use crate::ownership::home_partition;
 
 /// One message between roles. Large contents are boxed: a slot of the mesh holds one of these.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub enum CoreMessage {
         reason: ReasonCode,
         /// Recipients it was accepted for.
         recipients: u32,
+        /// What the message is known by.
+        id: MessageId,
     },
     /// Owner or home → edge: hand a message to live sessions.
     Deliver(Box<Deliver>),
@@ -45,6 +49,15 @@ pub enum CoreMessage {
     },
     /// Owner → home: hand a QoS 0 message to durable sessions if they are connected.
     DeliverHome(Box<DeliverHome>),
+    /// Owner → home: put a message into mailboxes. `AppendDone` answers.
+    Append(Box<AppendRequest>),
+    /// Home → owner: it is stored in all of them that have room.
+    AppendDone {
+        /// From [`AppendRequest::answer`].
+        publish: u64,
+        /// True when a mailbox was full and refused it.
+        rejected: bool,
+    },
     /// Edge or home → owner: make or replace a subscription.
     Subscribe(Box<SubscribeRequest>),
     /// Edge or home → owner: remove a subscription.
@@ -154,6 +167,31 @@ pub enum CoreMessage {
         /// Which packet identifier.
         packet_id: u16,
     },
+    /// Edge → home: record what the message of a QoS 2 packet identifier is known by.
+    Receive {
+        /// The session.
+        home: Key,
+        /// The packet identifier, and what its message is to be known by.
+        received: ReceivedId,
+    },
+    /// Home → edge: what is recorded for it.
+    Received {
+        /// The client.
+        connection: ConnectionId,
+        /// The packet identifier, and what its message is known by.
+        received: ReceivedId,
+    },
+    /// Edge → the new home of a session that is connected.
+    Reattach(Box<Reattach>),
+    /// Home → edge: the session is here now.
+    Reattached {
+        /// The client.
+        connection: ConnectionId,
+        /// Its place at the home.
+        home: Key,
+    },
+    /// Core → core: how far it is with a view.
+    Handover(HandoverStep),
 }
 
 const _: () = assert!(
@@ -185,6 +223,29 @@ impl CoreMessage {
     }
 }
 
+/// How far a core is with a view. What it says in a lane before a step belongs to what was before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandoverStep {
+    /// The view.
+    pub epoch: u64,
+    /// What is done.
+    pub stage: Stage,
+}
+
+/// What a core has done of a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It acts by this view.
+    Installed,
+    /// It has told the new owners what it knows. `complete` when that is all broad subscriptions of durable sessions too.
+    Announced {
+        /// See above.
+        complete: bool,
+    },
+    /// It has read what its new partitions hold, and told the others what concerns them.
+    Loaded,
+}
+
 /// Who waits for the acknowledgement of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -201,6 +262,11 @@ pub enum Origin {
         /// Bytes that wait with it.
         bytes: u32,
     },
+    /// The node itself, in a cluster: a will, which is sent again until it is answered.
+    Will {
+        /// Core of its home.
+        core: u16,
+    },
     /// An admin request on this core.
     Admin {
         /// The core that was asked.
@@ -210,8 +276,20 @@ pub enum Origin {
     },
 }
 
+impl Origin {
+    /// The core where somebody waits.
+    pub fn core(&self) -> Option<u16> {
+        match self {
+            Self::Nobody => None,
+            Self::Client { core, .. } | Self::Will { core } | Self::Admin { core, .. } => {
+                Some(*core)
+            }
+        }
+    }
+}
+
 /// A message to route.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishRequest {
     /// The message.
     pub message: Arc<Message>,
@@ -219,8 +297,69 @@ pub struct PublishRequest {
     pub origin: Origin,
     /// True when whoever waits can be told that the message is refused. A 3.1.1 client cannot: it would send it for ever.
     pub may_refuse: bool,
-    /// The durable QoS 2 publisher and its packet identifier, to be recorded in the same commit.
+    /// The durable QoS 2 publisher and its packet identifier, to be recorded in the same commit. None in a cluster, where it was
+    /// recorded before.
     pub received: Option<(SessionId, u16)>,
+    /// What the message is known by; none when it is not sent again.
+    pub id: MessageId,
+    /// True when it was sent before, perhaps to another owner.
+    pub retry: bool,
+}
+
+/// A message for mailboxes of one home core.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AppendRequest {
+    /// The message.
+    pub message: Arc<Message>,
+    /// What it is known by.
+    pub id: MessageId,
+    /// True when it may have been stored before.
+    pub retry: bool,
+    /// The mailboxes.
+    pub recipients: Vec<MailboxRecipient>,
+    /// Owner core and publish that wait for `AppendDone`.
+    pub answer: (u16, u64),
+}
+
+/// One mailbox that gets a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailboxRecipient {
+    /// Whose.
+    pub session: SessionId,
+    /// Partition of its home.
+    pub partition: u16,
+    /// How it gets it.
+    pub delivery: Delivery,
+}
+
+/// A connected session for its new home.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reattach {
+    /// Core of the edge.
+    pub core: u16,
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// The session.
+    pub session: SessionId,
+    /// Its client identifier.
+    pub client_id: Box<str>,
+    /// True when its state is in the engine.
+    pub durable: bool,
+    /// The will of a live-only session.
+    pub will: Option<WillRecord>,
+    /// Where the client connected from.
+    pub peer: SocketAddr,
+    /// Who it proved to be.
+    pub identity: Option<Arc<Identity>>,
+    /// Highest sequence of the mailbox that was written to the connection, 0 = none.
+    pub sent_to: u64,
+}
+
+impl Reattach {
+    /// The user of the client; `None` when it proved nothing.
+    pub fn user(&self) -> Option<&str> {
+        self.identity.as_ref()?.user.as_deref()
+    }
 }
 
 /// What an owner hears of a member of a shared subscription.
@@ -467,6 +606,8 @@ pub struct RetainedScan {
     /// A durable session and its subscription: the owner itself puts messages of QoS ≥ 1 into its mailbox, so that nothing
     /// that is published later can come before them. `None` for a live-only session.
     pub mailbox: Option<(SessionId, SubscriptionRecord)>,
+    /// Partition of the home of that session.
+    pub home_partition: u16,
     /// Whom to answer.
     pub reply: ReplyTo,
 }
@@ -483,7 +624,7 @@ pub struct RetainedPage {
 }
 
 /// A CONNECT on its way to its home.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attach {
     /// Core of the edge.
     pub core: u16,
@@ -509,6 +650,11 @@ impl Attach {
     /// The user of the client; `None` when it proved nothing.
     pub fn user(&self) -> Option<&str> {
         self.identity.as_ref()?.user.as_deref()
+    }
+
+    /// The partition of its home.
+    pub fn partition(&self) -> u16 {
+        home_partition(self.user().unwrap_or(&self.client_id))
     }
 }
 
@@ -544,7 +690,7 @@ pub struct AttachedSession {
     /// True when its state is in the engine.
     pub durable: bool,
     /// QoS 2 packet identifiers received and not released.
-    pub received: Vec<u16>,
+    pub received: Vec<ReceivedId>,
     /// Subscriptions it has.
     pub subscriptions: u32,
 }
@@ -563,7 +709,7 @@ pub struct Detach {
     /// A Session Expiry Interval that the DISCONNECT changed.
     pub expiry_s: Option<u32>,
     /// QoS 2 packet identifiers received and not released.
-    pub received: Vec<u16>,
+    pub received: Vec<ReceivedId>,
     /// Highest sequence of the mailbox that was written to the connection, 0 = none.
     pub sent_to: u64,
 }

@@ -11,6 +11,7 @@ pub mod durable_file;
 pub mod edge;
 pub mod engine;
 pub mod event_loop;
+pub mod handover;
 pub mod home;
 pub mod limits;
 pub mod message;

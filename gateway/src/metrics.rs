@@ -39,6 +39,8 @@ counters! {
     protocol_violations,
     /// Sessions taken over by a newer connection.
     takeovers,
+    /// Connections ended because the home of their session moved in the middle of an exchange.
+    sessions_interrupted,
     /// Clients disconnected because they read too slowly.
     slow_consumers_disconnected,
     /// CONNECT packets answered with success.
@@ -144,11 +146,13 @@ pub enum DropReason {
     Refused,
     /// The rules do not let the client read it any more.
     Denied,
+    /// Another node answers for it now: its partition has moved. The message is in the engine.
+    HandedOver,
 }
 
 impl DropReason {
     /// All reasons, by index.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::QueueFull, "queue_full"),
         (Self::CoreQueueFull, "core_queue_full"),
         (Self::MeshFull, "mesh_full"),
@@ -161,6 +165,7 @@ impl DropReason {
         (Self::Stale, "stale"),
         (Self::Refused, "refused"),
         (Self::Denied, "denied"),
+        (Self::HandedOver, "handed_over"),
     ];
 }
 

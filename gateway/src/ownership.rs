@@ -9,6 +9,7 @@ use cluster::partition::{Placement, partition_of};
 use cluster::view::{Member, View};
 use edge_proto::topic::RootDepths;
 
+use crate::engine::claim::partition_of_session;
 use crate::message::SessionId;
 use crate::turn::without_share;
 
@@ -16,6 +17,8 @@ use crate::turn::without_share;
 #[derive(Clone, Debug)]
 pub struct Ownership {
     epoch: u64,
+    /// Epoch of the view in which this node became a member.
+    joined: u64,
     placement: Placement,
     /// The cores of all members, in the order of their numbers.
     cores: Box<[u16]>,
@@ -31,6 +34,7 @@ impl Ownership {
     pub fn alone(cores: u16) -> Self {
         Self {
             epoch: 0,
+            joined: 0,
             placement: Placement::single_node(cores),
             cores: (0..cores).collect(),
             here: 0..cores,
@@ -40,11 +44,13 @@ impl Ownership {
     /// As a view says it, for its member with this uid; `None` when it has no such member.
     pub fn of(view: &View, uid: u64) -> Option<Self> {
         let numbers = |member: &Member| member.first_core..member.first_core + member.cores;
-        let here = numbers(view.member(uid)?);
+        let member = view.member(uid)?;
+        let here = numbers(member);
         let mut cores: Box<[u16]> = view.members.iter().flat_map(numbers).collect();
         cores.sort_unstable();
         Some(Self {
             epoch: view.epoch,
+            joined: member.joined,
             placement: Placement::of(view),
             cores,
             here,
@@ -54,6 +60,16 @@ impl Ownership {
     /// The number of the view; 0 for one node alone.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// False for one node alone, for ever.
+    pub fn is_clustered(&self) -> bool {
+        self.epoch > 0
+    }
+
+    /// Epoch of the view in which this node became a member; 0 for one node alone.
+    pub fn joined(&self) -> u64 {
+        self.joined
     }
 
     /// The numbers of this node's cores.
@@ -95,8 +111,12 @@ impl Ownership {
     }
 
     /// The core that keeps the queue of a shared subscription: the owner of its filter. For a broad one every core has a queue of
-    /// its own, so it is the core that made it, or one in its place when there are fewer now.
+    /// its own, so it is the core that made it, or one in its place when there are fewer now; in a cluster the owner of the partition
+    /// that its id names.
     pub fn core_of_queue(&self, depths: &RootDepths, queue: SessionId, filter: &str) -> u16 {
+        if self.is_clustered() {
+            return self.core_of(partition_of_session(depths, queue, filter));
+        }
         let owners = self.owners_of_filter(depths, filter);
         owners[usize::from(queue.core()) % owners.len()]
     }

@@ -42,21 +42,38 @@ impl<T> Scan<T> {
         self.target == *target && *self.filter == *filter
     }
 
-    /// Asks for the next page; `mailbox` names the durable session it is for.
-    pub fn ask(&self, turn: &mut Turn<'_>, mailbox: Option<SessionId>, reply: ReplyTo) {
+    /// Asks for the next page; `mailbox` names the durable session it is for and the partition of its home.
+    pub fn ask(&self, turn: &mut Turn<'_>, mailbox: Option<(SessionId, u16)>, reply: ReplyTo) {
         let queue = turn.facts.limits.session_queue_messages_max;
         let limit = queue.clamp(1, u32::from(PAGE)) as u16; // A page never overflows the queue it is for; its owner bounds the bytes.
         let scan = RetainedScan {
             filter: self.filter.clone(),
             after: self.after.clone(),
             limit,
-            mailbox: mailbox.map(|session| (session, self.record)),
+            mailbox: mailbox.map(|(session, _)| (session, self.record)),
+            home_partition: mailbox.map_or(0, |(_, partition)| partition),
             reply,
         };
         if let Some(owner) = self.owners.last() {
             turn.outbox
                 .tell(*owner, CoreMessage::RetainedScan(Box::new(scan)));
         }
+    }
+
+    /// Asks other owners from now on where a view has moved what it asks for. True when the page it waits for has to be asked for
+    /// again.
+    pub fn is_moved(&mut self, turn: &Turn<'_>) -> bool {
+        let asked = self.owners.last().copied();
+        let owners = turn.owners_of_filter(&self.filter);
+        match owners {
+            [owner] => self.owners = vec![*owner],
+            _ => self.owners.retain(|core| owners.contains(core)),
+        }
+        let is_moved = self.owners.last().copied() != asked;
+        if is_moved && owners.len() > 1 {
+            self.after = Box::default();
+        }
+        is_moved
     }
 
     /// Notes where the page that came ended. True when there may be another one.

@@ -3,17 +3,22 @@
 //! Each event is handled to its end, and so is every message it causes on this core, before `handle` returns. What leaves
 //! the core is in the [`Outbox`].
 
+mod views;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use reactor::driver::ConnectionId;
 use reactor::wheel::Wheel;
 
+use views::is_of_claim;
+
 use crate::access::policy::{Policy, Verdict};
 use crate::admin::AdminRequest;
 use crate::core_message::{CoreMessage, Origin, Presence, SubscribeRequest, Subscriber, Target};
 use crate::edge::Edge;
 use crate::engine::{Completion, Restored, Token};
+use crate::handover::{Handover, Speaker};
 use crate::home::Home;
 use crate::message::Message;
 use crate::metrics::{CoreSnapshot, DropReason};
@@ -21,7 +26,7 @@ use crate::outbox::Outbox;
 use crate::owner::Owner;
 use crate::ownership::Ownership;
 use crate::tls;
-use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer, Turn};
+use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer, Turn, Unanswered};
 
 /// What happens to a core. It cannot be shown: bytes of clients may be passwords.
 pub enum Event<'a> {
@@ -63,8 +68,10 @@ pub enum Event<'a> {
     PeerClosed(ConnectionId),
     /// The connection is gone.
     Closed(ConnectionId),
-    /// A message from another core.
-    Core(CoreMessage),
+    /// A message from another core, with its number.
+    Core(u16, CoreMessage),
+    /// In a cluster: this view holds from now on. The first one comes before anything else.
+    View(Arc<Ownership>),
     /// An answer of the engine.
     Engine(Completion),
     /// A question of an operator, to be answered under this number.
@@ -114,6 +121,8 @@ pub enum TokenRole {
     Owner = 1,
     /// The home role.
     Home = 2,
+    /// The hand-over of partitions.
+    Claim = 3,
 }
 
 /// The engine token of a role's request: role (8 bits), number (56 bits).
@@ -126,6 +135,7 @@ fn role_of(token: Token) -> (TokenRole, u64) {
     let role = match token.0 >> 56 {
         1 => TokenRole::Owner,
         2 => TokenRole::Home,
+        3 => TokenRole::Claim,
         _ => TokenRole::Nobody,
     };
     (role, token.0 & ((1 << 56) - 1))
@@ -138,6 +148,8 @@ pub struct Shard {
     pub(crate) owner: Owner,
     pub(crate) home: Home,
     common: Common,
+    /// Of a node in a cluster.
+    handover: Option<Box<Handover>>,
 }
 
 /// What all roles of a core use.
@@ -150,6 +162,7 @@ struct Common {
     congestion: Congestion,
     policy: Arc<Policy>,
     ownership: Arc<Ownership>,
+    unanswered: Unanswered,
 }
 
 impl Common {
@@ -161,6 +174,7 @@ impl Common {
             stats: &mut self.stats,
             timers: &mut self.timers,
             ids: &mut self.ids,
+            unanswered: &mut self.unanswered,
             congestion: self.congestion,
             policy: &self.policy,
             ownership: &self.ownership,
@@ -172,7 +186,7 @@ impl Shard {
     /// Timers handled in one tick; the rest fires in the next.
     const TIMERS_PER_TICK: usize = 1024;
 
-    /// A core without connections and sessions. `boot` counts the starts of the store.
+    /// A core without connections and sessions. `boot` counts the starts of the store of a node alone.
     pub fn new(
         facts: Facts,
         ownership: Arc<Ownership>,
@@ -180,12 +194,22 @@ impl Shard {
         boot: u32,
         now: Now,
     ) -> Self {
+        let handover = ownership
+            .is_clustered()
+            .then(|| Box::new(Handover::new(facts.core)));
+        let ids = if ownership.is_clustered() {
+            SessionIds::in_cluster(ownership.joined(), facts.core)
+        } else {
+            SessionIds::new(boot, facts.core)
+        };
         Self {
+            handover,
             edge: Edge::default(),
             owner: Owner::new(facts.seed),
             home: Home::new(facts.seed, &facts.limits),
             common: Common {
-                ids: SessionIds::new(boot, facts.core),
+                ids,
+                unanswered: Unanswered::default(),
                 facts,
                 stats: Stats::default(),
                 timers: Wheel::new(now.mono_ms),
@@ -199,6 +223,8 @@ impl Shard {
     /// Handles one event and everything that it causes on this core.
     pub fn handle(&mut self, now: Now, event: Event<'_>, outbox: &mut Outbox) {
         let event = match event {
+            Event::Core(from, message) => return self.core_message(now, from, message, outbox),
+            Event::View(ownership) => return self.view(now, ownership, outbox),
             Event::Tick(congestion) => {
                 self.common.congestion = congestion;
                 event
@@ -214,6 +240,7 @@ impl Shard {
             }
             _ => event,
         };
+        let is_tick = matches!(event, Event::Tick(_));
         let mut turn = self.common.turn(now, outbox);
         match event {
             Event::Accepted {
@@ -237,7 +264,9 @@ impl Shard {
             Event::Drained(connection) => self.edge.drained(&mut turn, connection),
             Event::PeerClosed(connection) => self.edge.peer_closed(&mut turn, connection),
             Event::Closed(connection) => self.edge.closed(&mut turn, connection),
-            Event::Core(message) => turn.outbox.local.push_back(message),
+            Event::Engine(completion) if is_of_claim(&completion) => {
+                return self.claim_answered(now, completion, outbox);
+            }
             Event::Engine(completion) => {
                 completed(&mut self.owner, &mut self.home, &mut turn, completion);
             }
@@ -245,7 +274,13 @@ impl Shard {
             Event::Tick(_) => {
                 fire(&mut self.edge, &mut self.owner, &mut self.home, &mut turn);
                 self.edge.resume_stalled(&mut turn);
-                self.owner.settle_orphans(&mut turn);
+                if self
+                    .handover
+                    .as_ref()
+                    .is_none_or(|handover| handover.is_serving())
+                {
+                    self.owner.settle_orphans(&mut turn);
+                }
                 self.owner.serve_scans(&mut turn);
                 self.owner.sweep_retained(&mut turn);
                 self.home.resume_scans(&mut turn);
@@ -254,24 +289,38 @@ impl Shard {
                 self.home.review(&mut turn);
             }
             Event::Verdict(verdict) => self.edge.judged(&mut turn, verdict),
-            Event::Policy(_) => {} // Taken above: a turn has one policy.
+            // Taken above; a turn has one policy.
+            Event::Core(..) | Event::View(_) | Event::Policy(_) => {}
             Event::Stop => self.edge.shut_down(&mut turn),
         }
         self.settle(now, outbox);
+        if is_tick {
+            self.claim_again(now, outbox);
+        }
     }
 
     /// Handles the messages of this core's roles to each other until there are none.
     fn settle(&mut self, now: Now, outbox: &mut Outbox) {
         while let Some(message) = outbox.local.pop_front() {
-            let mut turn = self.common.turn(now, outbox);
-            dispatch(
-                &mut self.edge,
-                &mut self.owner,
-                &mut self.home,
-                &mut turn,
-                message,
-            );
+            let here = self.common.facts.core;
+            self.handle_message(now, here, message, outbox);
         }
+    }
+
+    /// Hands a message to its role, if it may be handled now.
+    fn handle_message(&mut self, now: Now, from: u16, message: CoreMessage, outbox: &mut Outbox) {
+        let Some(message) = self.pass_gate(now, from, message, outbox) else {
+            return;
+        };
+        let epoch = self.handover.as_ref().map_or(0, |it| it.epoch_of(from));
+        let from = Speaker { core: from, epoch };
+        let mut turn = self.common.turn(now, outbox);
+        dispatch(
+            (&mut self.edge, &mut self.owner, &mut self.home),
+            &mut turn,
+            from,
+            message,
+        );
     }
 
     /// Answers an operator; an order that must travel is answered when it has.
@@ -322,7 +371,7 @@ impl Shard {
                         *session,
                         record.clone(),
                         *mailbox,
-                        received.iter().map(|known| known.packet_id).collect(),
+                        received.clone(),
                     );
                 }
             }
@@ -367,10 +416,12 @@ impl Shard {
                 .edge
                 .has_stalled(&self.common.stats, &self.common.facts.limits);
         if work && !self.common.congestion.congested {
-            Some(0)
-        } else {
-            self.common.timers.next_deadline()
+            return Some(0);
         }
+        let handover = self.handover.as_ref();
+        let patience = handover.and_then(|handover| handover.deadline_ms());
+        let timers = self.common.timers.next_deadline();
+        timers.into_iter().chain(patience).min()
     }
 
     /// A consistent copy of all counters; the driver's are added by the event loop.
@@ -391,6 +442,18 @@ impl Shard {
     /// Who owns what, at the moment.
     pub fn ownership(&self) -> &Arc<Ownership> {
         &self.common.ownership
+    }
+
+    /// The view that holds, once this core serves all that is its own in it and no other core waits for what it had; `None` before, and in
+    /// a node alone.
+    pub fn served_epoch(&self) -> Option<u64> {
+        let handover = self.handover.as_ref()?;
+        handover.is_serving().then(|| handover.epoch())
+    }
+
+    /// The hand-over of partitions at this core; `None` in a node alone.
+    pub fn handover(&self) -> Option<&Handover> {
+        self.handover.as_deref()
     }
 
     /// The facts of this core.
@@ -443,12 +506,11 @@ fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion
         | Completion::MailboxPage { token, .. }
         | Completion::SessionDeleted { token, .. }
         | Completion::Subscriptions { token, .. }
+        | Completion::Received { token, .. }
+        | Completion::Loaded { token, .. }
+        | Completion::Claimed { token, .. }
+        | Completion::Deposed { token }
         | Completion::Moved { token, .. } => *token,
-        // Of a store that nodes share, which this node has not.
-        Completion::Received { .. }
-        | Completion::Loaded { .. }
-        | Completion::Claimed { .. }
-        | Completion::Deposed { .. } => return,
         Completion::Appended { session, .. } | Completion::Rejected { session }
             if session.is_group_queue() =>
         {
@@ -459,7 +521,7 @@ fn completed(owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>, completion
         }
     };
     match role_of(token) {
-        (TokenRole::Nobody, _) => {}
+        (TokenRole::Nobody | TokenRole::Claim, _) => {}
         (TokenRole::Owner, id) => match completion {
             Completion::Published { rejected, .. } => owner.answered(turn, id, rejected > 0),
             completion => owner.completed(turn, id, completion),
@@ -488,27 +550,35 @@ fn fire(edge: &mut Edge, owner: &mut Owner, home: &mut Home, turn: &mut Turn<'_>
 }
 
 /// Hands a message to the role it is for.
+#[expect(clippy::too_many_lines, reason = "one arm for each message")]
 fn dispatch(
-    edge: &mut Edge,
-    owner: &mut Owner,
-    home: &mut Home,
+    (edge, owner, home): (&mut Edge, &mut Owner, &mut Home),
     turn: &mut Turn<'_>,
+    from: Speaker,
     message: CoreMessage,
 ) {
     match message {
-        CoreMessage::Stray(_) => {} // The event loop takes these.
+        // The event loop takes the one, the hand-over the other.
+        CoreMessage::Stray(_) | CoreMessage::Handover(_) => {}
         CoreMessage::Publish(request) => owner.publish(turn, *request),
+        // A second answer to what was sent twice.
+        CoreMessage::PublishDone { id, .. } if !id.is_none() && !turn.unanswered.answered(id) => {}
         CoreMessage::PublishDone {
             origin: Origin::Admin { request, .. },
             reason,
             recipients,
+            ..
         } => {
             let published = crate::admin::published(reason, recipients);
             turn.outbox.admin.push((request, published));
         }
         CoreMessage::PublishDone { origin, reason, .. } => edge.publish_done(turn, origin, reason),
         CoreMessage::Deliver(deliver) => edge.deliver(turn, *deliver),
-        CoreMessage::DeliverDone { publish } => owner.answered(turn, publish, false),
+        CoreMessage::DeliverDone { publish } => owner.delivered(turn, publish, from.core),
+        CoreMessage::Append(request) => home.append(turn, *request),
+        CoreMessage::AppendDone { publish, rejected } => {
+            owner.stored(turn, publish, from.core, rejected);
+        }
         CoreMessage::DeliverHome(deliver) => home.deliver_live(turn, *deliver),
         CoreMessage::Subscribe(request) => owner.subscribe(turn, *request),
         CoreMessage::Unsubscribe(request) => owner.unsubscribe(turn, &request),
@@ -528,8 +598,8 @@ fn dispatch(
         CoreMessage::RetainedPage(page) if page.reply.home => home.retained_page(turn, *page),
         CoreMessage::RetainedPage(page) => edge.retained_page(turn, *page),
         CoreMessage::Attach(attach) => home.attach(turn, *attach),
-        CoreMessage::Attached(attached) => edge.attached(turn, *attached),
-        CoreMessage::Evict { connection, reason } => edge.evict(turn, connection, reason),
+        CoreMessage::Attached(attached) => edge.attached(turn, from, *attached),
+        CoreMessage::Evict { connection, reason } => edge.evict(turn, from, connection, reason),
         CoreMessage::Detach(detach) => home.detach(turn, *detach),
         CoreMessage::Identify(identify) => home.identify(turn, *identify),
         CoreMessage::SubscriptionCut { connection } => edge.subscription_cut(connection),
@@ -539,7 +609,7 @@ fn dispatch(
             reply,
             filter,
         } => home.unsubscribe(turn, session, Some(reply), filter),
-        CoreMessage::MailboxPush(push) => edge.mailbox_push(turn, *push),
+        CoreMessage::MailboxPush(push) => edge.mailbox_push(turn, from, *push),
         CoreMessage::MailboxAck {
             home: session,
             sequence,
@@ -564,6 +634,19 @@ fn dispatch(
             connection,
             packet_id,
         } => edge.released(turn, connection, packet_id),
+        CoreMessage::Receive {
+            home: session,
+            received,
+        } => home.receive(turn, session, received),
+        CoreMessage::Received {
+            connection,
+            received,
+        } => edge.received_id(turn, connection, received),
+        CoreMessage::Reattach(session) => home.reattach(turn, *session),
+        CoreMessage::Reattached {
+            connection,
+            home: session,
+        } => edge.reattached(turn, from, connection, session),
     }
 }
 

@@ -1,9 +1,12 @@
 //! What every role has at hand during a turn.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use edge_proto::packet::QoS;
 use edge_proto::topic::RootDepths;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 use reactor::wheel::Wheel;
@@ -12,6 +15,7 @@ use crate::access::policy::Policy;
 use crate::core_message::{
     CoreMessage, LimitSubscription, Origin, Presence, PublishRequest, SharedPresence,
 };
+use crate::engine::claim::MessageId;
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::metrics::{Counters, DropReason, TurnedAway};
@@ -155,8 +159,10 @@ pub struct Turn<'a> {
     pub stats: &'a mut Stats,
     /// The wheel of this core.
     pub timers: &'a mut Wheel<Timer>,
-    /// Makes session ids.
+    /// Makes the ids of sessions and messages.
     pub ids: &'a mut SessionIds,
+    /// Messages of this core's clients, wills and operators that are not answered, in a cluster.
+    pub unanswered: &'a mut Unanswered,
     /// What takes no more.
     pub congestion: Congestion,
 }
@@ -210,22 +216,44 @@ impl<'a> Turn<'a> {
     /// Routes a message of the node itself: a will, or what an operator publishes.
     pub fn publish(&mut self, message: Arc<Message>, origin: Origin) {
         self.stats.counters.publishes_internal += 1;
-        let owner = self.owner_of_topic(message.topic());
-        let request = PublishRequest {
+        let may_refuse = origin != Origin::Nobody;
+        let is_sent_again = self.ownership.is_clustered() && message.qos > QoS::AtMostOnce;
+        let origin = match origin {
+            Origin::Nobody if is_sent_again => Origin::Will {
+                core: self.facts.core,
+            },
+            origin => origin,
+        };
+        self.route(PublishRequest {
             message,
             origin,
-            may_refuse: origin != Origin::Nobody,
+            may_refuse,
             received: None,
-        };
+            id: MessageId::NONE,
+            retry: false,
+        });
+    }
+
+    /// Hands a message to the owner of its root. In a cluster it is kept until it is answered, and named if it has no name.
+    pub fn route(&mut self, mut request: PublishRequest) {
+        if self.ownership.is_clustered() && request.origin != Origin::Nobody {
+            if request.id.is_none() {
+                request.id = self.ids.name_message();
+            }
+            self.unanswered.keep(&request);
+        }
+        let owner = self.owner_of_topic(request.message.topic());
         self.outbox
             .tell(owner, CoreMessage::Publish(Box::new(request)));
     }
 }
 
-/// Makes the ids of new sessions; see [`SessionId`].
+/// Makes the ids of new sessions, see [`SessionId`], and of messages.
 #[derive(Debug)]
 pub struct SessionIds {
     next: u64,
+    origin: u64,
+    messages: u64,
 }
 
 impl SessionIds {
@@ -233,6 +261,18 @@ impl SessionIds {
     pub fn new(boot: u32, core: u16) -> Self {
         Self {
             next: (u64::from(boot) & 0x7FFF) << 48 | (u64::from(core) & 0xFF) << 40,
+            origin: 0,
+            messages: 0,
+        }
+    }
+
+    /// Ids of one core of a cluster: the epoch of the view in which its node became a member (11 bits, never 0), core number (16
+    /// bits), counter (36 bits). A core number comes back only after all others were given, so the epoch need not be whole.
+    pub fn in_cluster(joined: u64, core: u16) -> Self {
+        Self {
+            next: (joined % 0x7FF + 1) << 52 | u64::from(core) << 36,
+            origin: MessageId::origin(joined, core),
+            messages: 0,
         }
     }
 
@@ -240,5 +280,51 @@ impl SessionIds {
     pub fn issue(&mut self) -> SessionId {
         self.next += 1;
         SessionId(self.next)
+    }
+
+    /// A new name for a message.
+    pub fn name_message(&mut self) -> MessageId {
+        self.messages += 1;
+        MessageId {
+            origin: self.origin,
+            number: self.messages,
+        }
+    }
+}
+
+/// Messages of one core that wait for their owner's answer, in the order in which they were sent. What is in it is bounded by the
+/// bytes that clients may have waiting (`limits.pending_bytes_max`), and what waits of wills.
+#[derive(Debug, Default)]
+pub struct Unanswered {
+    sent: u64,
+    requests: BTreeMap<u64, PublishRequest>,
+    places: HashMap<MessageId, u64, FixedState>,
+}
+
+impl Unanswered {
+    fn keep(&mut self, request: &PublishRequest) {
+        self.sent += 1;
+        self.requests.insert(self.sent, request.clone());
+        if let Some(before) = self.places.insert(request.id, self.sent) {
+            self.requests.remove(&before);
+        }
+    }
+
+    /// The owner has answered. False when it has before, or another one has.
+    pub fn answered(&mut self, id: MessageId) -> bool {
+        let place = self.places.remove(&id);
+        place.is_some_and(|place| self.requests.remove(&place).is_some())
+    }
+
+    /// What is to be sent again, in order.
+    pub fn again(&self, mut is_moved: impl FnMut(&PublishRequest) -> bool) -> Vec<PublishRequest> {
+        let requests = self.requests.values();
+        let moved = requests.filter(|request| is_moved(request));
+        moved
+            .map(|request| PublishRequest {
+                retry: true,
+                ..request.clone()
+            })
+            .collect()
     }
 }

@@ -39,8 +39,13 @@ const REFUSED: &[(&str, &str)] = &[
         r#"node.toml:2: mqtt.keep_alive_max = "5 parsecs": not a duration; write e.g. "250ms", "30s", "5m" or "7d""#,
     ),
     (
-        "[cluster]\nname = \"a\"",
+        "[engine]\nkind = \"redis\"\nurls = [\"redis://10.0.0.1:6379\"]\n[cluster]\nname = \"a\"",
         "default: cluster.key_file = \"\": a cluster without a key; name a file with the output of `openssl rand -base64 32`, the same on all nodes",
+    ),
+    (
+        "[cluster]\nname = \"a\"\nkey_file = \"k\"",
+        "node.toml:2: cluster.name = \"a\": the nodes of a cluster share an engine, and the embedded one is this node's alone; set engine.kind = \
+         \"redis\" and engine.urls, or take cluster.name out",
     ),
     (
         "[cluster]\nseeds = [\"10.0.0.1\"]",
@@ -57,7 +62,8 @@ const REFUSED: &[(&str, &str)] = &[
          follows from host and address",
     ),
     (
-        "[node]\ncores = 2\n[cluster]\nname = \"a\"\nkey_file = \"k\"\ngossip_address = \"0.0.0.0:8000\"\nbus_address = \"0.0.0.0:7999\"",
+        "[node]\ncores = 2\n[cluster]\nname = \"a\"\nkey_file = \"k\"\ngossip_address = \"0.0.0.0:8000\"\nbus_address = \"0.0.0.0:7999\"\n\
+         [engine]\nkind = \"redis\"\nurls = [\"redis://10.0.0.1:6379\"]",
         "node.toml:6: cluster.gossip_address = \"0.0.0.0:8000\": the bus takes the ports 7999 to 8000, and gossip takes its port over TCP as well; \
          choose a port outside of these",
     ),

@@ -125,6 +125,28 @@ impl Inbound {
         Arrival::New
     }
 
+    /// A message that an earlier connection has brought came again, and nobody knows what became of it: it is processed like a new one.
+    /// False when the packet identifier is not received, or is being released.
+    pub fn process_again(&mut self, packet_id: u16) -> bool {
+        let received = self.received.iter().position(|known| *known == packet_id);
+        let Some(place) = received else {
+            return false;
+        };
+        self.received.remove(place);
+        self.quota_used = self.quota_used.saturating_add(1);
+        self.processing.push_back(Processing {
+            packet_id,
+            qos: QoS::ExactlyOnce,
+            done: None,
+        });
+        true
+    }
+
+    /// True while a packet identifier is being forgotten durably.
+    pub fn is_releasing(&self) -> bool {
+        !self.releasing.is_empty()
+    }
+
     /// The oldest unanswered message with this packet identifier is processed. A reason of 0x80 and above ends a QoS 2 flow.
     pub fn done(&mut self, packet_id: u16, reason: ReasonCode) {
         if let Some(entry) = self
@@ -238,6 +260,23 @@ mod tests {
         );
         assert!(inbound.released(9));
         assert_eq!(inbound.publish(9, QoS::ExactlyOnce, 10), Arrival::New);
+    }
+
+    #[test]
+    fn what_an_earlier_connection_brought_can_be_processed_once_more() {
+        let mut inbound = Inbound::resume(vec![9]);
+        assert!(!inbound.process_again(8));
+        assert!(inbound.process_again(9));
+        assert_eq!(
+            inbound.publish(9, QoS::ExactlyOnce, 10),
+            Arrival::Processing
+        );
+        inbound.done(9, ReasonCode::Success);
+        let answer = inbound.next_answer().expect("it is processed");
+        assert_eq!((answer.packet_id, answer.qos), (9, QoS::ExactlyOnce));
+        assert!(!inbound.is_releasing());
+        assert_eq!(inbound.pubrel(9), Release::Release);
+        assert!(inbound.is_releasing() && !inbound.process_again(9));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::access::Identity;
 use crate::access::policy::Refusal;
 use crate::core_message::{Attach, Attached, AttachedSession, CoreMessage, Detach};
 use crate::engine::WillRecord;
+use crate::handover::Speaker;
 use crate::limits::Limits;
 use crate::message::{Message, MessageParts, SessionId};
 use crate::metrics::TurnedAway;
@@ -64,6 +65,10 @@ pub(super) struct Attaching {
     user: Option<Arc<str>>,
     /// The server's last message of the authentication.
     authentication: Option<(Method, Option<Proof>)>,
+    /// Its home, and the view under which that was asked.
+    pub(super) home: Speaker,
+    /// What the home was asked, in a cluster: it may move before it answers.
+    pub(super) attach: Option<Box<Attach>>,
 }
 
 /// A client that is let in.
@@ -209,10 +214,13 @@ impl Edge {
             judge_will(turn, id, login.as_deref(), will)?;
         }
         let user = entry.user().cloned();
-        let home_core = turn
-            .ownership
-            .home_of(user.as_deref().unwrap_or(&client_id));
-        let attaching = Attaching {
+        let home = Speaker {
+            core: turn
+                .ownership
+                .home_of(user.as_deref().unwrap_or(&client_id)),
+            epoch: turn.ownership.epoch(),
+        };
+        let mut attaching = Attaching {
             version: connect.version,
             keep_alive_s,
             keep_alive_changed,
@@ -233,9 +241,8 @@ impl Edge {
             login,
             user,
             authentication: entry.method.map(|method| (method, entry.data)),
-        };
-        let Some(connection) = self.connection(id) else {
-            return Ok(());
+            home,
+            attach: None,
         };
         let attach = Attach {
             core: turn.facts.core,
@@ -248,9 +255,15 @@ impl Edge {
             secure: entry.arrival.secure,
             identity: entry.identity,
         };
+        let attach = Box::new(attach);
+        if turn.ownership.is_clustered() {
+            attaching.attach = Some(attach.clone());
+        }
+        let Some(connection) = self.connection(id) else {
+            return Ok(());
+        };
         connection.state = State::Attaching(Box::new(attaching));
-        turn.outbox
-            .tell(home_core, CoreMessage::Attach(Box::new(attach)));
+        turn.outbox.tell(home.core, CoreMessage::Attach(attach));
         Ok(())
     }
 
@@ -262,11 +275,16 @@ impl Edge {
     }
 
     /// The home has answered.
-    pub fn attached(&mut self, turn: &mut Turn<'_>, attached: Attached) {
+    pub fn attached(&mut self, turn: &mut Turn<'_>, from: Speaker, attached: Attached) {
         let id = attached.connection;
         let connection = self
             .connection(id)
             .filter(|connection| matches!(connection.state, State::Attaching(_)));
+        if let Some(State::Attaching(attaching)) = connection.as_ref().map(|it| &it.state)
+            && (from.core != attaching.home.core || from.epoch < attaching.home.epoch)
+        {
+            return; // It was the home, and the session is not there any more.
+        }
         match (connection, attached.outcome) {
             (Some(_), Ok(session)) => self.go_live(turn, id, session),
             (Some(connection), Err(reason)) => {
@@ -328,8 +346,14 @@ impl Edge {
             shared: false,
             limited: false,
             login: attaching.login.take(),
-            traffic: Traffic::resumed(attached.received),
+            traffic: Traffic::resumed(&attached.received),
         };
+        if let (Some(attach), Some(attachment)) = (attaching.attach.take(), session.attachment()) {
+            attachment.since = attaching.home.epoch;
+            attachment.port = attach.peer.port();
+            attachment.will = attach.will.filter(|_| !attached.durable);
+            attachment.begun = attached.received;
+        }
         let link = &mut connection.link;
         if let Some(timer) = link.timer.take() {
             turn.timers.cancel(timer);

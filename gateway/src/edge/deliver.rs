@@ -15,6 +15,7 @@ use super::inbound::end_delivery;
 use super::link::Link;
 use super::session::{Queued, Session, Traffic};
 use crate::core_message::{CoreMessage, Deliver, Hand, MailboxPush, Outcome};
+use crate::handover::Speaker;
 use crate::limits::SlowConsumer;
 use crate::message::Message;
 use crate::metrics::DropReason;
@@ -156,11 +157,14 @@ impl Edge {
     }
 
     /// A message of a mailbox. The home keeps to the window, so there is always room for it in the queue.
-    pub fn mailbox_push(&mut self, turn: &mut Turn<'_>, push: MailboxPush) {
+    pub fn mailbox_push(&mut self, turn: &mut Turn<'_>, from: Speaker, push: MailboxPush) {
         let id = push.connection;
         let Some((link, session)) = self.live(id) else {
             return;
         };
+        if !session.is_home(from) {
+            return; // The present home pushes it again.
+        }
         match push.content {
             Some((message, delivery)) => {
                 self.offer(

@@ -3,11 +3,14 @@
 use edge_proto::encode;
 use edge_proto::packet::{Disconnect, UserProperties};
 use edge_proto::reason::{ReasonCode, Violation};
+use edge_proto::session::inbound::Inbound;
 use reactor::driver::ConnectionId;
 
+use super::handover::Place;
 use super::session::Session;
 use super::{Detaching, Edge, State, tells_reasons};
 use crate::core_message::{CoreMessage, Detach, UnsubscribeRequest};
+use crate::engine::claim::{MessageId, ReceivedId};
 use crate::metrics::DropReason;
 use crate::turn::Turn;
 
@@ -127,7 +130,7 @@ impl Edge {
         };
         turn.stats
             .drop_accepted(DropReason::SessionEnded, lost + in_flight);
-        for filter in session.filters {
+        for filter in std::mem::take(&mut session.filters) {
             for &core in turn.owners_of_filter(&filter) {
                 let request = UnsubscribeRequest {
                     filter: filter.clone(),
@@ -138,7 +141,12 @@ impl Edge {
                     .tell(core, CoreMessage::Unsubscribe(Box::new(request)));
             }
         }
+        let is_homeless = session
+            .attachment()
+            .is_some_and(|it| it.place == Place::Nowhere);
         let detaching = Detaching {
+            session: session.session,
+            login: session.login,
             home_core: session.home_core,
             home: session.home,
             inbound: traffic.inbound,
@@ -146,7 +154,10 @@ impl Edge {
             expiry_s: leave.expiry_s,
             sent_to: session.sequence,
         };
-        if session.durable && !detaching.inbound.is_quiet() {
+        let is_quiet = detaching.inbound.is_quiet() || !session.durable;
+        if is_homeless {
+            // There is nobody to tell.
+        } else if !is_quiet || detaching.is_away() {
             // The home must not give the session to another connection before it is known which messages are stored.
             self.detaching.insert(id, detaching);
         } else {
@@ -159,20 +170,23 @@ impl Edge {
         if self
             .detaching
             .get(&id)
-            .is_some_and(|detaching| detaching.inbound.is_quiet())
+            .is_some_and(|detaching| detaching.inbound.is_quiet() && !detaching.is_away())
             && let Some(detaching) = self.detaching.remove(&id)
         {
             detach(turn, id, detaching);
         }
     }
+}
 
-    /// The home wants this connection ended.
-    pub fn evict(&mut self, turn: &mut Turn<'_>, id: ConnectionId, reason: ReasonCode) {
-        if self.live(id).is_some() {
-            turn.stats.counters.takeovers += u64::from(reason == ReasonCode::SessionTakenOver);
-            self.leave(turn, id, Leave::because(reason));
-        }
-    }
+/// What was received and not released; in a cluster the home knows it better.
+fn received_ids(inbound: Inbound) -> Vec<ReceivedId> {
+    let received = inbound.into_received().into_iter();
+    received
+        .map(|packet_id| ReceivedId {
+            packet_id,
+            message: MessageId::NONE,
+        })
+        .collect()
 }
 
 fn detach(turn: &mut Turn<'_>, id: ConnectionId, detaching: Detaching) {
@@ -182,7 +196,7 @@ fn detach(turn: &mut Turn<'_>, id: ConnectionId, detaching: Detaching) {
         core: turn.facts.core,
         will: detaching.will,
         expiry_s: detaching.expiry_s,
-        received: detaching.inbound.into_received(),
+        received: received_ids(detaching.inbound),
         sent_to: detaching.sent_to,
     };
     turn.outbox

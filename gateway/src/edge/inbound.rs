@@ -31,6 +31,9 @@ impl Edge {
         let Some((link, session)) = self.live(id) else {
             return Flow::Closed;
         };
+        if session.is_away() {
+            return Flow::Stall; // Until its new home has it.
+        }
         if let Err(violation) = link.arrives(frame) {
             self.violated(turn, id, violation);
             return Flow::Closed;
@@ -225,6 +228,11 @@ impl Edge {
         let Some((link, session)) = self.live(id) else {
             return Ok(Flow::Closed);
         };
+        if let Some(attachment) = session.attachment() {
+            attachment
+                .begun
+                .retain(|begun| begun.packet_id != packet_id);
+        }
         match session.traffic().inbound.pubrel(packet_id) {
             Release::Release if session.durable => {
                 turn.outbox.tell(

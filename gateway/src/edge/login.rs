@@ -11,6 +11,7 @@ use reactor::wheel::TimerKey;
 
 use super::depart::Leave;
 use super::exchange::Method;
+use super::handover::{Attachment, Place};
 use super::session::Session;
 use super::{Edge, Flow, State};
 use crate::access::policy::{Answer, Changes, Credentials, Outcome, Question, Verdict};
@@ -21,12 +22,15 @@ use crate::outbox::Note;
 use crate::shard::Arrival;
 use crate::turn::{Timer, Turn};
 
-/// What a session logged in with. A session without one may do everything: no rules come to a node that has started without.
+/// What a session logged in with. A session without one may do everything: no rules come to a node that has started without. In a cluster
+/// every session has one.
 #[derive(Debug)]
 pub(super) struct Login {
     pub(super) identity: Arc<Identity>,
     pub(super) client: Box<str>,
-    peer: IpAddr,
+    pub(super) peer: IpAddr,
+    /// What another home would have to know; `None` in a node alone.
+    pub(super) attachment: Option<Box<Attachment>>,
     /// How it authenticates by AUTH.
     pub(super) method: Option<Method>,
     /// The exchange of a re-authentication that is not complete.
@@ -44,13 +48,15 @@ impl Login {
         client: &str,
         peer: IpAddr,
     ) -> Option<Box<Self>> {
-        if identity.is_none() && turn.policy.is_open_to(None, peer) {
+        let is_clustered = turn.ownership.is_clustered();
+        if identity.is_none() && !is_clustered && turn.policy.is_open_to(None, peer) {
             return None;
         }
         Some(Box::new(Self {
             identity: identity.unwrap_or_default(),
             client: client.into(),
             peer,
+            attachment: is_clustered.then(Box::default),
             method,
             exchange: None,
             is_asking: false,
@@ -255,12 +261,17 @@ impl Edge {
         };
         login.identity = Arc::clone(&identity);
         Self::arm_login(turn, id, login);
-        let identify = Identify {
-            home: session.home,
-            identity,
-        };
-        turn.outbox
-            .tell(session.home_core, CoreMessage::Identify(Box::new(identify)));
+        let attachment = login.attachment.as_deref_mut();
+        if let Some(attachment) = attachment.filter(|it| it.place != Place::Home) {
+            attachment.unidentified = true;
+        } else {
+            let identify = Identify {
+                home: session.home,
+                identity,
+            };
+            turn.outbox
+                .tell(session.home_core, CoreMessage::Identify(Box::new(identify)));
+        }
         self.review_session(turn, id);
     }
 
@@ -288,7 +299,7 @@ impl Edge {
 
     /// Ends the subscriptions of a live-only session that it may not have any more, drops what waits for them, and has the others delivered
     /// as they may be now. The subscriptions of a durable one are its home's.
-    fn review_session(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
+    pub(super) fn review_session(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
         let Some((_, session)) = self.live(id) else {
             return;
         };

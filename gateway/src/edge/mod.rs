@@ -15,6 +15,7 @@ mod connections;
 mod deliver;
 mod depart;
 mod exchange;
+mod handover;
 #[cfg(test)]
 mod hostile_tests;
 mod inbound;
@@ -40,7 +41,9 @@ use reactor::driver::{Close, ConnectionId};
 use reactor::slab::{Key, Slab};
 
 use crate::access::policy::Outcome;
+use crate::core_message::PublishRequest;
 use crate::limits::Limits;
+use crate::message::SessionId;
 use crate::outbox::Order;
 use crate::retained_scan::Scan;
 use crate::shard::Arrival;
@@ -51,6 +54,7 @@ use connections::Connections;
 use depart::Leave;
 use exchange::Exchanging;
 use link::{Link, Transport};
+use login::Login;
 use session::Session;
 use subscribe::SubscribePacket;
 
@@ -63,6 +67,8 @@ pub struct Edge {
     connections: Connections,
     /// Durable sessions whose connection is gone while publishes of theirs are still being stored.
     detaching: HashMap<ConnectionId, Detaching, FixedState>,
+    /// In a cluster, QoS 2 publishes of durable sessions whose packet identifiers are being recorded, in the order of their arrival.
+    receiving: HashMap<ConnectionId, Vec<PublishRequest>, FixedState>,
     operations: Slab<SubscribePacket>,
     scans: Slab<Scan<ConnectionId>>,
     /// Connections with a large incomplete packet, or that had one when they were last looked at.
@@ -73,6 +79,8 @@ pub struct Edge {
     stalled: VecDeque<ConnectionId>,
     count: u64,
     live: u64,
+    /// SUBSCRIBE and UNSUBSCRIBE packets so far.
+    subscribe_packets: u64,
     assigned: u64,
     nonces: u64,
     /// Connections whose sessions are to be judged under a new policy.
@@ -127,6 +135,8 @@ impl State {
 /// A session that has lost its connection and waits for its own publishes.
 #[derive(Debug)]
 struct Detaching {
+    session: SessionId,
+    login: Option<Box<Login>>,
     home_core: u16,
     home: Key,
     inbound: Inbound,

@@ -17,6 +17,7 @@ use super::{Edge, Flow};
 use crate::access::Identity;
 use crate::access::policy::SENDER;
 use crate::core_message::{CoreMessage, Origin, PublishRequest};
+use crate::engine::claim::MessageId;
 use crate::limits::Limits;
 use crate::message::{Message, MessageParts};
 use crate::turn::Turn;
@@ -54,10 +55,12 @@ impl Edge {
         let alias = resolve_alias(session, publish, limits)?;
         let topic = alias.as_deref().unwrap_or(publish.topic);
         let levels = TopicName::parse(topic)?.level_count();
-        if let Some(packet_id) = publish.packet_id
-            && !take_packet_id(link, session, turn, packet_id, publish.qos)?
-        {
-            return Ok(Flow::Continue);
+        let mut name = MessageId::NONE;
+        if let Some(packet_id) = publish.packet_id {
+            match take_packet_id(link, session, turn, packet_id, publish.qos)? {
+                Some(known) => name = known,
+                None => return Ok(Flow::Continue),
+            }
         }
         turn.stats.counters.publishes_received += 1;
         let too_long = topic.len() > turn.facts.limits.topic_bytes_max;
@@ -86,20 +89,23 @@ impl Edge {
             };
         }
         let exactly_once = session.durable && publish.qos == QoS::ExactlyOnce;
-        let received = publish
-            .packet_id
-            .filter(|_| exactly_once)
-            .map(|packet_id| (session.session, packet_id));
-        let owner = turn.owner_of_topic(topic);
-        turn.outbox.tell(
-            owner,
-            CoreMessage::Publish(Box::new(PublishRequest {
-                message,
-                origin,
-                may_refuse: session.version == Version::V5 && publish.qos > QoS::AtMostOnce,
-                received,
-            })),
-        );
+        let to_record = publish.packet_id.filter(|_| exactly_once);
+        let mut request = PublishRequest {
+            message,
+            origin,
+            may_refuse: session.version == Version::V5 && publish.qos > QoS::AtMostOnce,
+            received: None,
+            id: name,
+            retry: !name.is_none(),
+        };
+        match to_record {
+            Some(packet_id) if !turn.ownership.is_clustered() => {
+                request.received = Some((session.session, packet_id));
+                turn.route(request);
+            }
+            Some(packet_id) if name.is_none() => self.receive(turn, id, packet_id, request),
+            _ => turn.route(request),
+        }
         Ok(Flow::Continue)
     }
 
@@ -159,20 +165,46 @@ impl Edge {
         };
         while let Some(answer) = session.traffic().inbound.next_answer() {
             turn.stats.counters.publishes_acknowledged += 1;
+            if answer.reason.is_error() {
+                forget_recorded(session, turn, answer);
+            }
             write_answer(link, session, turn, answer);
         }
         self.resume(turn, id);
     }
 }
 
-/// Notes that a packet identifier is in use; false when the packet is a repetition, which is answered here if it can be.
+/// A refused QoS 2 message frees its packet identifier, and in a cluster that was recorded before it was refused.
+fn forget_recorded(session: &Session, turn: &mut Turn<'_>, answer: Answer) {
+    let exactly_once = session.durable && answer.qos == QoS::ExactlyOnce;
+    if exactly_once && turn.ownership.is_clustered() {
+        let release = CoreMessage::Release {
+            home: session.home,
+            packet_id: answer.packet_id,
+        };
+        turn.outbox.tell(session.home_core, release);
+    }
+}
+
+/// Notes that a packet identifier is in use; `None` when the packet is a repetition, which is answered here if it can be. The name that the
+/// message has already when an earlier connection has brought it, and nobody knows how far.
 fn take_packet_id(
     link: &mut Link,
     session: &mut Session,
     turn: &mut Turn<'_>,
     packet_id: u16,
     qos: QoS,
-) -> Result<bool, Violation> {
+) -> Result<Option<MessageId>, Violation> {
+    if qos == QoS::ExactlyOnce
+        && let Some(attachment) = session.attachment()
+        && let begun = &mut attachment.begun
+        && let Some(place) = begun.iter().position(|known| known.packet_id == packet_id)
+    {
+        let name = begun.swap_remove(place).message;
+        if !name.is_none() && session.traffic().inbound.process_again(packet_id) {
+            return Ok(Some(name));
+        }
+    }
     // A 3.1.1 client knows no Receive Maximum; its packet identifiers are the bound.
     let is_v5 = session.version == Version::V5;
     let receive_maximum = if is_v5 {
@@ -185,8 +217,8 @@ fn take_packet_id(
         .inbound
         .publish(packet_id, qos, receive_maximum)
     {
-        Arrival::New => Ok(true),
-        Arrival::Processing => Ok(false),
+        Arrival::New => Ok(Some(MessageId::NONE)),
+        Arrival::Processing => Ok(None),
         Arrival::Received => {
             let answer = Answer {
                 packet_id,
@@ -194,7 +226,7 @@ fn take_packet_id(
                 reason: ReasonCode::Success,
             };
             write_answer(link, session, turn, answer);
-            Ok(false)
+            Ok(None)
         }
         Arrival::OverMaximum => Err(OVER_MAXIMUM),
     }

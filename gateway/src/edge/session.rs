@@ -12,7 +12,8 @@ use reactor::slab::Key;
 use super::login::Login;
 use super::throttle::Throttle;
 use crate::core_message::{Presence, load_level};
-use crate::engine::Delivery;
+use crate::engine::claim::ReceivedId;
+use crate::engine::{Delivery, SubscriptionRecord};
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
 use crate::turn::{Turn, is_shared};
@@ -90,8 +91,22 @@ pub(super) struct Queued {
 }
 
 impl Session {
-    /// Notes a new filter of a live-only session.
-    pub(super) fn add_filter(&mut self, filter: Box<str>) {
+    /// Notes a filter of a live-only session, and how it is subscribed to. True when it is a new one.
+    pub(super) fn add_filter(&mut self, filter: &str, record: SubscriptionRecord) -> bool {
+        let known = self.filters.iter().position(|known| **known == *filter);
+        if let Some(attachment) = self.attachment() {
+            match known {
+                Some(place) => attachment.records[place] = record,
+                None => attachment.records.push(record),
+            }
+        }
+        if known.is_none() {
+            self.push_filter(filter.into());
+        }
+        known.is_none()
+    }
+
+    fn push_filter(&mut self, filter: Box<str>) {
         self.shared |= is_shared(&filter);
         let mut filters = std::mem::take(&mut self.filters).into_vec();
         filters.reserve_exact(1);
@@ -99,12 +114,30 @@ impl Session {
         self.filters = filters.into();
     }
 
-    /// Forgets a filter of a live-only session.
-    pub(super) fn remove_filter(&mut self, filter: &str) {
+    /// Forgets a filter of a live-only session. True when it had it.
+    pub(super) fn remove_filter(&mut self, filter: &str) -> bool {
+        let Some(place) = self.filters.iter().position(|known| **known == *filter) else {
+            return false;
+        };
+        if let Some(attachment) = self.attachment() {
+            attachment.records.remove(place);
+        }
         let mut filters = std::mem::take(&mut self.filters).into_vec();
-        filters.retain(|known| **known != *filter);
+        filters.remove(place);
         self.filters = filters.into();
         self.shared = self.filters.iter().any(|filter| is_shared(filter));
+        true
+    }
+
+    /// True while something is under way between its client and its home.
+    pub(super) fn is_in_exchange(&self) -> bool {
+        let traffic = self.traffic.as_deref();
+        let is_busy = |traffic: &Traffic| {
+            !traffic.outbound.is_empty()
+                || traffic.inbound.is_releasing()
+                || traffic.queue.iter().any(|queued| queued.sequence > 0)
+        };
+        self.subscribing > 0 || traffic.is_some_and(is_busy)
     }
 
     /// How long the client may be silent, in milliseconds; `u64::MAX / 2` without keep-alive.
@@ -184,14 +217,15 @@ impl Session {
 
 impl Traffic {
     /// The traffic state of a resumed session: QoS 2 packet identifiers received and not released.
-    pub(super) fn resumed(received: Vec<u16>) -> Option<Box<Self>> {
-        let resume = |received| {
+    pub(super) fn resumed(received: &[ReceivedId]) -> Option<Box<Self>> {
+        let ids = received.iter().map(|received| received.packet_id);
+        let resume = || {
             Box::new(Self {
-                inbound: Inbound::resume(received),
+                inbound: Inbound::resume(ids.collect()),
                 ..Self::default()
             })
         };
-        (!received.is_empty()).then(|| resume(received))
+        (!received.is_empty()).then(resume)
     }
 
     fn is_idle(&mut self, turn: &Turn<'_>) -> bool {

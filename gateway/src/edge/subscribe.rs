@@ -23,17 +23,23 @@ use crate::turn::{Turn, is_shared};
 /// A SUBSCRIBE or UNSUBSCRIBE that waits for its owners.
 #[derive(Debug)]
 pub(super) struct SubscribePacket {
-    connection: ConnectionId,
+    /// Counts these packets at their edge.
+    pub(super) number: u64,
+    pub(super) connection: ConnectionId,
     packet_id: u16,
-    outstanding: u32,
+    pub(super) outstanding: u32,
     /// One reason code per filter; the lists below have no more of them than a packet may have.
     reasons: Vec<u8>,
     /// What was asked for, by filter; `None` for an UNSUBSCRIBE and for refused filters.
     wanted: Vec<Option<(Box<str>, SubscriptionRecord)>>,
-    /// Whether each subscription existed before.
+    /// The filters of an UNSUBSCRIBE of a live-only session.
+    unwanted: Vec<Box<str>>,
+    /// Whether each subscription existed before. Of a durable session its home says so, of a live-only one the session itself.
     existed: Vec<bool>,
     /// Filters of which only an existing subscription may be replaced: the session has as many as it may.
     only_replaces: Vec<bool>,
+    /// True for a durable session.
+    asks_home: bool,
     subscribe: bool,
 }
 
@@ -52,7 +58,7 @@ impl Edge {
         packet: &Subscribe<'_>,
     ) -> Result<Flow, Violation> {
         let subscription_id = packet.subscription_id.unwrap_or(0);
-        let mut operation = SubscribePacket::new(id, packet.packet_id, true);
+        let mut operation = self.operation(id, packet.packet_id, true);
         for (filter, mut options) in packet.filters.iter() {
             let parsed = match SharedFilter::parse(filter)? {
                 Some(shared) => shared.filter,
@@ -106,6 +112,23 @@ impl Edge {
         }
         self.wait_for(turn, key, outstanding);
         Ok(Flow::Continue)
+    }
+
+    fn operation(&mut self, id: ConnectionId, packet_id: u16, subscribe: bool) -> SubscribePacket {
+        self.subscribe_packets += 1;
+        SubscribePacket {
+            number: self.subscribe_packets,
+            connection: id,
+            packet_id,
+            outstanding: 0,
+            reasons: Vec::new(),
+            wanted: Vec::new(),
+            unwanted: Vec::new(),
+            existed: Vec::new(),
+            only_replaces: Vec::new(),
+            asks_home: self.live(id).is_some_and(|(_, session)| session.durable),
+            subscribe,
+        }
     }
 
     /// Whether a session may have this subscription. True when only an existing one may be replaced, and its home must find out
@@ -165,16 +188,16 @@ impl Edge {
             );
             return 1;
         }
-        let is_new = !session.filters.contains(&filter);
+        let is_new = session.add_filter(&filter, record);
         if !is_new {
             self.end_scans(id, &filter);
+        }
+        if let Some(operation) = self.operations.get_mut(reply.request) {
+            operation.existed[usize::from(reply.index)] = !is_new;
         }
         let Some((_, session)) = self.live(id) else {
             return 0;
         };
-        if is_new {
-            session.add_filter(filter.clone());
-        }
         session.tell_load(turn); // To the owners that it has already; the new one hears of it with the request.
         let load = session.traffic.as_ref().map_or(0, |traffic| traffic.load);
         let target = Target::Live {
@@ -207,7 +230,7 @@ impl Edge {
         id: ConnectionId,
         packet: &Unsubscribe<'_>,
     ) -> Result<Flow, Violation> {
-        let mut operation = SubscribePacket::new(id, packet.packet_id, false);
+        let mut operation = self.operation(id, packet.packet_id, false);
         let mut filters: Vec<Box<str>> = Vec::new();
         for filter in packet.filters.iter() {
             if SharedFilter::parse(filter)?.is_none() {
@@ -249,8 +272,12 @@ impl Edge {
             let Some((_, session)) = self.live(id) else {
                 return Ok(Flow::Closed);
             };
-            session.remove_filter(&filter);
+            let existed = session.remove_filter(&filter);
             let session = session.session;
+            if let Some(operation) = self.operations.get_mut(key) {
+                operation.existed[index] = existed;
+                operation.unwanted.push(filter.clone());
+            }
             for &core in turn.owners_of_filter(&filter) {
                 outstanding += 1;
                 let request = UnsubscribeRequest {
@@ -354,7 +381,7 @@ impl Edge {
         let Some(operation) = self.operations.get_mut(reply.request) else {
             return;
         };
-        operation.existed[usize::from(reply.index)] |= existed;
+        operation.existed[usize::from(reply.index)] |= existed && operation.asks_home;
         operation.outstanding -= 1;
         if operation.outstanding == 0 {
             self.answer_subscription(turn, reply.request);
@@ -440,7 +467,7 @@ impl Edge {
         self.ask_scan(turn, key);
     }
 
-    fn ask_scan(&self, turn: &mut Turn<'_>, key: Key) {
+    pub(super) fn ask_scan(&self, turn: &mut Turn<'_>, key: Key) {
         let Some(scan) = self.scans.get(key) else {
             return;
         };
@@ -506,17 +533,16 @@ impl Edge {
 }
 
 impl SubscribePacket {
-    fn new(connection: ConnectionId, packet_id: u16, subscribe: bool) -> Self {
-        Self {
-            connection,
-            packet_id,
-            outstanding: 0,
-            reasons: Vec::new(),
-            wanted: Vec::new(),
-            existed: Vec::new(),
-            only_replaces: Vec::new(),
-            subscribe,
-        }
+    /// What its owners are asked: place in the packet, filter, and how it is subscribed to; `None` for an UNSUBSCRIBE.
+    pub(super) fn filters(&self) -> Vec<(u16, Box<str>, Option<SubscriptionRecord>)> {
+        let wanted = self.wanted.iter().enumerate();
+        let wanted = wanted.filter_map(|(index, wanted)| {
+            let (filter, record) = wanted.clone()?;
+            Some((index as u16, filter, Some(record)))
+        });
+        let unwanted = self.unwanted.iter().enumerate();
+        let unwanted = unwanted.map(|(index, filter)| (index as u16, filter.clone(), None));
+        wanted.chain(unwanted).collect()
     }
 
     /// Filters that somebody is asked about, which is what bounds the next packet.

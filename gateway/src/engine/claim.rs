@@ -37,6 +37,19 @@ impl MessageId {
         joined << 16 | u64::from(core)
     }
 
+    /// Of a message in the queue of a shared subscription, on its way to a member.
+    pub fn of_queue(queue: SessionId, sequence: u64) -> Self {
+        Self {
+            origin: queue.as_group_queue().0,
+            number: sequence,
+        }
+    }
+
+    /// True for the id of a message out of a queue: it has to be stored in a mailbox before it may leave the queue.
+    pub fn is_of_queue(self) -> bool {
+        SessionId(self.origin).is_group_queue()
+    }
+
     /// True for [`MessageId::NONE`].
     pub fn is_none(self) -> bool {
         self == Self::NONE

@@ -239,9 +239,8 @@ impl<D: Driver> EventLoop<D> {
 
     /// A message for this core, of whichever core.
     pub(super) fn take(&mut self, now: Now, envelope: Envelope) {
-        // HAND-OVER: `Event::Core(envelope.from, envelope.message)` once the shard wants to know the sender.
-        self.shard
-            .handle(now, Event::Core(envelope.message), &mut self.outbox);
+        let event = Event::Core(envelope.from, envelope.message);
+        self.shard.handle(now, event, &mut self.outbox);
     }
 
     /// An envelope came over the mesh: it is for this core, or for another node whose link is here.
@@ -276,6 +275,10 @@ impl<D: Driver> EventLoop<D> {
         for node in cluster.bus.take_suspects() {
             cluster.say(FromCore::Suspect(node));
         }
+        if let Some(epoch) = self.shard.served_epoch() {
+            let handed_over = &cluster.progress().handed_over_epoch;
+            handed_over.store(epoch, Ordering::Release);
+        }
         if now.mono_ms >= cluster.counted_ms + Clustered::COUNT_MS {
             cluster.counted_ms = now.mono_ms;
             let clients = self.shard.snapshot().sessions_connected;
@@ -295,12 +298,8 @@ impl<D: Driver> EventLoop<D> {
                     .progress()
                     .view_epoch
                     .store(epoch, Ordering::Release);
-                // HAND-OVER: `self.shard.handle(now, Event::View(ownership), &mut self.outbox)`; then the shard says when everything is
-                // handed over, and this line goes.
-                cluster
-                    .progress()
-                    .handed_over_epoch
-                    .store(epoch, Ordering::Release);
+                let view = Event::View(ownership);
+                self.shard.handle(now, view, &mut self.outbox);
             }
             ToCore::Keys(identity) => {
                 cluster

@@ -11,6 +11,7 @@ use super::mailbox::Mailbox;
 use super::{Durable, Home, HomeSession, Phase, Request};
 use crate::access::Identity;
 use crate::core_message::{CoreMessage, UnsubscribeRequest};
+use crate::engine::claim::ReceivedId;
 use crate::engine::{Command, MailboxSummary, SessionRecord};
 use crate::message::SessionId;
 use crate::metrics::DropReason;
@@ -24,8 +25,21 @@ impl Home {
         id: SessionId,
         record: SessionRecord,
         mailbox: MailboxSummary,
-        received: Vec<u16>,
+        received: Vec<ReceivedId>,
     ) {
+        let key = self.insert_stored(turn, id, record, mailbox, received);
+        self.arm(turn, key);
+    }
+
+    /// Puts a session of the store into its place; its timer is not armed yet.
+    pub(super) fn insert_stored(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: SessionId,
+        record: SessionRecord,
+        mailbox: MailboxSummary,
+        received: Vec<ReceivedId>,
+    ) -> Key {
         let unix_ms = turn.now.unix_ms;
         let disconnected_at_unix_ms = record.disconnected_at_unix_ms.unwrap_or(unix_ms);
         // A will that is still there was neither published nor discarded: its connection ended with the node.
@@ -53,25 +67,20 @@ impl Home {
             identity: record.user.map(|user| Arc::new(Identity::of_user(&user))),
         });
         self.durable.insert(id, key);
-        self.arm(turn, key);
+        key
     }
 
-    /// Takes over a subscription from the store, if its session is here.
-    pub fn restore_subscription(&mut self, session: SessionId, filter: &str) {
-        let Some(key) = self.durable.get(&session) else {
-            return;
-        };
-        let Some(durable) = self
-            .sessions
-            .get_mut(*key)
-            .and_then(|session| session.durable.as_mut())
-        else {
-            return;
-        };
+    /// Takes over a subscription from the store, if its session is here; returns the partition of that.
+    pub fn restore_subscription(&mut self, session: SessionId, filter: &str) -> Option<u16> {
+        let key = self.durable.get(&session)?;
+        let stored = self.sessions.get_mut(*key)?;
+        let partition = stored.partition();
+        let durable = stored.durable.as_mut()?;
         durable.subscriptions += 1;
         if is_shared(filter) {
             durable.shared.push(filter.into());
         }
+        Some(partition)
     }
 
     /// A durable session has lost its connection: it waits, or ends at once.

@@ -89,6 +89,11 @@ impl Mailbox {
         self.bytes
     }
 
+    /// The highest sequence that the present connection was given.
+    pub(super) fn given_to(&self) -> u64 {
+        self.read_from.saturating_sub(1)
+    }
+
     /// A connection has come: everything is to be sent from the start.
     pub(super) fn attach(&mut self) {
         self.read_from = 0;
@@ -427,7 +432,11 @@ impl Home {
         let Some((edge, session)) = self.edge_of(key) else {
             return;
         };
-        let token = self.request(Request::Release { edge, packet_id });
+        let token = self.request(Request::Release {
+            key,
+            edge,
+            packet_id,
+        });
         turn.outbox.engine.push_back(Command::Release {
             token,
             session,
@@ -479,7 +488,7 @@ impl Home {
             .tell(core, CoreMessage::HandDone { transfer, taken: 0 });
     }
 
-    fn edge_of(&self, key: Key) -> Option<(Edge, SessionId)> {
+    pub(super) fn edge_of(&self, key: Key) -> Option<(Edge, SessionId)> {
         let session = self.sessions.get(key)?;
         Some((session.edge()?, session.session))
     }

@@ -13,6 +13,7 @@
 
 mod directory;
 mod flapping;
+mod handover;
 mod lifetime;
 mod mailbox;
 mod review;
@@ -35,6 +36,7 @@ use crate::access::flap::FlapGuard;
 use crate::core_message::{
     Attach, Attached, AttachedSession, CoreMessage, Detach, Origin, Presence, load_level,
 };
+use crate::engine::claim::ReceivedId;
 use crate::engine::{Command, Completion, SessionRecord, WillRecord};
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
@@ -71,6 +73,8 @@ pub struct Home {
     attached_durable: u64,
     /// Who connects again and again; `None` when nobody cares.
     flapping: Option<FlapGuard>,
+    /// Sessions that came with a partition, and whether they had a connection as far as the engine knew.
+    loaded: Vec<(Key, bool)>,
     /// Clients without a session here who wanted in while far more did than can be taken.
     strangers: u32,
 }
@@ -135,8 +139,8 @@ struct Durable {
     limited: bool,
     /// True when a subscription was taken from it and what that one brought may still be in the mailbox: what is read from it is judged.
     suspect: bool,
-    /// QoS 2 packet identifiers received and not released, while it is not connected.
-    received: Vec<u16>,
+    /// QoS 2 packet identifiers received and not released; in a node alone, while it is not connected.
+    received: Vec<ReceivedId>,
     mailbox: Mailbox,
 }
 
@@ -146,9 +150,27 @@ enum Request {
     Stored(Key),
     Resumed(Key),
     Deleted(Key),
-    PubRec { edge: Edge, sequence: u64 },
-    Release { edge: Edge, packet_id: u16 },
-    Read { key: Key, read: u32 },
+    PubRec {
+        edge: Edge,
+        sequence: u64,
+    },
+    Release {
+        key: Key,
+        edge: Edge,
+        packet_id: u16,
+    },
+    Receive {
+        key: Key,
+        edge: Edge,
+    },
+    Append {
+        core: u16,
+        publish: u64,
+    },
+    Read {
+        key: Key,
+        read: u32,
+    },
     Subscription(Key),
     Review(Key),
 }
@@ -171,6 +193,7 @@ impl Home {
             to_ban: Vec::new(),
             to_review: Vec::new(),
             attached_durable: 0,
+            loaded: Vec::new(),
             strangers: 0,
         }
     }
@@ -298,10 +321,14 @@ impl Home {
         session.peer = attach.peer;
         session.identity = attach.identity;
         session.will = attach.will.map(Box::new);
-        let received = session
-            .durable
-            .as_mut()
-            .map(|durable| std::mem::take(&mut durable.received));
+        let received =
+            session
+                .durable
+                .as_mut()
+                .map(|durable| match turn.ownership.is_clustered() {
+                    true => durable.received.clone(), // Its home may hear of no end of the connection.
+                    false => std::mem::take(&mut durable.received),
+                });
         let outcome = Ok(AttachedSession {
             session: session.session,
             home: key,
@@ -371,7 +398,9 @@ impl Home {
                 self.attached_durable -= 1;
                 durable.mailbox.detach(detach.sent_to, turn.stats);
                 durable.suspect &= durable.mailbox.len() > 0;
-                durable.received = detach.received;
+                if !turn.ownership.is_clustered() {
+                    durable.received = detach.received;
+                }
                 durable.expiry_s = detach.expiry_s.unwrap_or(durable.expiry_s);
                 durable.disconnected_at_unix_ms = Some(turn.now.unix_ms);
                 durable.tell_presence(turn, session.session, false);
@@ -383,6 +412,15 @@ impl Home {
     /// An answer of the engine to a request of this role.
     pub fn completed(&mut self, turn: &mut Turn<'_>, request: u64, completion: Completion) {
         match (self.requests.remove(&request), completion) {
+            (_, Completion::Deposed { .. }) => {} // A view is on its way that takes the session away.
+            (Some(Request::Append { core, publish }), Completion::Published { rejected, .. }) => {
+                let rejected = rejected > 0;
+                let done = CoreMessage::AppendDone { publish, rejected };
+                turn.outbox.tell(core, done);
+            }
+            (Some(Request::Receive { key, edge }), Completion::Received { received, .. }) => {
+                self.received(turn, (key, edge), received);
+            }
             (Some(Request::Stored(key)), _) => {
                 if let Some(session) = self.sessions.get_mut(key) {
                     session.phase = Phase::Offline;
@@ -410,7 +448,15 @@ impl Home {
                 };
                 turn.outbox.tell(edge.core, recorded);
             }
-            (Some(Request::Release { edge, packet_id }), _) => {
+            (
+                Some(Request::Release {
+                    key,
+                    edge,
+                    packet_id,
+                }),
+                _,
+            ) => {
+                self.forget_received(key, packet_id);
                 turn.outbox.tell(
                     edge.core,
                     CoreMessage::Released {
@@ -433,7 +479,17 @@ impl Home {
             (Some(Request::Subscription(operation)), _) => {
                 self.operation_step(turn, operation, None);
             }
-            (Some(Request::Deleted(_) | Request::Read { .. } | Request::Review(_)) | None, _) => {}
+            (
+                Some(
+                    Request::Deleted(_)
+                    | Request::Read { .. }
+                    | Request::Review(_)
+                    | Request::Receive { .. }
+                    | Request::Append { .. },
+                )
+                | None,
+                _,
+            ) => {}
         }
     }
 
@@ -489,6 +545,15 @@ impl Home {
         self.next_request += 1;
         self.requests.insert(self.next_request, request);
         token(TokenRole::Home, self.next_request)
+    }
+
+    fn forget_received(&mut self, key: Key, packet_id: u16) {
+        let session = self.sessions.get_mut(key);
+        if let Some(durable) = session.and_then(|session| session.durable.as_mut()) {
+            durable
+                .received
+                .retain(|known| known.packet_id != packet_id);
+        }
     }
 
     fn is_durable(&self, key: Key) -> bool {
@@ -552,6 +617,13 @@ fn refuse(turn: &mut Turn<'_>, attach: &Attach, reason: ReasonCode) {
     };
     turn.outbox
         .tell(attach.core, CoreMessage::Attached(Box::new(attached)));
+}
+
+/// A connection whose session is not here any more ends.
+fn refuse_reattach(turn: &mut Turn<'_>, edge: Edge, reason: ReasonCode) {
+    let connection = edge.connection;
+    let evict = CoreMessage::Evict { connection, reason };
+    turn.outbox.tell(edge.core, evict);
 }
 
 /// Publishes a will; its expiry counts from now.

@@ -21,21 +21,23 @@ use crate::turn::{Turn, is_shared};
 #[derive(Debug)]
 pub(super) struct SubscriptionOp {
     /// `None` when nobody asked for it.
-    reply: Option<ReplyTo>,
-    home: Key,
+    pub(super) reply: Option<ReplyTo>,
+    pub(super) home: Key,
     /// The session that asked: the place may hold another one when the answers are in.
-    session: SessionId,
+    pub(super) session: SessionId,
     outstanding: u16,
     existed: bool,
-    filter: Box<str>,
+    pub(super) filter: Box<str>,
     /// How retained messages come; `None` for an UNSUBSCRIBE.
-    subscribe: Option<SubscriptionRecord>,
-    stage: Stage,
+    pub(super) subscribe: Option<SubscriptionRecord>,
+    pub(super) stage: Stage,
+    /// True when it was begun under an earlier view: that the subscription exists may be its own work.
+    again: bool,
 }
 
 /// What an operation is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Only asks whether the subscription exists, since a new one would be one too many.
     Looking,
     /// An UNSUBSCRIBE came while it was looking: there is nothing to replace any more.
@@ -47,6 +49,15 @@ enum Stage {
 impl Home {
     /// Makes a durable subscription.
     pub fn subscribe(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe) {
+        self.make(turn, request, false);
+    }
+
+    /// Makes one that was begun under an earlier view.
+    pub(super) fn subscribe_again(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe) {
+        self.make(turn, request, true);
+    }
+
+    fn make(&mut self, turn: &mut Turn<'_>, request: HomeSubscribe, again: bool) {
         if request.only_replaces {
             return self.look(turn, request);
         }
@@ -88,6 +99,7 @@ impl Home {
             filter: filter.clone(),
             subscribe: Some(retained),
             stage: Stage::Doing,
+            again,
         };
         let operation = self.operations.insert(operation);
         let subscriber = Subscriber {
@@ -167,6 +179,7 @@ impl Home {
                 subscription_id: request.subscription_id,
             }),
             stage: Stage::Looking,
+            again: false,
         });
         let reply = ReplyTo {
             core: turn.facts.core,
@@ -212,6 +225,7 @@ impl Home {
             filter: filter.clone(),
             subscribe: None,
             stage: Stage::Doing,
+            again: false,
         };
         let operation = self.operations.insert(operation);
         let reply = Some(ReplyTo {
@@ -286,7 +300,8 @@ impl Home {
         let Some(step) = self.operations.get_mut(operation) else {
             return;
         };
-        step.existed |= existed.unwrap_or(false);
+        let is_own = step.again && step.subscribe.is_some();
+        step.existed |= existed.unwrap_or(false) && !is_own;
         step.outstanding -= 1;
         if step.outstanding > 0 {
             return;
@@ -384,14 +399,17 @@ impl Home {
         }
     }
 
-    fn continue_scan(&self, turn: &mut Turn<'_>, key: Key) {
+    pub(super) fn continue_scan(&self, turn: &mut Turn<'_>, key: Key) {
         let Some(scan) = self.scans.get(key) else {
             return;
         };
-        let (_, session) = scan.target;
+        let (home, session) = scan.target;
+        let Some(partition) = self.sessions.get(home).map(HomeSession::partition) else {
+            return;
+        };
         scan.ask(
             turn,
-            Some(session),
+            Some((session, partition)),
             ReplyTo {
                 core: turn.facts.core,
                 home: true,

@@ -58,6 +58,13 @@ impl Waiting {
         Some(attach)
     }
 
+    /// Forgets CONNECTs; their edges send them to another home.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Attach) -> bool) {
+        self.queue.retain(|waiter| keep(&waiter.attach));
+        let waiters = self.queue.iter();
+        self.will_bytes = waiters.map(|waiter| will_bytes(&waiter.attach)).sum();
+    }
+
     fn holds(&self, attach: &Attach) -> bool {
         self.queue.iter().any(|waiter| {
             waiter.attach.client_id == attach.client_id && waiter.attach.user() == attach.user()
@@ -151,7 +158,7 @@ mod tests {
     use crate::limits::Limits;
     use crate::outbox::Outbox;
     use crate::ownership::Ownership;
-    use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer};
+    use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer, Unanswered};
 
     /// A home, and an engine that takes commands or does not.
     struct Tested {
@@ -163,6 +170,7 @@ mod tests {
         stats: Stats,
         timers: Wheel<Timer>,
         ids: SessionIds,
+        unanswered: Unanswered,
         now: Now,
         behind: bool,
         pressed: bool,
@@ -187,6 +195,7 @@ mod tests {
                 stats: Stats::default(),
                 timers: Wheel::new(0),
                 ids: SessionIds::new(1, 0),
+                unanswered: Unanswered::default(),
                 now: Now::default(),
                 behind: true,
                 pressed: false,
@@ -205,6 +214,7 @@ mod tests {
                 stats: &mut self.stats,
                 timers: &mut self.timers,
                 ids: &mut self.ids,
+                unanswered: &mut self.unanswered,
                 congestion: Congestion {
                     congested: self.behind,
                     engine: self.behind,

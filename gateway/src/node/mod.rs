@@ -5,6 +5,7 @@
 
 mod clustered;
 mod core_thread;
+mod error;
 mod listeners;
 mod servers;
 mod store;
@@ -18,21 +19,20 @@ use std::thread::JoinHandle;
 
 use reactor::driver::{Backend, Waker};
 use reactor::mesh::{InboxSender, LaneCapacity, inbox, mesh};
-use reactor::probe::{Choice, ProbeError, choose, probe, raise_nofile_limit};
+use reactor::probe::{Choice, choose, probe, raise_nofile_limit};
 
 use crate::access::policy::Verdict;
 use crate::admin::AdminRequest;
 use crate::config::{Config, Protocol};
-use crate::control::access::{Access, AccessError, own_secret};
-use crate::control::certificates::{CertificateError, Certificates};
+use crate::control::access::{Access, own_secret};
+use crate::control::certificates::Certificates;
 use crate::control::cluster::to_core::INBOX_TO_CORE;
-use crate::control::cluster::{Cluster, ClusterError, Life};
-use crate::control::engine::EngineFileError;
+use crate::control::cluster::{Cluster, Life};
 use crate::control::http::{self, Paths};
 use crate::control::status::{EngineReport, Listener, NodeStatus, Opened, StoreFacts, banner};
 use crate::control::{Cores, SendToCore};
+use crate::engine::Engine;
 use crate::engine::thread::EngineThread;
-use crate::engine::{Engine, EngineError};
 use crate::event_loop::{Clock, EngineBacklog, Stopping};
 use crate::ownership::Ownership;
 use crate::quic::NodeKeys;
@@ -41,71 +41,10 @@ use crate::turn::Facts;
 use clustered::SharedServers;
 pub use clustered::{SharedEngine, run_in_cluster};
 use core_thread::{CoreKit, CorePlan};
+pub use error::StartError;
+use error::system;
 use listeners::{Datagrams, Operators, bind_datagrams, plan_listeners, proxied};
 use store::Store;
-
-/// Why a node did not start or did not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// No backend can be run.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// The store cannot be used.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// An address cannot be listened on.
-    #[error(
-        "cannot listen on {address} ({key}): {source}; stop what uses it, or set {key} to another address"
-    )]
-    Listen {
-        /// The key of the configuration.
-        key: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A file that says how to reach the servers of the store cannot be used.
-    #[error(transparent)]
-    EngineFile(#[from] EngineFileError),
-    /// The servers of the store would break what is promised, or none of them answers.
-    #[error(
-        "the Valkey or Redis cannot be used: {0}; `roadstead engine check` tells everything about it"
-    )]
-    EngineServers(String),
-    /// A core's driver could not be made or failed.
-    #[error("core {core} cannot do I/O: {source}; `roadstead check` says what this machine allows")]
-    Driver {
-        /// Which core.
-        core: u16,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// TLS listeners without usable certificates.
-    #[error("TLS: {0}")]
-    Certificates(#[from] CertificateError),
-    /// What says who may connect cannot be used.
-    #[error("who may connect: {0}")]
-    Access(#[from] AccessError),
-    /// The secret of QUIC cannot be used.
-    #[error("QUIC: {0}")]
-    QuicSecret(#[source] AccessError),
-    /// This node cannot be in its cluster.
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// The system refused a thread, random numbers, signals or the like.
-    #[error("the system refused {what}: {source}")]
-    System {
-        /// What.
-        what: &'static str,
-        /// What it said.
-        source: std::io::Error,
-    },
-}
-
-fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
-    move |source| StartError::System { what, source }
-}
 
 /// What a core thread says while it starts, and when it ends.
 enum CoreReport {
@@ -168,10 +107,7 @@ struct InCluster<'a> {
 fn live(config: Config, clock: Clock, in_cluster: Option<InCluster<'_>>) -> Result<(), StartError> {
     let cores = u16::try_from(config.core_count()).unwrap_or(u16::MAX);
     raise_nofile_limit().map_err(system("more open files"))?;
-    let choice = choose(config.io_preference(), &probe(&config.driver_config()))?;
-    if let Some(remedy) = &choice.remedy {
-        tracing::warn!(reason = %choice.reason, %remedy, "io_uring cannot be used; epoll is used instead");
-    }
+    let choice = choose_backend(&config)?;
     let operators = Operators::bind(&config)?;
     let plan = plan_listeners(&config)?;
     let proxied = proxied(&config, &plan);
@@ -238,6 +174,14 @@ fn live(config: Config, clock: Clock, in_cluster: Option<InCluster<'_>>) -> Resu
         member,
     };
     node.start(store, kits, (plan, datagrams), operators)
+}
+
+fn choose_backend(config: &Config) -> Result<Choice, StartError> {
+    let choice = choose(config.io_preference(), &probe(&config.driver_config()))?;
+    if let Some(remedy) = &choice.remedy {
+        tracing::warn!(reason = %choice.reason, %remedy, "io_uring cannot be used; epoll is used instead");
+    }
+    Ok(choice)
 }
 
 /// A life, and the cluster part that it is one of.

@@ -130,6 +130,11 @@ impl Group {
         self.members.is_empty()
     }
 
+    /// The subscriptions of the members.
+    pub(super) fn subscribers(&self) -> impl Iterator<Item = &Subscriber> {
+        self.members.values().map(|member| &member.subscriber)
+    }
+
     pub(super) fn contains(&self, session: SessionId) -> bool {
         self.members.contains_key(&session)
     }

@@ -5,6 +5,7 @@
 //! edge has taken it into the bounded queues of the matching live sessions.
 
 mod groups;
+mod handover;
 pub mod hot;
 #[cfg(test)]
 mod publish_tests;
@@ -23,17 +24,18 @@ use hashbrown::HashMap;
 use reactor::slab::Key;
 
 use crate::core_message::{
-    CoreMessage, Deliver, DeliverHome, FindSubscription, LimitSubscription, Origin, PublishRequest,
-    Recipient, RetainedPage, RetainedScan, SubscribeRequest, Target, UnsubscribeRequest,
+    CoreMessage, Deliver, DeliverHome, FindSubscription, LimitSubscription, MailboxRecipient,
+    Origin, PublishRequest, Recipient, RetainedPage, RetainedScan, SubscribeRequest, Target,
+    UnsubscribeRequest,
 };
 use crate::engine::claim::MessageId;
 use crate::engine::{Append, Command, Delivery, RetainChange, SubscriptionRecord};
 use crate::message::{Message, SessionId};
-use crate::ownership::Ownership;
 use crate::retained_scan;
 use crate::shard::{TokenRole, token};
 use crate::turn::{Turn, without_share};
 
+use handover::{Appending, Awaited, tell_append};
 use hot::HotRoots;
 use queue::QueueMailbox;
 use retained::Retained;
@@ -65,6 +67,8 @@ pub struct Owner {
     mailboxes: HashMap<SessionId, QueueMailbox, FixedState>,
     /// What is asked about them.
     requests: HashMap<u64, queue::Request, FixedState>,
+    /// Messages of queues on their way to mailboxes, in a cluster.
+    appending: HashMap<u64, Appending, FixedState>,
     /// Restored queues whose groups are not known yet.
     orphans: Vec<(SessionId, Box<str>)>,
 }
@@ -72,7 +76,9 @@ pub struct Owner {
 /// A publish that waits for stores and queues.
 #[derive(Debug)]
 struct Pending {
-    origin: Origin,
+    waits: Waits,
+    /// In a cluster, who is to answer.
+    awaited: Option<Box<Awaited>>,
     /// Answers still to come.
     outstanding: u32,
     recipients: u32,
@@ -80,6 +86,37 @@ struct Pending {
     may_refuse: bool,
     /// True when a mailbox was full and refused the message.
     rejected: bool,
+}
+
+/// Who waits for the answer to a publish.
+#[derive(Clone, Copy, Debug)]
+struct Waits {
+    origin: Origin,
+    id: MessageId,
+}
+
+impl Waits {
+    fn finish(self, turn: &mut Turn<'_>, recipients: u32) {
+        let reason = if recipients == 0 {
+            ReasonCode::NoMatchingSubscribers
+        } else {
+            ReasonCode::Success
+        };
+        self.done(turn, reason, recipients);
+    }
+
+    fn done(self, turn: &mut Turn<'_>, reason: ReasonCode, recipients: u32) {
+        let Self { origin, id } = self;
+        if let Some(core) = origin.core() {
+            let done = CoreMessage::PublishDone {
+                origin,
+                reason,
+                recipients,
+                id,
+            };
+            turn.outbox.tell(core, done);
+        }
+    }
 }
 
 impl Owner {
@@ -97,6 +134,7 @@ impl Owner {
             scratch_groups: Vec::new(),
             mailboxes: HashMap::default(),
             requests: HashMap::default(),
+            appending: HashMap::default(),
             orphans: Vec::new(),
         }
     }
@@ -108,18 +146,27 @@ impl Owner {
             origin,
             may_refuse,
             received,
+            id: message_id,
+            retry,
         } = request;
+        if retry && self.is_pending(message_id) {
+            return; // It will be answered.
+        }
+        let waits = Waits {
+            origin,
+            id: message_id,
+        };
         let root = turn.facts.root_depths.root_of_topic(message.topic());
         self.hot.count(root);
         let retain = match self.retain(turn, &message) {
             Ok(change) => change,
-            Err(reason) if may_refuse => return done(turn, origin, reason, 0),
+            Err(reason) if may_refuse => return waits.done(turn, reason, 0),
             Err(_) => {
                 turn.stats.counters.retained_dropped += 1;
                 RetainChange::None
             }
         };
-        let (recipients, routes) = self.route(turn, root, &message);
+        let (recipients, mut routes) = self.route(turn, root, &message);
         if recipients == 0 {
             turn.stats.counters.publishes_unmatched += 1;
         }
@@ -129,8 +176,8 @@ impl Owner {
         if !routes.appends.is_empty() || received.is_some() || retain != RetainChange::None {
             let store = Command::Publish {
                 token: token(TokenRole::Owner, id),
-                id: MessageId::NONE,
-                retry: false,
+                id: message_id,
+                retry,
                 message: message.clone(),
                 appends: routes.appends,
                 received,
@@ -140,6 +187,20 @@ impl Owner {
             outstanding += 1;
         }
         let answer = (origin != Origin::Nobody).then_some((turn.facts.core, id));
+        let awaited = turn.ownership.is_clustered().then(|| {
+            let live = routes.live.keys().filter(|_| answer.is_some());
+            Box::new(Awaited {
+                message: message.clone(),
+                live: live.copied().collect(),
+                homes: std::mem::take(&mut routes.mailboxes).into_iter().collect(),
+            })
+        });
+        if let Some(awaited) = &awaited {
+            outstanding += awaited.homes.len() as u32;
+            for (core, recipients) in &awaited.homes {
+                tell_append(turn, *core, (id, waits.id, retry), &message, recipients);
+            }
+        }
         outstanding += deliver_live(turn, &message, routes.live, answer);
         for (core, recipients) in routes.homes {
             let deliver = DeliverHome {
@@ -153,7 +214,8 @@ impl Owner {
             self.pending.insert(
                 id,
                 Pending {
-                    origin,
+                    waits,
+                    awaited,
                     outstanding,
                     recipients,
                     may_refuse: may_refuse && message.qos == QoS::AtLeastOnce,
@@ -161,7 +223,7 @@ impl Owner {
                 },
             );
         } else {
-            finish(turn, origin, recipients);
+            waits.finish(turn, recipients);
         }
     }
 
@@ -179,7 +241,7 @@ impl Owner {
                 Err(append) => routes.appends.push(append),
             }
         }
-        routes.sort(turn.ownership, matches.drain(..));
+        routes.sort(turn, matches.drain(..));
         self.scratch = matches;
         self.scratch_groups = groups;
         (recipients, routes)
@@ -199,14 +261,10 @@ impl Owner {
             return;
         };
         if pending.rejected && pending.may_refuse {
-            done(
-                turn,
-                pending.origin,
-                ReasonCode::QuotaExceeded,
-                pending.recipients,
-            );
+            let reason = ReasonCode::QuotaExceeded;
+            pending.waits.done(turn, reason, pending.recipients);
         } else {
-            finish(turn, pending.origin, pending.recipients);
+            pending.waits.finish(turn, pending.recipients);
         }
     }
 
@@ -400,13 +458,17 @@ impl Owner {
 /// The recipients of a message, sorted by where they are.
 #[derive(Default)]
 struct Routes {
+    /// Mailboxes that this core's engine writes: queues of groups, and all in a node alone.
     appends: Vec<Append>,
+    /// In a cluster, the mailboxes of sessions by home core.
+    mailboxes: BTreeMap<u16, Vec<MailboxRecipient>>,
     live: BTreeMap<u16, Vec<Recipient>>,
     homes: BTreeMap<u16, Vec<(SessionId, Delivery)>>,
 }
 
 impl Routes {
-    fn sort(&mut self, ownership: &Ownership, matches: impl Iterator<Item = Match>) {
+    fn sort(&mut self, turn: &Turn<'_>, matches: impl Iterator<Item = Match>) {
+        let ownership = turn.ownership;
         for Match {
             session,
             target,
@@ -427,6 +489,15 @@ impl Routes {
                         .or_default()
                         .push((session, delivery));
                 }
+                Target::Home { partition } if ownership.is_clustered() => self
+                    .mailboxes
+                    .entry(ownership.core_of(partition))
+                    .or_default()
+                    .push(MailboxRecipient {
+                        session,
+                        partition,
+                        delivery,
+                    }),
                 Target::Home { partition } => self.appends.push(Append {
                     session,
                     home: ownership.core_of(partition),
@@ -498,6 +569,16 @@ fn append_retained(
             others.push(message);
             continue;
         }
+        if turn.ownership.is_clustered() {
+            let recipient = MailboxRecipient {
+                session,
+                partition: scan.home_partition,
+                delivery,
+            };
+            let (core, name) = (scan.reply.core, (u64::MAX, MessageId::NONE, false));
+            tell_append(turn, core, name, &message, &[recipient]); // Nobody waits for the answer.
+            continue;
+        }
         let append = Append {
             session,
             home: scan.reply.core,
@@ -514,28 +595,4 @@ fn append_retained(
         });
     }
     others
-}
-
-fn finish(turn: &mut Turn<'_>, origin: Origin, recipients: u32) {
-    let reason = if recipients == 0 {
-        ReasonCode::NoMatchingSubscribers
-    } else {
-        ReasonCode::Success
-    };
-    done(turn, origin, reason, recipients);
-}
-
-fn done(turn: &mut Turn<'_>, origin: Origin, reason: ReasonCode, recipients: u32) {
-    let core = match origin {
-        Origin::Nobody => return,
-        Origin::Client { core, .. } | Origin::Admin { core, .. } => core,
-    };
-    turn.outbox.tell(
-        core,
-        CoreMessage::PublishDone {
-            origin,
-            reason,
-            recipients,
-        },
-    );
 }

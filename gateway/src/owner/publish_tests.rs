@@ -8,11 +8,12 @@ use reactor::wheel::Wheel;
 use super::*;
 use crate::access::policy::Policy;
 use crate::core_message::{Presence, Subscriber};
+use crate::engine::claim::MessageId;
 use crate::limits::Limits;
 use crate::message::MessageParts;
 use crate::outbox::Outbox;
 use crate::ownership::Ownership;
-use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer};
+use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Timer, Unanswered};
 
 /// An owner that can have turns.
 struct Tested {
@@ -24,6 +25,7 @@ struct Tested {
     stats: Stats,
     timers: Wheel<Timer>,
     ids: SessionIds,
+    unanswered: Unanswered,
 }
 
 impl Tested {
@@ -43,6 +45,7 @@ impl Tested {
             stats: Stats::default(),
             timers: Wheel::new(0),
             ids: SessionIds::new(1, 0),
+            unanswered: Unanswered::default(),
         }
     }
 
@@ -56,6 +59,7 @@ impl Tested {
             stats: &mut self.stats,
             timers: &mut self.timers,
             ids: &mut self.ids,
+            unanswered: &mut self.unanswered,
             congestion: Congestion::default(),
         };
         act(&mut self.owner, &mut turn);
@@ -118,6 +122,8 @@ fn live_clients_do_not_wait_for_the_commit_and_the_publisher_does() {
         origin,
         may_refuse: true,
         received: Some((SessionId(9), 1)),
+        id: MessageId::NONE,
+        retry: false,
     };
     tested.turn(|owner, turn| owner.publish(turn, request));
     let said = tested.said();

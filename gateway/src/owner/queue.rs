@@ -4,6 +4,7 @@
 //! ```text
 //!           nobody connected, or messages wait                    a member is connected and not busy
 //! message ─────────────────────────────────────▶ the mailbox ──┬──────── Command::Move ────────▶ mailbox of a durable member
+//!                                                               │        (in a cluster: ReadMailbox ─ Append ─ Ack)
 //!                                                               └─ ReadMailbox ─ Hand ─ Ack ───▶ queue of a live-only one
 //! ```
 //!
@@ -42,18 +43,18 @@ const RETRY_MS: u64 = 250;
 #[derive(Debug)]
 pub(super) struct QueueMailbox {
     /// Its group; `None` once that has ended and the engine is deleting the mailbox.
-    group: Option<Key>,
+    pub(super) group: Option<Key>,
     /// Messages in it.
-    messages: u64,
+    pub(super) messages: u64,
     /// Messages on their way to a member, in order.
-    handed: VecDeque<Handed>,
+    pub(super) handed: VecDeque<Handed>,
     /// Messages that a member took: the engine does not know yet, and may still say that it evicted one of them.
     settled: Vec<u64>,
 }
 
 /// A message on its way to a member.
 #[derive(Debug)]
-struct Handed {
+pub(super) struct Handed {
     sequence: u64,
     /// True when the engine has dropped it since, to make room.
     evicted: bool,
@@ -62,9 +63,14 @@ struct Handed {
 /// What an answer about a queue is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
-    mailbox: SessionId,
+    pub(super) mailbox: SessionId,
     /// Whom the messages are for.
     member: SessionId,
+    /// The core that was given them, for a connection of its own.
+    pub(super) handed_to: Option<u16>,
+    /// How many of them a home has taken so far, and how many of those were still in the queue.
+    taken: u64,
+    left: u64,
 }
 
 impl Owner {
@@ -97,7 +103,7 @@ impl Owner {
     }
 
     fn make_mailbox(&mut self, turn: &mut Turn<'_>, key: Key) -> SessionId {
-        let session = turn.ids.issue().as_group_queue();
+        let session = self.new_queue_id(turn, key);
         let Some(group) = self.subscriptions.groups.get_mut(key) else {
             return session;
         };
@@ -117,6 +123,20 @@ impl Owner {
         });
         self.mailboxes.insert(session, QueueMailbox::new(Some(key)));
         session
+    }
+
+    /// The id of a new queue; in a cluster one that is kept in a partition of this core.
+    fn new_queue_id(&self, turn: &mut Turn<'_>, key: Key) -> SessionId {
+        let group = self.subscriptions.groups.get(key);
+        let filter = group.map_or("", |group| &group.filter);
+        loop {
+            let session = turn.ids.issue().as_group_queue();
+            let depths = &turn.facts.root_depths;
+            let core = turn.ownership.core_of_queue(depths, session, filter);
+            if !turn.ownership.is_clustered() || core == turn.facts.core {
+                return session;
+            }
+        }
     }
 
     /// A member of a shared subscription came or went, or has more or less to do.
@@ -161,6 +181,9 @@ impl Owner {
         let request = Request {
             mailbox: from,
             member: member.session,
+            handed_to: None,
+            taken: 0,
+            left: 0,
         };
         self.requests.insert(id, request);
         let token = token(TokenRole::Owner, id);
@@ -260,8 +283,9 @@ impl Owner {
         let group = self.subscriptions.groups.get(key);
         let member = group
             .and_then(|group| group.connected(request.member))
-            .filter(|member| !takes_into_mailbox(member));
+            .filter(|member| turn.ownership.is_clustered() || !takes_into_mailbox(member));
         let mut messages = Vec::new();
+        let mut sequences = Vec::new();
         let mut expired = 0;
         for MailboxEntry { sequence, content } in entries {
             // Without a message it is nothing: no member of a group acknowledges in its queue.
@@ -271,6 +295,7 @@ impl Owner {
                 (Some(message), Some(member)) => {
                     let delivery = member.record().delivery(&message);
                     messages.push((message, delivery));
+                    sequences.push(sequence);
                     mailbox.handed.push_back(Handed {
                         sequence,
                         evicted: false,
@@ -288,8 +313,50 @@ impl Owner {
             return self.transferred(turn, request, expired, None);
         };
         self.leave_queue(key, expired);
+        if let (Target::Home { partition }, true) = (member.target, takes_into_mailbox(&member)) {
+            let messages = messages.into_iter().map(|(message, _)| message);
+            let messages = sequences.into_iter().zip(messages).collect();
+            return self.append_to_member(turn, (id, request), (&member, partition), messages);
+        }
+        let handed_to = Some(match member.target {
+            Target::Live { core, .. } => core,
+            Target::Home { partition } => turn.ownership.core_of(partition),
+        });
+        let request = Request {
+            handed_to,
+            ..request
+        };
         self.requests.insert(id, request);
         tell_hand(turn, id, &member, messages);
+    }
+
+    /// A member's home has taken a message of a queue, or has no room for it.
+    pub(super) fn taken_by_home(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: u64,
+        (sequence, taken): (u64, bool),
+        is_last: bool,
+    ) {
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        if let Some(mailbox) = self.mailboxes.get_mut(&request.mailbox) {
+            let mut handed = mailbox.handed.iter();
+            let place = handed.position(|handed| handed.sequence == sequence);
+            let handed = place.and_then(|place| mailbox.handed.remove(place));
+            request.taken += u64::from(taken);
+            if taken && handed.is_some_and(|handed| !handed.evicted) {
+                request.left += 1;
+                mailbox.settle(turn, request.mailbox, sequence);
+                turn.stats.deliver();
+            }
+        }
+        let request = *request;
+        if is_last {
+            self.requests.remove(&id);
+            self.transferred(turn, request, request.left, Some(request.taken));
+        }
     }
 
     /// A member has taken messages of a queue.
@@ -385,11 +452,7 @@ impl Owner {
         messages: u64,
     ) {
         (0..messages).for_each(|_| turn.stats.accept());
-        let mailbox = QueueMailbox {
-            messages,
-            ..QueueMailbox::new(None)
-        };
-        self.mailboxes.insert(session, mailbox);
+        self.mailboxes.insert(session, QueueMailbox::of(messages));
         if !self.adopt(turn, session, filter) {
             self.orphans.push((session, filter.into()));
         }
@@ -441,15 +504,17 @@ fn transfer(
 ) -> Command {
     let bytes_max = messages_max * BYTES_PER_MESSAGE;
     match member.target {
-        Target::Home { partition } if takes_into_mailbox(member) => Command::Move {
-            token,
-            from,
-            to: member.session,
-            home: ownership.core_of(partition),
-            record: member.record(),
-            messages_max,
-            bytes_max,
-        },
+        Target::Home { partition } if takes_into_mailbox(member) && !ownership.is_clustered() => {
+            Command::Move {
+                token,
+                from,
+                to: member.session,
+                home: ownership.core_of(partition),
+                record: member.record(),
+                messages_max,
+                bytes_max,
+            }
+        }
         Target::Home { .. } | Target::Live { .. } => Command::ReadMailbox {
             token,
             session: from,
@@ -491,6 +556,14 @@ fn tell_hand(
 }
 
 impl QueueMailbox {
+    /// One from the store, whose group is not known yet.
+    pub(super) fn of(messages: u64) -> Self {
+        Self {
+            messages,
+            ..Self::new(None)
+        }
+    }
+
     fn new(group: Option<Key>) -> Self {
         Self {
             group,

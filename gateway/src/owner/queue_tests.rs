@@ -13,6 +13,7 @@ use crate::access::policy::Policy;
 use crate::core_message::{
     Origin, Presence, PublishRequest, SubscribeRequest, UnsubscribeRequest, load_level,
 };
+use crate::engine::claim::MessageId;
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, MailboxLimits, Restored, SubscriptionRecord, WhenFull};
 use crate::limits::Limits;
@@ -20,7 +21,7 @@ use crate::message::MessageParts;
 use crate::metrics::Counters;
 use crate::outbox::Outbox;
 use crate::ownership::Ownership;
-use crate::turn::{Congestion, Facts, Now, SessionIds, Stats};
+use crate::turn::{Congestion, Facts, Now, SessionIds, Stats, Unanswered};
 
 const FILTER: &str = "$share/workers/jobs/+";
 
@@ -33,6 +34,7 @@ struct Tested {
     stats: Stats,
     timers: Wheel<Timer>,
     ids: SessionIds,
+    unanswered: Unanswered,
     now: Now,
     engine: Memory,
     batches: u64,
@@ -60,6 +62,7 @@ impl Tested {
             stats: Stats::default(),
             timers: Wheel::new(0),
             ids: SessionIds::new(1, 0),
+            unanswered: Unanswered::default(),
             now: Now::default(),
             engine: Memory::new(limits, 0),
             batches: 0,
@@ -94,6 +97,7 @@ impl Tested {
             stats: &mut self.stats,
             timers: &mut self.timers,
             ids: &mut self.ids,
+            unanswered: &mut self.unanswered,
             congestion: Congestion::default(),
         };
         act(&mut self.owner, &mut turn)
@@ -152,6 +156,8 @@ impl Tested {
             origin: Origin::Nobody,
             may_refuse: false,
             received: None,
+            id: MessageId::NONE,
+            retry: false,
         };
         self.turn(|owner, turn| owner.publish(turn, request));
     }

@@ -110,6 +110,19 @@ impl Retained {
         (page, next.map(String::into_boxed_str))
     }
 
+    /// Forgets the messages of some topics; the store keeps them.
+    pub fn remove_topics(&mut self, is_gone: impl Fn(&str) -> bool) {
+        let mut gone = Vec::new();
+        self.messages.for_each(|topic, _| {
+            if is_gone(topic) {
+                gone.push(topic.to_owned());
+            }
+        });
+        for topic in gone {
+            self.remove(&topic);
+        }
+    }
+
     /// Removes and returns all messages that a filter matches.
     pub fn clear_matching(&mut self, filter: &str) -> Vec<Arc<Message>> {
         let mut found = Vec::new();

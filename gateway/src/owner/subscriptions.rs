@@ -220,6 +220,73 @@ impl Subscriptions {
         }
     }
 
+    /// Removes all filters of some roots; returns the groups that go with them.
+    pub(super) fn remove_roots(&mut self, is_lost: impl Fn(&str) -> bool) -> Vec<Group> {
+        let groups = &mut self.groups;
+        let (mut removed, mut gone) = (0, Vec::new());
+        self.rooted.retain(|root, set| {
+            let is_lost = is_lost(root);
+            if is_lost {
+                set.for_each(&mut |_, entry| {
+                    removed += entry.subscribers.as_slice().len();
+                    let ended = entry.groups.keys().filter_map(|key| groups.remove(key));
+                    gone.extend(ended);
+                });
+            }
+            !is_lost
+        });
+        removed += gone.iter().map(Group::len).sum::<usize>();
+        self.count -= removed as u64;
+        gone
+    }
+
+    /// Removes some subscribers; returns the groups that end with their last member.
+    pub(super) fn remove_subscribers(
+        &mut self,
+        is_gone: impl Fn(&Subscriber) -> bool,
+    ) -> Vec<Group> {
+        let mut gone: Vec<(Option<Box<str>>, Box<str>, SessionId)> = Vec::new();
+        let mut collect = |root: Option<&str>, set: &FilterSet| {
+            set.for_each(&mut |filter, entry| {
+                let subscribers = entry.subscribers.as_slice().iter();
+                let found = subscribers.filter(|subscriber| is_gone(subscriber));
+                gone.extend(
+                    found.map(|found| (root.map(Into::into), filter.into(), found.session)),
+                );
+                for group in entry.groups.keys().filter_map(|key| self.groups.get(key)) {
+                    let found = group.subscribers().filter(|subscriber| is_gone(subscriber));
+                    let filter = &group.filter;
+                    gone.extend(
+                        found.map(|found| (root.map(Into::into), filter.clone(), found.session)),
+                    );
+                }
+            });
+        };
+        for (root, set) in &self.rooted {
+            collect(Some(root), set);
+        }
+        collect(None, &self.broad);
+        let ended = gone.into_iter().map(|(root, filter, session)| {
+            let ended = self.unsubscribe(root.as_deref(), &filter, session);
+            ended.group
+        });
+        ended.flatten().collect()
+    }
+
+    /// Calls `visit` with each broad filter and each of its subscribers.
+    pub(super) fn for_each_broad(&self, mut visit: impl FnMut(&str, &Subscriber)) {
+        self.broad.for_each(&mut |filter, entry| {
+            for subscriber in entry.subscribers.as_slice() {
+                visit(filter, subscriber);
+            }
+            for group in entry.groups.keys().filter_map(|key| self.groups.get(key)) {
+                for subscriber in group.subscribers() {
+                    visit(&group.filter, subscriber);
+                }
+            }
+        });
+    }
+
     /// Calls `visit` with each filter, whether it is broad, its number of subscribers, and the messages in its queue.
     pub fn for_each(&self, mut visit: impl FnMut(&str, bool, u64, u64)) {
         let mut tell = |broad: bool, filter: &str, entry: &Entry| {

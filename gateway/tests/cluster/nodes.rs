@@ -100,9 +100,10 @@ fn start(shared: &Arc<Shared>, seed: SocketAddr, ip: IpAddr, gossip: u16) -> Nod
     }
     let key = file(KEYS[0]);
     let folder = file("").with_extension("folder");
+    // The engine of the test takes the place of the one that is named here.
     let text = format!(
         "[node]\ncores = 2\npin_cores = false\n[io]\nbackend = \"epoll\"\nconnections_max = 64\n[listeners]\ntcp = [\"{mqtt}\"]\nwebsocket = []\n\
-         [admin]\naddress = \"{admin}\"\n[engine]\npath = {folder:?}\n[cluster]\nname = \"roadstead\"\nkey_file = {key:?}\nseeds = [\"{seed}\"]\n\
+         [admin]\naddress = \"{admin}\"\n[engine]\nkind = \"redis\"\nurls = [\"redis://127.0.0.1:1\"]\npath = {folder:?}\n[cluster]\nname = \"roadstead\"\nkey_file = {key:?}\nseeds = [\"{seed}\"]\n\
          gossip_address = \"{ip}:{gossip}\"\nbus_address = \"{ip}:{bus}\"\nweight = 65535\n"
     );
     let sources = Sources {

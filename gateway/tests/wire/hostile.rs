@@ -176,9 +176,9 @@ fn codes_and_counts() -> Vec<Case> {
         ),
         case(
             "PublishDone",
-            &[&[3]],
+            &[&[4]],
             "PublishDone.origin",
-            unknown("origin", 3),
+            unknown("origin", 4),
         ),
         case(
             "PublishDone",
@@ -380,8 +380,8 @@ fn lists() -> Vec<Case> {
         ),
         case(
             "Attached",
-            &[&attached, &[1, 0]],
-            "AttachedSession.received",
+            &[&attached, &[1, 0, 7, 9]],
+            "ReceivedId.packet_id",
             Problem::Zero,
         ),
         case("Identify", &[KEY, &[0], &many], "Identity.groups", count(0)),

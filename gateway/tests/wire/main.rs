@@ -2,6 +2,7 @@
 //! by accident.
 
 mod golden_bytes;
+mod handing_over;
 mod hostile;
 mod parts;
 mod round_trip;

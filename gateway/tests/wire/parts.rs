@@ -172,7 +172,8 @@ pub(crate) fn origin() -> impl Strategy<Value = Origin> {
         bytes,
     });
     let admin = (n16(), n64()).prop_map(|(core, request)| Origin::Admin { core, request });
-    prop_oneof![Just(Origin::Nobody), client, admin]
+    let will = n16().prop_map(|core| Origin::Will { core });
+    prop_oneof![Just(Origin::Nobody), client, admin, will]
 }
 
 pub(crate) fn target() -> impl Strategy<Value = Target> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use edge_proto::packet::QoS;
 use gateway::bus::wire::{self, KINDS, VERSION, WireError};
 use gateway::core_message::{CoreMessage, Origin, PublishRequest, UnsubscribeRequest};
+use gateway::engine::claim::MessageId;
 use gateway::message::{Message, MessageParts, SessionId};
 use proptest::prelude::*;
 
@@ -52,6 +53,8 @@ fn the_longest_topic_and_filter_arrive() {
         origin: Origin::Nobody,
         may_refuse: false,
         received: None,
+        id: MessageId::NONE,
+        retry: false,
     }));
     assert_eq!(wire::decode(&encoded(&message), VERSION), Ok(message));
     let share = "$share/team/";
@@ -93,12 +96,12 @@ fn a_message_costs_few_bytes_beside_what_it_carries() {
     let content = |message: &Message| message.topic().len() + message.payload().len();
     for (name, message) in samples::all() {
         let (own, spent) = match &message {
-            CoreMessage::Publish(publish) => (content(&publish.message), 45),
+            CoreMessage::Publish(publish) => (content(&publish.message), 55),
             CoreMessage::Deliver(deliver) => (content(&deliver.message), 55),
             CoreMessage::PublishDone { .. }
             | CoreMessage::DeliverDone { .. }
             | CoreMessage::MailboxAck { .. }
-            | CoreMessage::SubscriptionDone { .. } => (0, 24),
+            | CoreMessage::SubscriptionDone { .. } => (0, 30),
             _ => continue,
         };
         let bytes = encoded(&message).len();

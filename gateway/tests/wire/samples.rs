@@ -8,6 +8,7 @@ use edge_proto::reason::ReasonCode;
 use gateway::access::Identity;
 use gateway::access::rules::{RuleSource, Rules};
 use gateway::core_message::*;
+use gateway::engine::claim::ReceivedId;
 use gateway::engine::{Delivery, SubscriptionRecord, WillRecord};
 use gateway::message::{Message, MessageParts, SessionId};
 use reactor::datagram::Ecn;
@@ -15,19 +16,21 @@ use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 use serde_json::json;
 
-const SESSION: SessionId = SessionId(0x0001_0200_0000_002A);
+use super::handing_over::{self, ID, RECEIVED};
 
-const CONNECTION: ConnectionId = ConnectionId {
+pub(crate) const SESSION: SessionId = SessionId(0x0001_0200_0000_002A);
+
+pub(crate) const CONNECTION: ConnectionId = ConnectionId {
     slot: 300,
     generation: 7,
 };
 
-const HOME: Key = Key {
+pub(crate) const HOME: Key = Key {
     slot: 5,
     generation: 1,
 };
 
-const HOMES: Target = Target::Home { partition: 2 };
+pub(crate) const HOMES: Target = Target::Home { partition: 2 };
 
 const REPLY: ReplyTo = ReplyTo {
     core: 3,
@@ -46,7 +49,7 @@ const RECORD: SubscriptionRecord = SubscriptionRecord {
     subscription_id: 268_435_455,
 };
 
-fn message() -> Arc<Message> {
+pub(crate) fn message() -> Arc<Message> {
     Arc::new(Message::new(MessageParts {
         topic: "u/bob",
         properties: &[0x26, 0, 1, b'k', 0, 1, b'v'],
@@ -71,11 +74,19 @@ fn bare_message() -> Arc<Message> {
     }))
 }
 
-fn delivery(subscription_ids: &[u32]) -> Delivery {
+pub(crate) fn delivery(subscription_ids: &[u32]) -> Delivery {
     Delivery {
         qos: QoS::AtLeastOnce,
         retain: true,
         subscription_ids: subscription_ids.into(),
+    }
+}
+
+pub(crate) fn will() -> WillRecord {
+    WillRecord {
+        message: message(),
+        delay_s: 30,
+        message_expiry_s: Some(60),
     }
 }
 
@@ -89,6 +100,8 @@ fn publish(
         origin,
         may_refuse: true,
         received,
+        id: ID,
+        retry: true,
     }))
 }
 
@@ -126,6 +139,7 @@ fn publishing() -> Vec<(&'static str, CoreMessage)> {
                 origin: client(),
                 reason: ReasonCode::QuotaExceeded,
                 recipients: 1_000_000,
+                id: ID,
             },
         ),
         ("Deliver, answered", deliver(Some((4, 77)), false)),
@@ -295,6 +309,7 @@ fn scan(after: &str, mailbox: Option<(SessionId, SubscriptionRecord)>) -> CoreMe
         filter: "u/#".into(),
         after: after.into(),
         limit: 32,
+        home_partition: mailbox.map_or(0, |_| 16_383),
         mailbox,
         reply: REPLY,
     }))
@@ -337,11 +352,6 @@ fn attach(
 }
 
 fn sessions() -> Vec<(&'static str, CoreMessage)> {
-    let will = WillRecord {
-        message: message(),
-        delay_s: 30,
-        message_expiry_s: Some(60),
-    };
     let identity = Arc::new(Identity {
         user: Some("alice".into()),
         groups: ["family".into(), "chess".into()].into(),
@@ -353,10 +363,10 @@ fn sessions() -> Vec<(&'static str, CoreMessage)> {
     vec![
         (
             "Attach, with everything",
-            attach(v6, Some(will), Some(identity.clone())),
+            attach(v6, Some(will()), Some(identity.clone())),
         ),
         ("Attach, anonymous", attach(v4, None, None)),
-        ("Attached", attached(Ok(vec![1, 2, 65_535]))),
+        ("Attached", attached(Ok(vec![RECEIVED; 2]))),
         (
             "Attached, refused",
             attached(Err(ReasonCode::SessionTakenOver)),
@@ -376,7 +386,7 @@ fn sessions() -> Vec<(&'static str, CoreMessage)> {
                 core: 11,
                 will: true,
                 expiry_s: Some(3_600),
-                received: vec![9],
+                received: vec![RECEIVED],
                 sent_to: 0,
             })),
         ),
@@ -398,7 +408,7 @@ fn sessions() -> Vec<(&'static str, CoreMessage)> {
     ]
 }
 
-fn attached(received: Result<Vec<u16>, ReasonCode>) -> CoreMessage {
+fn attached(received: Result<Vec<ReceivedId>, ReasonCode>) -> CoreMessage {
     CoreMessage::Attached(Box::new(Attached {
         connection: CONNECTION,
         outcome: received.map(|received| AttachedSession {
@@ -486,6 +496,7 @@ pub(crate) fn all() -> Vec<(&'static str, CoreMessage)> {
         retained(),
         sessions(),
         mailboxes(),
+        handing_over::samples(),
     ]
     .into_iter()
     .flatten()

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use reactor::datagram::Ecn;
 
+use super::handing_over::{self, id, received};
 use super::parts::*;
 
 fn hand() -> impl Strategy<Value = Box<Hand>> {
@@ -44,12 +45,15 @@ fn deliver() -> impl Strategy<Value = CoreMessage> {
 fn publish() -> impl Strategy<Value = CoreMessage> {
     let received = option::of((session(), count16()));
     let parts = (message(), origin(), any::<bool>(), received);
-    parts.prop_map(|(message, origin, may_refuse, received)| {
+    let parts = (parts, id(), any::<bool>());
+    parts.prop_map(|((message, origin, may_refuse, received), id, retry)| {
         CoreMessage::Publish(Box::new(PublishRequest {
             message,
             origin,
             may_refuse,
             received,
+            id,
+            retry,
         }))
     })
 }
@@ -91,7 +95,7 @@ fn attached() -> impl Strategy<Value = CoreMessage> {
     let session = (
         (session(), key(), n16()),
         (any::<bool>(), any::<bool>()),
-        vec(count16(), 0..4),
+        vec(received(), 0..4),
         n32(),
     );
     let session = session.prop_map(
@@ -119,7 +123,7 @@ fn attached() -> impl Strategy<Value = CoreMessage> {
 fn detach() -> impl Strategy<Value = CoreMessage> {
     let parts = (
         (key(), connection(), n16(), any::<bool>()),
-        (option::of(n32()), vec(count16(), 0..4), n64()),
+        (option::of(n32()), vec(received(), 0..4), n64()),
     );
     parts.prop_map(
         |((home, connection, core, will), (expiry_s, received, sent_to))| {
@@ -175,13 +179,14 @@ fn home_subscribe() -> impl Strategy<Value = CoreMessage> {
 fn retained_scan() -> impl Strategy<Value = CoreMessage> {
     let after = option::of(topic()).prop_map(Option::unwrap_or_default);
     let mailbox = option::of((session(), record()));
-    let parts = (filter(), after, count16(), mailbox, reply());
-    parts.prop_map(|(filter, after, limit, mailbox, reply)| {
+    let parts = (filter(), after, count16(), mailbox, n16(), reply());
+    parts.prop_map(|(filter, after, limit, mailbox, home_partition, reply)| {
         CoreMessage::RetainedScan(Box::new(RetainedScan {
             filter,
             after,
             limit,
             mailbox,
+            home_partition,
             reply,
         }))
     })
@@ -292,11 +297,12 @@ fn about_filter(kind: &str) -> BoxedStrategy<CoreMessage> {
 fn plain(kind: &str) -> BoxedStrategy<CoreMessage> {
     use CoreMessage as M;
     match kind {
-        "PublishDone" => (origin(), reason(), n32())
-            .prop_map(|(origin, reason, recipients)| M::PublishDone {
+        "PublishDone" => (origin(), reason(), n32(), id())
+            .prop_map(|(origin, reason, recipients, id)| M::PublishDone {
                 origin,
                 reason,
                 recipients,
+                id,
             })
             .boxed(),
         "DeliverDone" => n64().prop_map(|publish| M::DeliverDone { publish }).boxed(),
@@ -380,7 +386,7 @@ fn of_kind(kind: &str) -> BoxedStrategy<CoreMessage> {
         "MailboxPush" => mailbox_push().boxed(),
         "MailboxAck" => mailbox_ack().boxed(),
         "Stray" => stray().boxed(),
-        other => plain(other),
+        other => handing_over::of_kind(other).unwrap_or_else(|| plain(other)),
     }
 }
 

@@ -38,7 +38,7 @@ impl World {
                         break;
                     };
                     self.hash = fold(fold(self.hash, 2), from as u64);
-                    self.handle(core, Event::Core(message));
+                    self.handle(core, Event::Core(from as u16, message));
                 }
             }
         }

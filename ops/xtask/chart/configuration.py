@@ -34,29 +34,6 @@ def known_keys():
     return keys
 
 
-def is_to_come(path):
-    """True for keys that will be built."""
-    section, key = path.split(".", 1)
-    return section in TO_COME and (TO_COME[section] is None or key in TO_COME[section])
-
-
-def cut(text, known):
-    """The configuration without what the node does not know yet; the keys that were cut."""
-    kept, gone, section = [], [], ""
-    for line in text.splitlines():
-        if match := re.fullmatch(r"\[(\w+)\]", line):
-            section = match[1]
-            if not any(key.startswith(f"{section}.") for key in known) and section in TO_COME:
-                continue
-        elif match := re.match(r"([a-z_0-9]+) = ", line):
-            path = f"{section}.{match[1]}"
-            if path not in known and is_to_come(path):
-                gone.append(path)
-                continue
-        kept.append(line)
-    return "\n".join(kept) + "\n", gone
-
-
 def file_for(path, manifests):
     """What is to be in a file that the configuration names."""
     name, folder = path.name, path.parent.name
@@ -107,8 +84,7 @@ def checked(failures, values, known):
     for section, keys in tomllib.loads(text).items():
         for key in keys:
             path = f"{section}.{key}"
-            failures.check(path in known or is_to_come(path), f"{values.name}: there is no key {path}")
-    text, gone = cut(text, known)
+            failures.check(path in known, f"{values.name}: there is no key {path}")
     code, said, errors = run(NODE, "config", "check", written(text, manifests))
     failures.check(code == 0, f"{values.name}: roadstead config check: {said}{errors}")
     for manifest in manifests:
@@ -118,15 +94,14 @@ def checked(failures, values, known):
             name = variable["name"]
             if name.startswith("ROADSTEAD_") and name != "ROADSTEAD_ADDRESS":
                 path = name.removeprefix("ROADSTEAD_").lower().replace("_", ".", 1)
-                failures.check(path in known or is_to_come(path), f"{identity(manifest)}: {name} sets no key")
-    return gone
+                failures.check(path in known, f"{identity(manifest)}: {name} sets no key")
 
 
 def own_keys(failures, known):
     """The keys that the chart keeps to itself exist."""
     text = (CHART / "templates/_config.tpl").read_text().split('define "roadstead.ownKeys"')[1].split("{{- end -}}")[0]
     for path in re.findall(r"^([a-z_]+\.[a-z_]+):", text, re.M):
-        failures.check(path in known or is_to_come(path), f"_config.tpl: ownKeys: there is no key {path}")
+        failures.check(path in known, f"_config.tpl: ownKeys: there is no key {path}")
 
 
 def main():
@@ -134,9 +109,7 @@ def main():
     known = known_keys()
     own_keys(failures, known)
     for values in VALUES:
-        gone = checked(failures, values, known)
-        if gone:
-            print(f"{values.name}: checked without {len(gone)} keys that the node does not have yet: {', '.join(gone)}")
+        checked(failures, values, known)
     # The check finds what it looks for.
     bad = rendered(with_values("bad", SINGLE, {"config": {"mqtt": {"keep_alive_max": "5 parsecs"}}}))
     code, _, errors = run(NODE, "config", "check", written(toml_of(bad), bad))

@@ -8,6 +8,7 @@
 
 mod chart;
 mod clients;
+mod cluster;
 mod fuzz;
 mod instructions;
 mod lint;
@@ -40,6 +41,7 @@ cargo xtask VERB
   chart [--only NAME]            the Helm chart, alerts, dashboards and seccomp profile against the tools that read them, and against
                                  a real node; UPDATE_GOLDEN=1 writes what is made of something else
   testssl                        testssl.sh looks for weaknesses of a node's TLS listener
+  cluster VERB                   up, status, start, down: a cluster on this machine to try things on; `cluster help` says more
   fuzz  [--seconds N] [TARGET]   fuzzes TARGET, or every target in turn, for N seconds (default 60)
   bench SCENARIO …               the load tool, after it has installed what its --rivals or its cluster need; arguments go to it unchanged
   chaos VERB …                   a node killed, overloaded, out of disk: crash, bounds, disk, garbage, churn, reload
@@ -90,6 +92,7 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
             let steps = std::iter::once(clients::build_node()).chain(chart::steps());
             run_steps(&project, steps.collect(), rest)
         }
+        "cluster" => cluster::run_verb(&project, rest),
         "testssl" => run_steps(&project, vec![clients::build_node(), testssl::step()], rest),
         "fuzz" => {
             let mut rest = rest.to_vec();

@@ -29,23 +29,6 @@ pub(super) mod nonzero {
     }
 }
 
-/// A list of packet identifiers.
-pub(super) mod packet_ids {
-    use super::{Fault, Problem, Reader, Wire, Writer};
-
-    pub(in super::super) fn write(ids: &Vec<u16>, out: &mut Writer<'_>) {
-        ids.write(out);
-    }
-
-    pub(in super::super) fn read(input: &mut Reader<'_>) -> Result<Vec<u16>, Fault> {
-        let ids = Vec::read(input)?;
-        if ids.contains(&0) {
-            return Err(Problem::Zero.into());
-        }
-        Ok(ids)
-    }
-}
-
 /// A Subscription Identifier, 0 for none.
 pub(super) mod subscription_id {
     use super::{Fault, Problem, Reader, Wire, Writer};

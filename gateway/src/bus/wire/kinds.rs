@@ -5,7 +5,7 @@ use crate::core_message::CoreMessage;
 
 tagged! { CoreMessage as "kind of message" {
     1 => Publish(request),
-    2 => PublishDone { origin, reason, recipients },
+    2 => PublishDone { origin, reason, recipients, id },
     3 => Deliver(deliver),
     4 => DeliverDone { publish },
     5 => DeliverHome(deliver),
@@ -35,6 +35,13 @@ tagged! { CoreMessage as "kind of message" {
     29 => Release { home, packet_id via nonzero },
     30 => Released { connection, packet_id via nonzero },
     31 => Stray(datagram),
+    32 => Append(request),
+    33 => AppendDone { publish, rejected },
+    34 => Receive { home, received },
+    35 => Received { connection, received },
+    36 => Reattach(session),
+    37 => Reattached { connection, home },
+    38 => Handover(step),
 } }
 
 /// The kinds of messages, by number.

@@ -5,16 +5,26 @@ use reactor::datagram::Ecn;
 use super::error::Fault;
 use super::primitive::{Reader, Wire, Writer, unknown};
 use crate::core_message::{
-    Deliver, DeliverHome, Hand, MailboxPush, Origin, Outcome, PublishRequest, Recipient,
-    StrayDatagram,
+    AppendRequest, Deliver, DeliverHome, Hand, MailboxPush, MailboxRecipient, Origin, Outcome,
+    PublishRequest, Recipient, StrayDatagram,
 };
+use crate::engine::claim::{MessageId, ReceivedId};
 
-record! { PublishRequest { message, origin, may_refuse, received } }
+record! { PublishRequest { message, origin, may_refuse, received, id, retry } }
+
+record! { AppendRequest { message, id, retry, recipients, answer } }
+
+record! { MailboxRecipient (10 bytes or more) { session, partition, delivery } }
+
+record! { MessageId { origin, number } }
+
+record! { ReceivedId (3 bytes or more) { packet_id via nonzero, message } }
 
 tagged! { Origin as "origin" {
     0 => Nobody,
     1 => Client { core, connection, packet_id via nonzero, bytes },
     2 => Admin { core, request },
+    3 => Will { core },
 } }
 
 record! { Recipient (9 bytes or more) { connection, delivery } }

@@ -1,6 +1,8 @@
-//! A connection and its session: how they come together and part.
+//! A connection and its session: how they come together and part; and how cores go from one view to the next.
 
-use crate::core_message::{Attach, Attached, AttachedSession, Detach, Identify};
+use crate::core_message::{
+    Attach, Attached, AttachedSession, Detach, HandoverStep, Identify, Reattach, Stage,
+};
 
 record! { Attach {
     core,
@@ -24,7 +26,7 @@ record! { AttachedSession {
     home_core,
     present,
     durable,
-    received via packet_ids,
+    received,
     subscriptions,
 } }
 
@@ -34,6 +36,26 @@ record! { Detach {
     core,
     will,
     expiry_s,
-    received via packet_ids,
+    received,
     sent_to,
+} }
+
+record! { Reattach {
+    core,
+    connection,
+    session,
+    client_id,
+    durable,
+    will,
+    peer,
+    identity,
+    sent_to,
+} }
+
+record! { HandoverStep { epoch, stage } }
+
+tagged! { Stage as "stage" {
+    0 => Installed,
+    1 => Announced { complete },
+    2 => Loaded,
 } }

@@ -35,6 +35,6 @@ record! { HomeSubscribe {
     only_replaces,
 } }
 
-record! { RetainedScan { filter via filter, after via topic_or_start, limit via nonzero, mailbox, reply } }
+record! { RetainedScan { filter via filter, after via topic_or_start, limit via nonzero, mailbox, home_partition, reply } }
 
 record! { RetainedPage { reply, messages, next via next_topic } }

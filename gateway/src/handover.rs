@@ -1,0 +1,420 @@
+//! The hand-over of partitions at one core: what it waits for before it serves what a new view gives it.
+//!
+//! ```text
+//!              every core has said Installed     every core has said Announced, what is new is claimed and read
+//!  MARKING ───────────────────────────────▶ CLAIMING ─────────────────────────────────────────────────▶ SERVING
+//!     ▲                                                                                                    │
+//!     └───────────────────────────────────────── a new view ───────────────────────────────────────────────┘
+//! ```
+//!
+//! Installing a view, a core stops to act for the partitions that it has lost, and says so in every lane. What follows in the lane
+//! belongs to the new view and is held back until all cores have said it: then nothing of the old view is under way any more, and what
+//! the former owner sent has come before anything that the new one sends. Whoever waits for an answer that can no longer come
+//! asks again under the new view, in the old order, so nothing has to be passed on from owner to owner; what was stored by the first
+//! question is known by its id.
+//!
+//! What a core keeps it serves all the time. What it has gained waits, in order, until it is served. A core that has just started waits
+//! with everything until it knows all broad subscriptions of durable sessions: from a core that knows them, or from all homes, when
+//! those have read theirs.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use cluster::partition::{PARTITIONS, partition_of};
+use edge_proto::topic::RootDepths;
+
+use crate::core_message::{CoreMessage, HandoverStep, Stage};
+use crate::ownership::{Ownership, home_partition};
+use crate::turn::without_share;
+
+/// Claims of a core that are under way at once, at most: each may bring a page of what is stored.
+const CLAIMS_MAX: usize = 256;
+/// How long a core waits for others that are members and say nothing. Then it goes on without them, and says so.
+pub const PATIENCE_MS: u64 = 5_000;
+
+/// Who says something to this core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// The core.
+    pub core: u16,
+    /// The view that it had installed when it said it; 0 in a node alone.
+    pub epoch: u64,
+}
+
+/// A set of partitions.
+#[derive(Clone, Debug)]
+pub struct Partitions(Box<[u64]>);
+
+impl Default for Partitions {
+    fn default() -> Self {
+        Self(vec![0; usize::from(PARTITIONS) / 64].into())
+    }
+}
+
+impl Partitions {
+    /// True when it is in the set.
+    pub fn contains(&self, partition: u16) -> bool {
+        self.0[usize::from(partition) / 64] & (1 << (partition % 64)) != 0
+    }
+
+    /// Puts it in.
+    pub fn insert(&mut self, partition: u16) {
+        self.0[usize::from(partition) / 64] |= 1 << (partition % 64);
+    }
+
+    /// Takes it out. True when it was in.
+    pub fn remove(&mut self, partition: u16) -> bool {
+        let was_in = self.contains(partition);
+        self.0[usize::from(partition) / 64] &= !(1 << (partition % 64));
+        was_in
+    }
+
+    /// How many are in it.
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+}
+
+/// Where a core is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Marking,
+    Claiming,
+    Serving,
+}
+
+/// What another core has said of views, as far as this one has handled its messages: epochs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    installed: u64,
+    announced: u64,
+    loaded: u64,
+}
+
+/// What is to become of a message; of several partitions the worst holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gate {
+    /// It is handled.
+    Pass,
+    /// It waits until its partition is served.
+    Wait,
+    /// Its partition is another core's: whoever sent it will send it again, if anybody waits for it.
+    NotMine,
+}
+
+/// Whom a message is for.
+enum Address {
+    /// The owner of a partition, or the home in it.
+    Partition(u16),
+    /// Every owner.
+    All,
+    /// A connection, a session, a request that this core knows or does not.
+    Other,
+}
+
+/// The hand-over at one core of a cluster.
+#[derive(Debug)]
+pub struct Handover {
+    core: u16,
+    epoch: u64,
+    began_ms: u64,
+    phase: Phase,
+    said: HashMap<u16, Said, FixedState>,
+    /// Messages behind a step of a view that is not settled here, by core.
+    held: BTreeMap<u16, VecDeque<CoreMessage>>,
+    /// Messages for partitions that are not served yet, with the cores that sent them.
+    waiting: VecDeque<(u16, CoreMessage)>,
+    served: Partitions,
+    claimed: Partitions,
+    to_claim: Vec<u16>,
+    /// Partition by the number of the request to the engine.
+    claims: HashMap<u64, u16, FixedState>,
+    next_claim: u64,
+    /// Partitions whose claim was lost: the view that says why is on its way, and if it is not, they are claimed again.
+    refused: Vec<u16>,
+    /// True when this core knows all broad subscriptions of durable sessions.
+    complete: bool,
+    /// True when the others were told that everything is read.
+    told_loaded: bool,
+}
+
+impl Handover {
+    /// A core that has seen no view yet.
+    pub fn new(core: u16) -> Self {
+        Self {
+            core,
+            epoch: 0,
+            began_ms: 0,
+            phase: Phase::Marking,
+            said: HashMap::default(),
+            held: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            served: Partitions::default(),
+            claimed: Partitions::default(),
+            to_claim: Vec::new(),
+            claims: HashMap::default(),
+            next_claim: 0,
+            refused: Vec::new(),
+            complete: false,
+            told_loaded: false,
+        }
+    }
+
+    /// A view holds from now on. Returns the partitions that are not this core's.
+    pub fn begin(&mut self, now_ms: u64, ownership: &Ownership) -> Partitions {
+        self.epoch = ownership.epoch();
+        self.began_ms = now_ms;
+        self.phase = Phase::Marking;
+        self.told_loaded = false;
+        self.to_claim.clear();
+        self.refused.clear();
+        let mut lost = Partitions::default();
+        for partition in 0..PARTITIONS {
+            let known = self.served.contains(partition) || self.claimed.contains(partition);
+            if ownership.core_of(partition) != self.core {
+                self.served.remove(partition);
+                self.claimed.remove(partition);
+                lost.insert(partition);
+            } else if !known {
+                self.to_claim.push(partition);
+            }
+        }
+        // A claim that is under way is under an older view, and is made again.
+        self.claims.clear();
+        self.said.retain(|core, _| ownership.has_core(*core));
+        self.held.retain(|core, _| ownership.has_core(*core));
+        lost
+    }
+
+    /// The view that holds.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// True when this core knows all broad subscriptions of durable sessions.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// True when everything that is this core's is served.
+    pub fn is_serving(&self) -> bool {
+        self.phase == Phase::Serving
+    }
+
+    /// Partitions that are served, and those that are to be.
+    pub fn partitions(&self) -> (u64, u64) {
+        let unserved = self.to_claim.len() + self.refused.len() + self.claims.len();
+        (self.served.count(), unserved as u64 + self.claimed.count())
+    }
+
+    /// Messages that wait here.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len() + self.held.values().map(VecDeque::len).sum::<usize>()
+    }
+
+    /// When this core loses patience; `None` when it waits for nobody.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        (self.phase != Phase::Serving).then_some(self.began_ms + PATIENCE_MS)
+    }
+
+    /// A message of another core: given back when it can be handled now, kept when it must wait for its turn.
+    pub fn admit(&mut self, from: u16, message: CoreMessage) -> Option<CoreMessage> {
+        let queue = self.held.get_mut(&from).filter(|held| !held.is_empty());
+        if let Some(queue) = queue {
+            queue.push_back(message);
+            return None;
+        }
+        if self.must_hold(from) {
+            self.held.entry(from).or_default().push_back(message);
+            return None;
+        }
+        Some(message)
+    }
+
+    /// The next message that was held back and can be handled now.
+    pub fn release(&mut self) -> Option<(u16, CoreMessage)> {
+        let from = self.held.iter().find_map(|(from, queue)| {
+            (!queue.is_empty() && !self.must_hold(*from)).then_some(*from)
+        })?;
+        let message = self.held.get_mut(&from)?.pop_front()?;
+        Some((from, message))
+    }
+
+    fn must_hold(&self, from: u16) -> bool {
+        let installed = self.said.get(&from).map_or(0, |said| said.installed);
+        installed > self.epoch || (installed == self.epoch && self.phase == Phase::Marking)
+    }
+
+    /// The view under which a core says what is handled next.
+    pub fn epoch_of(&self, core: u16) -> u64 {
+        if core == self.core {
+            return self.epoch;
+        }
+        self.said.get(&core).map_or(0, |said| said.installed)
+    }
+
+    /// Another core says how far it is.
+    pub fn heard(&mut self, from: u16, step: HandoverStep) {
+        let said = self.said.entry(from).or_default();
+        match step.stage {
+            Stage::Installed => said.installed = step.epoch,
+            Stage::Announced { complete } => {
+                said.announced = step.epoch;
+                self.complete |= complete && step.epoch == self.epoch;
+            }
+            Stage::Loaded => said.loaded = step.epoch,
+        }
+    }
+
+    fn all_said(&self, ownership: &Ownership, epoch_of: impl Fn(&Said) -> u64) -> bool {
+        let others = ownership.cores().iter().filter(|core| **core != self.core);
+        others
+            .map(|core| self.said.get(core).map_or(0, &epoch_of))
+            .all(|epoch| epoch >= self.epoch)
+    }
+
+    /// Goes from marking to claiming when all have said that they have the view, or have had time enough. True when it did.
+    pub fn marked(&mut self, now_ms: u64, ownership: &Ownership) -> bool {
+        let is_due = self.phase == Phase::Marking
+            && (self.all_said(ownership, |said| said.installed) || self.is_late(now_ms));
+        if is_due {
+            self.phase = Phase::Claiming;
+        }
+        is_due
+    }
+
+    /// True when others have said nothing for so long that it goes on without them.
+    pub fn is_late(&self, now_ms: u64) -> bool {
+        now_ms >= self.began_ms + PATIENCE_MS
+    }
+
+    /// The next partition to claim, and the number of the request.
+    pub fn next_claim(&mut self) -> Option<(u64, u16)> {
+        if self.phase != Phase::Claiming || self.claims.len() >= CLAIMS_MAX {
+            return None;
+        }
+        let partition = self.to_claim.pop()?;
+        self.next_claim += 1;
+        self.claims.insert(self.next_claim, partition);
+        Some((self.next_claim, partition))
+    }
+
+    /// True while this request to the engine is one of the present view.
+    pub fn is_claiming(&self, claim: u64) -> bool {
+        self.claims.contains_key(&claim)
+    }
+
+    /// The engine has answered a claim.
+    pub fn claimed(&mut self, claim: u64, is_held: bool) {
+        let Some(partition) = self.claims.remove(&claim) else {
+            return;
+        };
+        if is_held {
+            self.claimed.insert(partition);
+        } else {
+            self.refused.push(partition);
+        }
+    }
+
+    /// Claims that were lost are made again; called now and then.
+    pub fn claim_again(&mut self) {
+        self.to_claim.append(&mut self.refused);
+    }
+
+    /// True once, when everything that is new is read and the others are to be told.
+    pub fn take_loaded(&mut self) -> bool {
+        let is_due = self.phase == Phase::Claiming
+            && !self.told_loaded
+            && self.to_claim.is_empty()
+            && self.refused.is_empty()
+            && self.claims.is_empty();
+        self.told_loaded |= is_due;
+        is_due
+    }
+
+    /// Goes from claiming to serving when nothing is awaited any more. True when it did.
+    pub fn serves(&mut self, now_ms: u64, ownership: &Ownership) -> bool {
+        if self.phase != Phase::Claiming || !self.told_loaded {
+            return false;
+        }
+        self.complete |= self.all_said(ownership, |said| said.loaded);
+        let announced = self.all_said(ownership, |said| said.announced);
+        if !(announced && self.complete) && !self.is_late(now_ms) {
+            return false;
+        }
+        self.phase = Phase::Serving;
+        self.complete = true;
+        for (served, claimed) in self.served.0.iter_mut().zip(&mut self.claimed.0) {
+            *served |= std::mem::take(claimed);
+        }
+        true
+    }
+
+    /// Keeps a message until its partition is served.
+    pub fn wait(&mut self, from: u16, message: CoreMessage) {
+        self.waiting.push_back((from, message));
+    }
+
+    /// What waited, to be handled in this order.
+    pub fn take_waiting(&mut self) -> VecDeque<(u16, CoreMessage)> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Whether a message may be handled now.
+    pub fn gate(&self, ownership: &Ownership, depths: &RootDepths, message: &CoreMessage) -> Gate {
+        if let CoreMessage::Append(request) = message {
+            let gates = request
+                .recipients
+                .iter()
+                .map(|recipient| recipient.partition);
+            let gates = gates.map(|partition| self.gate_of(ownership, partition));
+            return gates.max().unwrap_or(Gate::Pass);
+        }
+        match address(depths, message) {
+            Address::Other => Gate::Pass,
+            Address::All if self.complete => Gate::Pass,
+            Address::All => Gate::Wait,
+            Address::Partition(partition) => self.gate_of(ownership, partition),
+        }
+    }
+
+    fn gate_of(&self, ownership: &Ownership, partition: u16) -> Gate {
+        if ownership.core_of(partition) != self.core {
+            Gate::NotMine
+        } else if self.complete && self.served.contains(partition) {
+            Gate::Pass
+        } else {
+            Gate::Wait
+        }
+    }
+}
+
+fn address(depths: &RootDepths, message: &CoreMessage) -> Address {
+    let of_filter = |filter: &str| match depths.root_of_filter(without_share(filter)) {
+        Some(root) => Address::Partition(partition_of(root)),
+        None => Address::All,
+    };
+    match message {
+        CoreMessage::Publish(request) => {
+            let root = depths.root_of_topic(request.message.topic());
+            Address::Partition(partition_of(root))
+        }
+        CoreMessage::Subscribe(request) => of_filter(&request.filter),
+        CoreMessage::Unsubscribe(request) => of_filter(&request.filter),
+        CoreMessage::LimitSubscription(limit) => of_filter(&limit.filter),
+        CoreMessage::FindSubscription(find) => of_filter(&find.filter),
+        CoreMessage::SharedPresence(member) => of_filter(&member.filter),
+        CoreMessage::RetainedScan(scan) => of_filter(&scan.filter),
+        CoreMessage::Attach(attach) => {
+            let name = attach.user().unwrap_or(&attach.client_id);
+            Address::Partition(home_partition(name))
+        }
+        CoreMessage::Reattach(session) => {
+            let name = session.user().unwrap_or(&session.client_id);
+            Address::Partition(home_partition(name))
+        }
+        _ => Address::Other,
+    }
+}

@@ -1,0 +1,435 @@
+//! The owner role in a cluster: answers that come from other nodes, what a new view takes away and brings, and queues of groups
+//! whose members are at home elsewhere.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use cluster::partition::partition_of;
+use reactor::slab::Key;
+
+use super::groups::Group;
+use super::queue::{QueueMailbox, Request};
+use super::{Owner, Pending};
+use crate::core_message::{
+    AppendRequest, CoreMessage, MailboxRecipient, Presence, SubscribeRequest, Subscriber, Target,
+};
+use crate::engine::claim::{MessageId, partition_of_session};
+use crate::handover::Partitions;
+use crate::message::{Message, SessionId};
+use crate::metrics::DropReason;
+use crate::ownership::Ownership;
+use crate::turn::{Turn, without_share};
+
+/// Who is to answer for a publish, in a cluster.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    pub(super) message: Arc<Message>,
+    /// Cores of edges.
+    pub(super) live: Vec<u16>,
+    /// Home cores, and the mailboxes there.
+    pub(super) homes: Vec<(u16, Vec<MailboxRecipient>)>,
+}
+
+/// A message of a group's queue on its way to the mailbox of a member.
+#[derive(Debug)]
+pub(super) struct Appending {
+    /// The transfer that it is part of.
+    transfer: u64,
+    sequence: u64,
+    core: u16,
+    message: Arc<Message>,
+    recipient: MailboxRecipient,
+}
+
+impl Owner {
+    /// True when a publish with this id is still to be answered.
+    pub(super) fn is_pending(&self, id: MessageId) -> bool {
+        self.pending.values().any(|pending| pending.waits.id == id)
+    }
+
+    /// An edge has taken a message.
+    pub fn delivered(&mut self, turn: &mut Turn<'_>, publish: u64, from: u16) {
+        if let Some(awaited) = self.awaited(publish) {
+            let Some(place) = awaited.live.iter().position(|core| *core == from) else {
+                return;
+            };
+            awaited.live.swap_remove(place);
+        }
+        self.answered(turn, publish, false);
+    }
+
+    /// A home has stored a message, or a mailbox there was full.
+    pub fn stored(&mut self, turn: &mut Turn<'_>, publish: u64, from: u16, rejected: bool) {
+        if self.appending.contains_key(&publish) {
+            return self.queued_stored(turn, publish, from, rejected);
+        }
+        let Some(awaited) = self.awaited(publish) else {
+            return;
+        };
+        let Some(place) = awaited.homes.iter().position(|(core, _)| *core == from) else {
+            return;
+        };
+        awaited.homes.swap_remove(place);
+        self.answered(turn, publish, rejected);
+    }
+
+    fn awaited(&mut self, publish: u64) -> Option<&mut Awaited> {
+        self.pending.get_mut(&publish)?.awaited.as_deref_mut()
+    }
+
+    /// A view holds: what is lost goes, what cores that are gone were to do is not awaited any more, and what moved is asked again.
+    /// Cores that are new hear of the broad subscriptions of durable sessions, if this core knows them all.
+    pub fn view(
+        &mut self,
+        turn: &mut Turn<'_>,
+        old: &Ownership,
+        lost: &Partitions,
+        complete: bool,
+    ) {
+        let depths = turn.facts.root_depths.clone();
+        let is_lost = |root: &str| lost.contains(partition_of(root));
+        for group in self.subscriptions.remove_roots(is_lost) {
+            self.forget_group(turn, group);
+        }
+        self.lose_queues(turn, lost);
+        let ownership = Arc::clone(turn.ownership);
+        let is_gone = |subscriber: &Subscriber| match subscriber.target {
+            Target::Live { core, .. } => !ownership.has_core(core),
+            Target::Home { .. } => false,
+        };
+        for group in self.subscriptions.remove_subscribers(is_gone) {
+            self.end_group(turn, group);
+        }
+        self.retained
+            .remove_topics(|topic| is_lost(depths.root_of_topic(topic)));
+        self.scans.retain(|scan| {
+            let root = depths.root_of_filter(without_share(&scan.filter));
+            ownership.has_core(scan.reply.core) && !root.is_some_and(is_lost)
+        });
+        self.settle_pending(turn, |message| {
+            is_lost(depths.root_of_topic(message.topic()))
+        });
+        self.append_again(turn);
+        self.cancel_hands(turn);
+        let new = ownership
+            .cores()
+            .iter()
+            .filter(|core| !old.has_core(**core));
+        // One core tells what all know: the lowest that was there before.
+        let tells = complete
+            && old.is_clustered()
+            && ownership.cores().iter().find(|core| old.has_core(**core)) == Some(&turn.facts.core);
+        if tells {
+            new.for_each(|core| self.tell_broad(turn, *core));
+        }
+    }
+
+    fn tell_broad(&self, turn: &mut Turn<'_>, core: u16) {
+        self.subscriptions.for_each_broad(|filter, subscriber| {
+            if matches!(subscriber.target, Target::Home { .. }) {
+                let request = SubscribeRequest {
+                    filter: filter.into(),
+                    subscriber: *subscriber,
+                    presence: Presence {
+                        connected: false,
+                        load: 0,
+                    },
+                    reply: None,
+                };
+                turn.outbox
+                    .tell(core, CoreMessage::Subscribe(Box::new(request)));
+            }
+        });
+    }
+
+    /// Publishes of lost roots are forgotten: whoever waits asks the new owner. For the others, those who are gone are not awaited,
+    /// and homes that moved are asked again.
+    fn settle_pending(&mut self, turn: &mut Turn<'_>, is_lost: impl Fn(&Message) -> bool) {
+        self.pending.retain(|_, pending| {
+            let awaited = pending.awaited.as_deref();
+            !awaited.is_some_and(|awaited| is_lost(&awaited.message))
+        });
+        let mut done = Vec::new();
+        let mut ids: Vec<u64> = self.pending.keys().copied().collect();
+        ids.sort_unstable(); // In the order in which they came.
+        for id in ids {
+            let Some(pending) = self.pending.get_mut(&id) else {
+                continue;
+            };
+            if pending.ask_again(turn, id) {
+                done.push(id);
+            }
+        }
+        for id in done {
+            if let Some(pending) = self.pending.remove(&id) {
+                pending.waits.finish(turn, pending.recipients);
+            }
+        }
+    }
+
+    /// Takes over what a subscription request says before its partition is served, so that nothing published after it misses it.
+    /// It is handled again in its turn.
+    pub fn foresee(&mut self, turn: &mut Turn<'_>, message: &CoreMessage) {
+        let depths = &turn.facts.root_depths;
+        match message {
+            CoreMessage::Subscribe(request) => {
+                let root = depths.root_of_filter(without_share(&request.filter));
+                let SubscribeRequest {
+                    filter,
+                    subscriber,
+                    presence,
+                    ..
+                } = &**request;
+                self.subscriptions
+                    .subscribe(root, filter, *subscriber, *presence);
+            }
+            CoreMessage::Unsubscribe(request) => {
+                let root = depths.root_of_filter(without_share(&request.filter));
+                let ended = self
+                    .subscriptions
+                    .unsubscribe(root, &request.filter, request.session);
+                if let Some(group) = ended.group {
+                    self.forget_group(turn, group);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes over a queue of a partition that is new here; its group is looked for when everything is read.
+    pub fn load_queue(
+        &mut self,
+        turn: &mut Turn<'_>,
+        session: SessionId,
+        filter: &str,
+        messages: u64,
+    ) {
+        if self.mailboxes.contains_key(&session) {
+            return; // It was claimed and read before.
+        }
+        (0..messages).for_each(|_| turn.stats.accept());
+        self.mailboxes.insert(session, QueueMailbox::of(messages));
+        self.orphans.push((session, filter.into()));
+    }
+
+    /// Queues that were read, and those that rested during a hand-over, are offered to their members.
+    pub fn drain_all(&mut self, turn: &mut Turn<'_>) {
+        self.settle_orphans(turn);
+        let groups = self.subscriptions.groups.iter();
+        let keys: Vec<Key> = groups.map(|(key, _)| key).collect();
+        for key in keys {
+            self.drain(turn, key);
+        }
+    }
+
+    /// A group that goes with its partition, or whose queue is not read yet: its mailboxes stay in the engine.
+    fn forget_group(&mut self, turn: &mut Turn<'_>, group: Group) {
+        if let Some(retry) = group.queue.retry {
+            turn.timers.cancel(retry);
+        }
+        for session in &group.queue.mailboxes {
+            self.forget_mailbox(turn, *session);
+            self.orphans.retain(|(orphan, _)| orphan != session);
+        }
+    }
+
+    fn forget_mailbox(&mut self, turn: &mut Turn<'_>, session: SessionId) {
+        if let Some(mailbox) = self.mailboxes.remove(&session) {
+            turn.stats
+                .drop_accepted(DropReason::HandedOver, mailbox.messages);
+        }
+        self.requests
+            .retain(|_, request| request.mailbox != session);
+        let requests = &self.requests;
+        self.appending
+            .retain(|_, appending| requests.contains_key(&appending.transfer));
+    }
+
+    /// Queues of broad groups that are kept in lost partitions, and those that have no group.
+    fn lose_queues(&mut self, turn: &mut Turn<'_>, lost: &Partitions) {
+        let depths = turn.facts.root_depths.clone();
+        let mut gone: Vec<(SessionId, Option<Key>)> = Vec::new();
+        for (session, mailbox) in &self.mailboxes {
+            let group = mailbox
+                .group
+                .and_then(|key| self.subscriptions.groups.get(key));
+            let orphan = self.orphans.iter().find(|(orphan, _)| orphan == session);
+            let filter = group.map(|group| &*group.filter);
+            let filter = filter.or(orphan.map(|(_, filter)| &**filter));
+            // One without either is being deleted, by the command that was given before.
+            let partition = filter.map(|filter| partition_of_session(&depths, *session, filter));
+            if partition.is_some_and(|partition| lost.contains(partition)) {
+                gone.push((*session, mailbox.group));
+            }
+        }
+        for (session, key) in gone {
+            let messages = self
+                .mailboxes
+                .get(&session)
+                .map_or(0, |mailbox| mailbox.messages);
+            let group = key.and_then(|key| self.subscriptions.groups.get_mut(key));
+            if let Some(group) = group {
+                group.queue.mailboxes.retain(|known| *known != session);
+                group.queue.waiting -= messages.min(group.queue.waiting);
+                let transfer = group.queue.transfer;
+                let is_its = |id: &u64| {
+                    let request = self.requests.get(id);
+                    request.is_some_and(|request| request.mailbox == session)
+                };
+                if transfer.as_ref().is_some_and(is_its) {
+                    group.queue.transfer = None;
+                }
+            }
+            self.orphans.retain(|(orphan, _)| *orphan != session);
+            self.forget_mailbox(turn, session);
+        }
+    }
+
+    /// Messages of a queue go to the mailbox of a durable member, which is at home anywhere. Each is known by its place in the queue, so
+    /// that it is stored once, however often it is sent.
+    pub(super) fn append_to_member(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (transfer, request): (u64, Request),
+        (member, partition): (&Subscriber, u16),
+        messages: VecDeque<(u64, Arc<Message>)>,
+    ) {
+        let core = turn.ownership.core_of(partition);
+        self.requests.insert(transfer, request);
+        for (sequence, message) in messages {
+            let publish = self.next_publish;
+            self.next_publish += 1;
+            let recipient = MailboxRecipient {
+                session: member.session,
+                partition,
+                delivery: member.record().delivery(&message),
+            };
+            let id = MessageId::of_queue(request.mailbox, sequence);
+            let recipients = std::slice::from_ref(&recipient);
+            // After a crash of the former owner it may be there already.
+            tell_append(turn, core, (publish, id, true), &message, recipients);
+            let appending = Appending {
+                transfer,
+                sequence,
+                core,
+                message,
+                recipient,
+            };
+            self.appending.insert(publish, appending);
+        }
+    }
+
+    /// A member's home has stored a message of a queue, or has no room for it.
+    fn queued_stored(&mut self, turn: &mut Turn<'_>, publish: u64, from: u16, rejected: bool) {
+        let awaited = self.appending.get(&publish);
+        if awaited.is_none_or(|appending| appending.core != from) {
+            return;
+        }
+        let Some(appending) = self.appending.remove(&publish) else {
+            return;
+        };
+        let transfer = appending.transfer;
+        let is_last = !self
+            .appending
+            .values()
+            .any(|other| other.transfer == transfer);
+        self.taken_by_home(turn, transfer, (appending.sequence, !rejected), is_last);
+    }
+
+    /// Messages of queues that were handed to connections of cores that are gone stay in their queues.
+    fn cancel_hands(&mut self, turn: &Turn<'_>) {
+        let is_gone = |request: &Request| {
+            let core = request.handed_to;
+            core.is_some_and(|core| !turn.ownership.has_core(core))
+        };
+        let requests = self.requests.extract_if(|_, request| is_gone(request));
+        let gone: Vec<Request> = requests.map(|(_, request)| request).collect();
+        for request in gone {
+            let Some(mailbox) = self.mailboxes.get_mut(&request.mailbox) else {
+                continue;
+            };
+            mailbox.handed.clear();
+            let key = mailbox.group;
+            let group = key.and_then(|key| self.subscriptions.groups.get_mut(key));
+            if let Some(group) = group {
+                group.queue.transfer = None;
+            }
+        }
+    }
+
+    /// Messages of queues that are on their way to a home that moved are sent to the new one.
+    fn append_again(&mut self, turn: &mut Turn<'_>) {
+        let mut publishes: Vec<u64> = self.appending.keys().copied().collect();
+        publishes.sort_unstable();
+        for publish in publishes {
+            let Some(appending) = self.appending.get_mut(&publish) else {
+                continue;
+            };
+            let core = turn.ownership.core_of(appending.recipient.partition);
+            let request = self.requests.get(&appending.transfer);
+            let Some(request) = request.filter(|_| core != appending.core) else {
+                continue;
+            };
+            appending.core = core;
+            let id = MessageId::of_queue(request.mailbox, appending.sequence);
+            let recipients = std::slice::from_ref(&appending.recipient);
+            let message = &appending.message;
+            tell_append(turn, core, (publish, id, true), message, recipients);
+        }
+    }
+}
+
+impl Pending {
+    /// Waits no more for cores that are gone, and asks homes that moved again. True when nothing is awaited any more.
+    fn ask_again(&mut self, turn: &mut Turn<'_>, publish: u64) -> bool {
+        let Some(awaited) = self.awaited.as_deref_mut() else {
+            return false;
+        };
+        let before = awaited.live.len();
+        awaited.live.retain(|core| turn.ownership.has_core(*core));
+        self.outstanding -= (before - awaited.live.len()) as u32;
+        let is_moved = |core: u16, recipients: &[MailboxRecipient]| {
+            let mut cores = recipients
+                .iter()
+                .map(|recipient| turn.ownership.core_of(recipient.partition));
+            cores.any(|now| now != core)
+        };
+        let homes = std::mem::take(&mut awaited.homes);
+        let (moved, stay): (Vec<_>, Vec<_>) = homes
+            .into_iter()
+            .partition(|(core, recipients)| is_moved(*core, recipients));
+        self.outstanding -= moved.len() as u32;
+        awaited.homes = stay;
+        let mut by_core = std::collections::BTreeMap::<u16, Vec<MailboxRecipient>>::new();
+        for recipient in moved.into_iter().flat_map(|(_, recipients)| recipients) {
+            let core = turn.ownership.core_of(recipient.partition);
+            by_core.entry(core).or_default().push(recipient);
+        }
+        for (core, recipients) in by_core {
+            let name = (publish, self.waits.id, true);
+            tell_append(turn, core, name, &awaited.message, &recipients);
+            self.outstanding += 1;
+            awaited.homes.push((core, recipients)); // Beside what that core was asked before: each request has an answer.
+        }
+        self.outstanding == 0
+    }
+}
+
+/// Sends a message to mailboxes of one home core; `publish`, the id and whether it may be there already.
+pub(super) fn tell_append(
+    turn: &mut Turn<'_>,
+    core: u16,
+    (publish, id, retry): (u64, MessageId, bool),
+    message: &Arc<Message>,
+    recipients: &[MailboxRecipient],
+) {
+    let request = AppendRequest {
+        message: Arc::clone(message),
+        id,
+        retry,
+        recipients: recipients.to_vec(),
+        answer: (turn.facts.core, publish),
+    };
+    turn.outbox
+        .tell(core, CoreMessage::Append(Box::new(request)));
+}
