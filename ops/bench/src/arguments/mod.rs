@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use edge_proto::packet::{QoS, Version};
 
 pub(crate) use scenarios::{
-    Cluster, Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf, P2p, Phoenix, Ping,
+    Cluster, ClusterReconnect, Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf, P2p, Phoenix, Ping,
     Reactor, Relay, Soak, Storm, StormClients, Wargaming, Whatsapp,
 };
 
@@ -52,6 +52,8 @@ pub(crate) enum Scenario {
     Soak(Soak),
     /// The same messages on one node and on three nodes of a cluster: CPU of all nodes per message.
     Cluster(Cluster),
+    /// Durable sessions come back to a cluster, with one group subscribed and with many: what each costs the engine.
+    ClusterReconnect(ClusterReconnect),
     /// Far more clients want in than the server can take: latency of those who are in, before, during and after, and how many come in.
     Storm(Storm),
     /// The echo of our reactor against monoio's and tokio-uring's: CPU per message, bytes per idle connection.

@@ -268,6 +268,18 @@ pub(crate) struct Cluster {
 }
 
 #[derive(Args, Clone, Debug)]
+pub(crate) struct ClusterReconnect {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Sessions with one group, and as many with many.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub(crate) sessions: u32,
+    /// Groups that each of the others has subscribed to, the same for all.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=200))]
+    pub(crate) groups: u32,
+}
+
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Storm {
     #[command(flatten)]
     pub(crate) common: Common,

@@ -300,9 +300,9 @@ impl Client {
                 self.phase = Phase::Subscribing;
                 let packet_id = self.packet_id();
                 let options = SubscriptionOptions::from_qos(settings.qos);
-                let own = settings.topics.second_filter(self.number);
+                let more = settings.topics.more_filters(self.number);
                 let mut filters = vec![(filter.as_str(), options)];
-                filters.extend(own.as_deref().map(|own| (own, options)));
+                filters.extend(more.iter().map(|filter| (filter.as_str(), options)));
                 self.write(out, |out| {
                     encode::subscribe(out, version, packet_id, None, &filters);
                 });
@@ -376,15 +376,16 @@ impl Topics {
                 }
             }
             Self::Rooms { size } => Some(room_topic(number / size)),
+            Self::Groups { .. } => Some(room_topic(0)),
         }
     }
 
     /// Which of so many nodes the client of this number connects to. Where there are several, nobody is on the node of
     /// whom they send to: the two of a pair are on each two nodes equally often, publishers to all are on the first node,
-    /// and their audience is on the others.
+    /// and their audience is on the others. Other clients take turns.
     pub(super) fn node_of(self, number: u32, nodes: usize) -> usize {
         let Self::PairsAndShared { pairs, publishers } = self else {
-            return 0;
+            return number as usize % nodes;
         };
         let number = number as usize;
         let (first_publisher, pair) = (2 * pairs as usize, number / 2);
@@ -401,8 +402,14 @@ impl Topics {
     }
 
     /// What it subscribes to besides.
-    fn second_filter(self, number: u32) -> Option<String> {
-        matches!(self, Self::Rooms { .. }).then(|| own_topic(number))
+    fn more_filters(self, number: u32) -> Vec<String> {
+        match self {
+            Self::Rooms { .. } => vec![own_topic(number)],
+            Self::Groups { one_until, count } if number >= one_until => {
+                (1..count).map(room_topic).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 

@@ -67,6 +67,13 @@ pub(crate) enum Topics {
         /// Clients that do not subscribe.
         publishers: u32,
     },
+    /// The first so many: the topic of one group. All others: those of many.
+    Groups {
+        /// The first with many.
+        one_until: u32,
+        /// Groups of each from there on.
+        count: u32,
+    },
     /// The topic of their room, and a topic of their own each.
     Rooms {
         /// Clients in a room.

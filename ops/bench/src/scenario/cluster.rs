@@ -13,11 +13,12 @@ use serde_json::json;
 
 use super::bench::{Bench, Clients, Measured};
 use super::compare::{Comparison, RUNS};
-use crate::arguments::Cluster;
+use crate::arguments::{Cluster, Common};
 use crate::cluster::{self, situation};
 use crate::figures::Figures;
 use crate::generator::{Load, Target, Topics};
 use crate::machine::Cores;
+use crate::server::Server;
 use crate::subject::Subject;
 
 /// Of the fan-out.
@@ -27,12 +28,7 @@ const FANOUT_WINDOW: u32 = 2;
 
 pub(super) fn run(arguments: &Cluster) -> Result<()> {
     let common = &arguments.common;
-    if common.address.is_some() || !common.rivals.is_empty() {
-        bail!(
-            "this scenario starts one node and three nodes of this repository's server: leave --address and --rivals out"
-        );
-    }
-    cluster::valkey()?;
+    refuse_others(common)?;
     let topics = Topics::PairsAndShared {
         pairs: arguments.pairs,
         publishers: PUBLISHERS,
@@ -58,6 +54,16 @@ pub(super) fn run(arguments: &Cluster) -> Result<()> {
         let outcome = once(arguments, &taken, bench, figures);
         outcome.with_context(|| situation(&bench.server))
     })
+}
+
+/// An error for what cannot be measured with clusters that are started here.
+pub(super) fn refuse_others(common: &Common) -> Result<()> {
+    if common.address.is_some() || !common.rivals.is_empty() {
+        bail!(
+            "this scenario starts nodes of this repository's server: leave --address and --rivals out"
+        );
+    }
+    cluster::valkey().map(drop)
 }
 
 fn sessions(arguments: &Cluster) -> u32 {
@@ -195,7 +201,7 @@ fn load(
 }
 
 /// Bytes that nodes have sent each other; none of a node alone.
-fn bus_bytes(server: &crate::server::Server) -> Result<Option<f64>> {
+pub(super) fn bus_bytes(server: &Server) -> Result<Option<f64>> {
     let clustered = !server.others.is_empty();
     clustered
         .then(|| server.metric("roadstead_bus_sent_bytes_total"))

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cluster;
+mod cluster_reconnect;
 mod compare;
 mod connect;
 mod density;
@@ -36,6 +37,7 @@ pub(crate) fn run(scenario: &Scenario) -> Result<()> {
         Scenario::Phoenix(arguments) => phoenix::run(arguments),
         Scenario::Soak(arguments) => soak::run(arguments),
         Scenario::Cluster(arguments) => cluster::run(arguments),
+        Scenario::ClusterReconnect(arguments) => cluster_reconnect::run(arguments),
         Scenario::Storm(arguments) => storm::run(arguments),
         Scenario::StormClients(arguments) => generator::storm::run(arguments),
         Scenario::Reactor(arguments) => reactor::run(arguments),
