@@ -7,13 +7,14 @@
 
 use std::cell::Cell;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Error, Result, bail};
 use edge_proto::packet::QoS;
 use serde_json::json;
 
 use super::bench::{Bench, Clients, Measured};
 use super::compare::{Comparison, RUNS};
 use crate::arguments::{Cluster, Common};
+use crate::cleanup::interrupted;
 use crate::cluster::{self, situation};
 use crate::figures::Figures;
 use crate::generator::{Load, Target, Topics};
@@ -52,8 +53,16 @@ pub(super) fn run(arguments: &Cluster) -> Result<()> {
     let subjects = vec![Subject::ThreeNodes, Subject::OneNode];
     comparison.run_with(subjects, |bench, figures| {
         let outcome = once(arguments, &taken, bench, figures);
-        outcome.with_context(|| situation(&bench.server))
+        outcome.map_err(|error| explained(error, &bench.server))
     })
+}
+
+/// An error with how the cluster is, in which its cause may be.
+pub(super) fn explained(error: Error, server: &Server) -> Error {
+    if interrupted() {
+        return error;
+    }
+    error.context(situation(server))
 }
 
 /// An error for what cannot be measured with clusters that are started here.
@@ -171,6 +180,7 @@ fn load(
         generator, server, ..
     } = bench;
     let copies = traffic.copies(arguments);
+    eprintln!("  {}", suffix.trim_start_matches('_'));
     let (before, sent_before) = (generator.totals(), bus_bytes(server)?);
     generator.load(traffic.load(arguments, per_second));
     let measured = bench.measure(arguments.warm_up, arguments.duration)?;

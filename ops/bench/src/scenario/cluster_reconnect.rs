@@ -4,16 +4,15 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use edge_proto::packet::QoS;
 use serde_json::json;
 
 use super::bench::{Bench, Clients};
-use super::cluster::{bus_bytes, refuse_others};
+use super::cluster::{bus_bytes, explained, refuse_others};
 use super::compare::{Comparison, RUNS};
 use crate::arguments::ClusterReconnect;
 use crate::clock;
-use crate::cluster::situation;
 use crate::figures::Figures;
 use crate::generator::Topics;
 use crate::machine::Cores;
@@ -49,7 +48,7 @@ pub(super) fn run(arguments: &ClusterReconnect) -> Result<()> {
     };
     comparison.run_with(vec![Subject::ThreeNodes], |bench, figures| {
         let outcome = once(arguments, bench, figures);
-        outcome.with_context(|| situation(&bench.server))
+        outcome.map_err(|error| explained(error, &bench.server))
     })
 }
 
