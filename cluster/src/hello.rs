@@ -62,7 +62,7 @@ pub enum Refusal {
         "no version of the bus protocol is spoken by both: upgrade the older node, one version at a time"
     )]
     IncompatibleVersion = 3,
-    /// A copied data folder, or the same `node.id` in two configurations.
+    /// A copied data folder, or the same `cluster.uid` in two configurations.
     #[error(
         "it has the id of another node: each node needs its own id, also one whose files were copied"
     )]

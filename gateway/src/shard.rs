@@ -82,6 +82,13 @@ pub enum Event<'a> {
     Policy(Arc<Policy>),
     /// Time has passed; due timers fire. Also tells whether another core or the engine takes no more.
     Tick(Congestion),
+    /// So many clients are to go to other servers.
+    SendElsewhere {
+        /// How many.
+        clients: usize,
+        /// Servers that they can be told of.
+        servers: &'a [Box<str>],
+    },
     /// The node stops: clients are told.
     Stop,
 }
@@ -291,6 +298,9 @@ impl Shard {
             Event::Verdict(verdict) => self.edge.judged(&mut turn, verdict),
             // Taken above; a turn has one policy.
             Event::Core(..) | Event::View(_) | Event::Policy(_) => {}
+            Event::SendElsewhere { clients, servers } => {
+                self.edge.send_elsewhere(&mut turn, clients, servers);
+            }
             Event::Stop => self.edge.shut_down(&mut turn),
         }
         self.settle(now, outbox);

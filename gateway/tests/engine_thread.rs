@@ -3,6 +3,7 @@
 mod engine_support;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -179,6 +180,15 @@ fn start(
     count: u16,
     limits: ThreadLimits,
 ) -> (EngineThread, Vec<CommandSender>, mpsc::Receiver<String>) {
+    start_with(engine, cores, 0..count, limits)
+}
+
+fn start_with(
+    engine: impl Engine + Send + 'static,
+    cores: &Cores,
+    numbers: Range<u16>,
+    limits: ThreadLimits,
+) -> (EngineThread, Vec<CommandSender>, mpsc::Receiver<String>) {
     let (events, log) = mpsc::channel();
     let on_event = move |event: EngineEvent<'_>| {
         let _ = events.send(match event {
@@ -187,7 +197,7 @@ fn start(
         });
     };
     let (thread, senders) =
-        EngineThread::spawn(engine, count, limits, cores.clone(), on_event).expect("starts");
+        EngineThread::spawn(engine, numbers, limits, cores.clone(), on_event).expect("starts");
     (thread, senders, log)
 }
 
@@ -231,6 +241,32 @@ fn many_cores_get_every_answer_in_their_order() {
         counters.commits
     );
     assert_eq!(thread.queued(), 0);
+    assert_eq!(thread.stop(), StopReport::default());
+}
+
+/// In a cluster the cores of a node have numbers of their own, and the engine names the home of a mailbox by its number.
+#[test]
+fn cores_are_known_by_their_numbers() {
+    let cores = Cores::new(2, usize::MAX);
+    let (thread, senders, _log) = start_with(Shared::new(), &cores, 7..9, ThreadLimits::default());
+    send(&senders[0], put(1));
+    send(&senders[0], publish(2, 1, 8));
+    assert!(matches!(
+        cores.next(0),
+        Completion::Done { token: Token(1) }
+    ));
+    let published = cores.next(0);
+    assert!(
+        matches!(
+            published,
+            Completion::Published {
+                token: Token(2),
+                ..
+            }
+        ),
+        "{published:?}"
+    );
+    assert!(matches!(cores.next(1), Completion::Appended { .. }));
     assert_eq!(thread.stop(), StopReport::default());
 }
 

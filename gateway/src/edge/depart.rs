@@ -16,7 +16,7 @@ use crate::turn::Turn;
 
 /// Why and how a connection ends.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Leave {
+pub(super) struct Leave<'a> {
     /// The reason code of a DISCONNECT to the client; `None` when there is nobody or nothing to tell.
     pub(super) tell: Option<ReasonCode>,
     /// The reason in words.
@@ -25,9 +25,11 @@ pub(super) struct Leave {
     pub(super) will: bool,
     /// A Session Expiry Interval that the client's DISCONNECT set.
     pub(super) expiry_s: Option<u32>,
+    /// Where the client is to go instead (Server Reference).
+    pub(super) elsewhere: Option<&'a str>,
 }
 
-impl Leave {
+impl<'a> Leave<'a> {
     /// The connection was lost.
     pub(super) const fn lost() -> Self {
         Self {
@@ -35,6 +37,7 @@ impl Leave {
             detail: None,
             will: true,
             expiry_s: None,
+            elsewhere: None,
         }
     }
 
@@ -45,6 +48,15 @@ impl Leave {
             detail: None,
             will: true,
             expiry_s: None,
+            elsewhere: None,
+        }
+    }
+
+    /// The client is to go to another server, if one is known to this one (MQTT 5.0 §4.11).
+    pub(super) const fn elsewhere(server: Option<&'a str>) -> Self {
+        Self {
+            elsewhere: server,
+            ..Self::because(ReasonCode::UseAnotherServer)
         }
     }
 
@@ -55,13 +67,14 @@ impl Leave {
             detail: Some(violation.detail),
             will: true,
             expiry_s: None,
+            elsewhere: None,
         }
     }
 }
 
 impl Edge {
     /// Ends a connection.
-    pub(super) fn leave(&mut self, turn: &mut Turn<'_>, id: ConnectionId, leave: Leave) {
+    pub(super) fn leave(&mut self, turn: &mut Turn<'_>, id: ConnectionId, leave: Leave<'_>) {
         let Some(connection) = self.connection(id) else {
             return;
         };
@@ -74,7 +87,7 @@ impl Edge {
                 session_expiry_s: None,
                 reason_string: detail,
                 user_properties: UserProperties::default(),
-                server_reference: None,
+                server_reference: leave.elsewhere,
             };
             let (version, maximum) = (session.version, session.maximum_packet_size);
             connection.link.write(turn, |out| {
@@ -89,7 +102,12 @@ impl Edge {
     }
 
     /// Takes the session off a connection that ends.
-    pub(super) fn depart_if_live(&mut self, turn: &mut Turn<'_>, id: ConnectionId, leave: Leave) {
+    pub(super) fn depart_if_live(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: ConnectionId,
+        leave: Leave<'_>,
+    ) {
         let Some(connection) = self.connection(id) else {
             return;
         };
@@ -108,7 +126,7 @@ impl Edge {
         turn: &mut Turn<'_>,
         id: ConnectionId,
         mut session: Session,
-        leave: Leave,
+        leave: Leave<'_>,
     ) {
         if let Some(timer) = session.login.as_mut().and_then(|login| login.timer.take()) {
             turn.timers.cancel(timer);

@@ -450,6 +450,19 @@ impl Edge {
         }
     }
 
+    /// Sends so many clients to other servers; nothing of their sessions is lost. `servers` are those that clients can be told of.
+    pub fn send_elsewhere(&mut self, turn: &mut Turn<'_>, count: usize, servers: &[Box<str>]) {
+        let all: Vec<ConnectionId> = self.connections.ids().collect();
+        let live = all.into_iter().filter(|id| self.live(*id).is_some());
+        let ids: Vec<ConnectionId> = live.take(count).collect();
+        for id in ids {
+            let place = (self.sent_elsewhere % servers.len().max(1) as u64) as usize;
+            self.sent_elsewhere += 1;
+            let server = servers.get(place).map(|server| &**server);
+            self.leave(turn, id, Leave::elsewhere(server));
+        }
+    }
+
     /// Has a QoS 2 packet identifier recorded before its message goes anywhere.
     pub(super) fn receive(
         &mut self,

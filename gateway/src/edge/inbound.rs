@@ -307,6 +307,7 @@ impl Edge {
                 detail: None,
                 will,
                 expiry_s,
+                elsewhere: None,
             },
         );
         Ok(Flow::Closed)

@@ -82,6 +82,8 @@ pub struct Edge {
     /// SUBSCRIBE and UNSUBSCRIBE packets so far.
     subscribe_packets: u64,
     assigned: u64,
+    /// Clients that were sent to other servers.
+    sent_elsewhere: u64,
     nonces: u64,
     /// Connections whose sessions are to be judged under a new policy.
     to_review: Vec<ConnectionId>,

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -110,17 +111,20 @@ pub struct EngineThread {
 }
 
 impl EngineThread {
-    /// Starts the thread over an engine that was restored. Returns one sender per core, in order of the cores.
+    /// Starts the thread over an engine that was restored. Returns one sender per core, in order of the cores. `cores` are their numbers,
+    /// which commands name; the sink knows them by their places, from 0.
     ///
     /// # Errors
     /// The system cannot start a thread.
     pub fn spawn<E: Engine + Send + 'static>(
         engine: E,
-        cores: u16,
+        cores: Range<u16>,
         limits: ThreadLimits,
         sink: impl CompletionSink + 'static,
         on_event: impl FnMut(EngineEvent<'_>) + Send + 'static,
     ) -> io::Result<(Self, Vec<CommandSender>)> {
+        let first_core = cores.start;
+        let cores = cores.len() as u16;
         let shared = Arc::new(Shared {
             queues: (0..cores)
                 .map(|_| ArrayQueue::new(limits.queue_commands.max(1)))
@@ -145,6 +149,7 @@ impl EngineThread {
             undelivered: (0..cores).map(|_| VecDeque::new()).collect(),
             undelivered_total: 0,
             touched: vec![false; usize::from(cores)],
+            first_core,
             first_queue: 0,
             failure: None,
             unsynced_since: None,
@@ -209,6 +214,8 @@ struct Worker<E, S, F> {
     undelivered_total: usize,
     /// Cores that were given something since they were last woken.
     touched: Vec<bool>,
+    /// Number of the core whose place is 0.
+    first_core: u16,
     /// Where the next batch begins to collect, so that no core is always last.
     first_queue: usize,
     failure: Option<Failure>,
@@ -282,7 +289,8 @@ impl<E: Engine, S: CompletionSink, F: FnMut(EngineEvent<'_>)> Worker<E, S, F> {
                     break;
                 };
                 bytes += command.batch_bytes();
-                self.commands.push((index as u16, command));
+                self.commands
+                    .push((self.first_core + index as u16, command));
             }
         }
         self.first_queue = (self.first_queue + 1) % cores.max(1);
@@ -359,8 +367,11 @@ impl<E: Engine, S: CompletionSink, F: FnMut(EngineEvent<'_>)> Worker<E, S, F> {
 
     fn deliver_completions(&mut self) {
         for (core, completion) in self.completions.drain(..) {
+            let core = core.wrapping_sub(self.first_core);
             let index = usize::from(core);
-            let waiting = &mut self.undelivered[index];
+            let Some(waiting) = self.undelivered.get_mut(index) else {
+                continue; // Of a core that this node has not.
+            };
             let refused = if waiting.is_empty() {
                 self.sink.deliver(core, completion).err()
             } else {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cluster::link::Unsent;
-use cluster::view::{NodeId, Version};
+use cluster::view::{NodeId, Role, Version};
 use reactor::driver::{self, BufferRef, Close, ConnectionId, Driver};
 use reactor::mesh::{Inbox, Lane};
 use tokio::sync::mpsc;
@@ -85,6 +85,10 @@ pub struct Clustered {
     dropped: DroppedOnBus,
     encoded: Vec<u8>,
     counted_ms: u64,
+    /// Servers that clients of a node that leaves are told of: the Server References of the other members.
+    servers: Vec<Box<str>>,
+    /// Clients to be sent there in a second.
+    moving: Option<u32>,
 }
 
 impl Clustered {
@@ -112,6 +116,8 @@ impl Clustered {
             dropped: DroppedOnBus::default(),
             encoded: Vec::new(),
             counted_ms: 0,
+            servers: Vec::new(),
+            moving: None,
         }
     }
 
@@ -141,6 +147,14 @@ impl Clustered {
         let count = self.fence.sends_away().then_some(now_ms + Self::COUNT_MS);
         let inbox = self.inbox.has_pending().then_some(now_ms);
         [bus, count, inbox].into_iter().flatten().min()
+    }
+
+    /// What all clients are told.
+    pub(super) fn all_elsewhere(&self) -> Event<'_> {
+        Event::SendElsewhere {
+            clients: usize::MAX,
+            servers: &self.servers,
+        }
     }
 
     fn say(&self, said: FromCore) {
@@ -283,6 +297,14 @@ impl<D: Driver> EventLoop<D> {
             cluster.counted_ms = now.mono_ms;
             let clients = self.shard.snapshot().sessions_connected;
             cluster.progress().clients.store(clients, Ordering::Release);
+            if let Some(per_second) = cluster.moving {
+                let clients = u64::from(per_second) * Clustered::COUNT_MS / 1_000;
+                let event = Event::SendElsewhere {
+                    clients: clients.max(1) as usize,
+                    servers: &cluster.servers,
+                };
+                self.shard.handle(now, event, &mut self.outbox);
+            }
         }
     }
 
@@ -293,6 +315,12 @@ impl<D: Driver> EventLoop<D> {
         match message {
             ToCore::View { ownership, view } => {
                 cluster.bus.set_peers(&mut self.driver, now.mono_ms, &view);
+                let here = ownership.here().start;
+                let others = view.members.iter().filter(|member| {
+                    let is_known = !member.reference.is_empty();
+                    is_known && member.first_core != here && member.role == Role::Active
+                });
+                cluster.servers = others.map(|member| member.reference.clone()).collect();
                 let epoch = ownership.epoch();
                 cluster
                     .progress()
@@ -313,10 +341,8 @@ impl<D: Driver> EventLoop<D> {
             }
             ToCore::MoveClients { per_second } => {
                 cluster.fence.move_clients();
+                cluster.moving = Some(per_second);
                 tracing::info!(per_second, "clients of this core are sent to other nodes");
-                // HAND-OVER: at `per_second`, with DISCONNECT 0x9C and the Server Reference; until the shard can do that, all of them at
-                // once with 0x8B.
-                self.shard.handle(now, Event::Stop, &mut self.outbox);
             }
         }
     }

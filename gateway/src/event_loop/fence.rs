@@ -18,7 +18,6 @@ use reactor::driver::{self, Driver};
 
 use super::EventLoop;
 use crate::admin::AdminRequest;
-use crate::shard::Event;
 use crate::turn::Now;
 
 /// How long a pausing core waits before it looks at the lease again.
@@ -166,8 +165,10 @@ impl<D: Driver> EventLoop<D> {
         // Nobody has heard of this core for ten seconds; the links go on over other connections.
         cluster.bus.disconnect(&mut self.driver, now.mono_ms);
         self.shut_down_arrivals();
-        // HAND-OVER: with 0x9C and the Server Reference, as in `ToCore::MoveClients`.
-        self.shard.handle(now, Event::Stop, &mut self.outbox);
+        if let Some(cluster) = &self.cluster {
+            let event = cluster.all_elsewhere();
+            self.shard.handle(now, event, &mut self.outbox);
+        }
         self.outbox.seal();
         self.send_outputs();
         self.carry_out_orders(now);

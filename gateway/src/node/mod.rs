@@ -260,7 +260,7 @@ impl Node<'_> {
         }
         let control = Arc::new(Cores::new(senders));
         let (engine, commands, restored) = store
-            .start(&self.config, cores, completion_senders)
+            .start(&self.config, self.ownership.here(), completion_senders)
             .map_err(system("the engine thread"))?;
         let (mut to_cores, mut cluster_senders) = (Vec::new(), Vec::new());
         for waker in self.wakers.iter().filter(|_| self.member.is_some()) {

@@ -1,5 +1,7 @@
 //! The engine of a node: opened, read back and sorted by core, then handed to its thread.
 
+use std::ops::Range;
+
 use edge_proto::topic::RootDepths;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -25,6 +27,7 @@ pub(super) struct Store {
     pub(super) facts: StoreFacts,
     /// Counts the starts of the store.
     pub(super) boot: u32,
+    is_shared: bool,
     restored: Vec<Vec<(Restored, u16)>>,
 }
 
@@ -43,6 +46,7 @@ impl Store {
                 boot: engine.boot_count(),
                 engine: Boxed(Box::new(engine)),
                 facts: StoreFacts::of(config),
+                is_shared: false,
                 restored: sorter.by_core,
             });
         };
@@ -57,6 +61,7 @@ impl Store {
             boot: engine.boot_count(),
             engine: Boxed(Box::new(engine)),
             facts,
+            is_shared: false,
             restored: sorter.by_core,
         })
     }
@@ -83,6 +88,7 @@ impl Store {
             facts,
             // HAND-OVER: ids of sessions have room for 15 bits of it and 8 of the core number; a cluster needs more.
             boot: life.joined as u32,
+            is_shared: true,
             restored: life.ownership.here().map(|_| Vec::new()).collect(),
         }
     }
@@ -92,11 +98,12 @@ impl Store {
     pub(super) fn start(
         self,
         config: &Config,
-        cores: u16,
+        cores: Range<u16>,
         completions: Vec<InboxSender<Completion>>,
     ) -> std::io::Result<(EngineThread, Vec<CommandSender>, Vec<Vec<(Restored, u16)>>)> {
         let sink = ToCores {
             completions,
+            is_shared: self.is_shared,
             was_deposed: false,
         };
         let limits = config.engine_limits();
@@ -148,13 +155,16 @@ fn log_event(event: EngineEvent<'_>) {
 /// Hands completions to the inboxes of the cores.
 struct ToCores {
     completions: Vec<InboxSender<Completion>>,
+    /// True when the nodes of a cluster share the store: then one takes over from another with each view.
+    is_shared: bool,
     /// True exactly when that was said.
     was_deposed: bool,
 }
 
 impl CompletionSink for ToCores {
     fn deliver(&mut self, core: u16, completion: Completion) -> Result<(), Completion> {
-        if matches!(completion, Completion::Deposed { .. }) && !self.was_deposed {
+        let is_deposed = matches!(completion, Completion::Deposed { .. }) && !self.is_shared;
+        if is_deposed && !self.was_deposed {
             self.was_deposed = true;
             tracing::error!(
                 "another node has taken the store over: what this one is to store is neither stored nor acknowledged; stop one of them, or \

@@ -3,24 +3,27 @@
 
 mod layout;
 mod running;
+mod step;
 mod watch;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::process::{LIMIT, capture, run};
+use crate::process::{LIMIT, run};
 use crate::project::Project;
 use crate::tools::{self, Tool};
 use crate::{expect_empty, take_flag, take_value};
 use layout::{Layout, Member};
 use running::Running;
+pub(crate) use step::step;
 
 const HELP: &str = "\
 cargo xtask cluster VERB
@@ -120,7 +123,8 @@ fn start_all(project: &Project, layout: &Layout, programs: &Programs) -> Result<
         .map(|server| layout.valkey(server).to_string());
     let mut create = project.command(&programs.valkey_cli);
     create.args(["--cluster", "create"]).args(addresses);
-    capture(create.arg("--cluster-yes"))?;
+    create.arg("--cluster-yes").stdout(Stdio::null());
+    run(project, &mut create, watch::SERVERS_LIMIT)?;
     watch::until_servers_are_one(project, layout, programs)?;
     for node in layout.node_members() {
         start(project, layout, programs, node)?;
@@ -382,8 +386,8 @@ impl Layout {
         format!(
             "\n{}\n\
              a message from one node to another:\n  \
-             mosquitto_sub -V 5 -h {} -t 'hello/#' -v &\n  \
-             mosquitto_pub -V 5 -h {} -t hello/world -q 1 -m hi\n\
+             mosquitto_sub -h {} -t 'hello/#' -v &\n  \
+             mosquitto_pub -h {} -t hello/world -q 1 -m hi\n\
              what a node sees:\n  \
              {node} ctl --address {} cluster view\n\
              the end:\n  \

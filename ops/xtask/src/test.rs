@@ -2,6 +2,7 @@
 
 use crate::chart;
 use crate::clients;
+use crate::cluster;
 use crate::fuzz;
 use crate::instructions;
 use crate::process::{LIMIT, run};
@@ -46,6 +47,7 @@ pub(crate) fn steps() -> Vec<Step> {
     steps.extend(["io_uring", "epoll"].map(density));
     steps.extend(CHAOS.map(chaos));
     steps.push(sim());
+    steps.push(cluster::step());
     steps.extend(clients::steps());
     steps.extend(chart::steps());
     steps.push(testssl::step());

@@ -215,12 +215,7 @@ impl Bus {
     fn refused(&mut self, now_ms: u64, id: ConnectionId, uid: u64, refusal: Refusal) {
         self.stats.refused[refusal as usize] += 1;
         if self.is_news(now_ms, uid, refusal) {
-            let (core, remote) = (
-                self.place.core,
-                self.connections.get(&id).map(|one| one.remote),
-            );
-            let node = format_args!("{uid:016x}");
-            tracing::warn!(core, ?remote, %node, %refusal, "a node was refused on the bus");
+            self.tell_of(id, uid, refusal, "a node was refused on the bus");
         }
     }
 
@@ -228,12 +223,18 @@ impl Bus {
     fn refused_by_peer(&mut self, now_ms: u64, id: ConnectionId, uid: u64, refusal: Refusal) {
         self.stats.refused_by_peers[refusal as usize] += 1;
         if self.is_news(now_ms, uid, refusal) {
-            let (core, remote) = (
-                self.place.core,
-                self.connections.get(&id).map(|one| one.remote),
-            );
-            let node = format_args!("{uid:016x}");
-            tracing::warn!(core, ?remote, %node, %refusal, "another node refuses this one on the bus");
+            self.tell_of(id, uid, refusal, "another node refuses this one on the bus");
+        }
+    }
+
+    /// Of two nodes one hears of a view first: then a refusal is nothing that anybody should look at.
+    fn tell_of(&self, id: ConnectionId, uid: u64, refusal: Refusal, what: &str) {
+        let core = self.place.core;
+        let remote = self.connections.get(&id).map(|one| one.remote);
+        let node = format_args!("{uid:016x}");
+        match refusal {
+            Refusal::UnknownMember => tracing::info!(core, ?remote, %node, %refusal, "{what}"),
+            _ => tracing::warn!(core, ?remote, %node, %refusal, "{what}"),
         }
     }
 

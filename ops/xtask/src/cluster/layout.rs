@@ -185,17 +185,17 @@ impl Layout {
     }
 
     /// Every write is on disk before it counts, nothing is ever evicted: what `roadstead engine check` wants of a store
-    /// without replicas.
+    /// without replicas. The others would take it for 127.0.0.1 if it were not said where it is.
     fn valkey_text(&self, member: Member) -> String {
         let address = self.valkey(member);
         format!(
-            "bind {}\nport {}\ndir {}\n\
+            "bind {ip}\nbind-source-addr {ip}\ncluster-announce-ip {ip}\nport {}\ndir {}\n\
              cluster-enabled yes\ncluster-node-timeout 2000\n\
              appendonly yes\nappendfsync always\nsave \"\"\n\
              maxmemory 256mb\nmaxmemory-policy noeviction\n",
-            address.ip(),
             address.port(),
             quoted(&self.home(member)),
+            ip = address.ip(),
         )
     }
 
@@ -223,7 +223,8 @@ impl Layout {
              [admin]\naddress = \"{}\"\n\n\
              [engine]\nkind = \"redis\"\nurls = [{urls}]\npath = {}\n\n\
              [cluster]\nname = \"local\"\nkey_file = {}\nseeds = [{seeds}]\n\
-             gossip_address = \"{}\"\nbus_address = \"{}\"\nserver_reference = \"{}\"\n",
+             gossip_address = \"{}\"\nbus_address = \"{}\"\nserver_reference = \"{}\"\n\
+             uid = \"{number:016x}\"\n",
             self.cores,
             self.mqtt(member),
             self.websocket(member),

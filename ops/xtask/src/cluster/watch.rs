@@ -13,7 +13,7 @@ use crate::process::capture;
 use crate::project::Project;
 
 /// How long the servers of the engine may take, and the nodes.
-const SERVERS_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const SERVERS_LIMIT: Duration = Duration::from_secs(30);
 const NODES_LIMIT: Duration = Duration::from_secs(60);
 /// Lines of a log that are shown.
 const TAIL: usize = 12;

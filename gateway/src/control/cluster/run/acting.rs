@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use cluster::coordinator::{Action, Input, Refusal};
+use cluster::coordinator::{Action, FenceReason, Input, Refusal};
 use cluster::view::{NodeId, View};
 use reactor::mesh::InboxSender;
 use tokio::sync::watch;
 
+use super::super::drain::Phase;
 use super::super::store::Request;
 use super::super::to_core::{CoreProgress, Lease, ToCore};
 use super::super::{ClusterError, End, Life, Next};
@@ -91,6 +92,8 @@ impl Loop {
                     link.pull();
                 }
             }
+            // It has just been taken out, as it asked for.
+            Action::Fence(FenceReason::Outside) if self.drain.phase() != Phase::No => {}
             Action::Fence(reason) => {
                 tracing::error!(
                     ?reason,
