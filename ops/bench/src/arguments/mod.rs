@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use edge_proto::packet::{QoS, Version};
 
 pub(crate) use scenarios::{
-    Cluster, ClusterReconnect, Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf, P2p, Phoenix, Ping,
-    Reactor, Relay, Soak, Storm, StormClients, Wargaming, Whatsapp,
+    Cluster, ClusterReconnect, Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf,
+    P2p, Phoenix, Ping, Reactor, Relay, Soak, Storm, StormClients, Wargaming, Whatsapp,
 };
 
 /// Loads an MQTT server and says what it costs.
