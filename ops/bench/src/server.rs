@@ -255,7 +255,7 @@ impl Server {
     /// Where it was started.
     pub(crate) fn folder(&self) -> &Path {
         let launch = self.launch.as_ref();
-        launch.map_or(Path::new(""), |launch| &launch.folder)
+        launch.map_or_else(|| Path::new(""), |launch| &launch.folder)
     }
 
     /// An error when the process has ended, or another one of its cluster.
