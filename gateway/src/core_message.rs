@@ -416,10 +416,23 @@ pub struct Deliver {
     pub message: Arc<Message>,
     /// The sessions.
     pub recipients: Vec<Recipient>,
-    /// Owner core and publish that wait for `DeliverDone`.
-    pub answer: Option<(u16, u64)>,
+    /// Who waits for `DeliverDone`.
+    pub answer: Option<DeliverReply>,
     /// True exactly when nobody waits for it and every delivery is QoS 0.
     pub is_lossy: bool,
+}
+
+/// An owner that waits until an edge has taken a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliverReply {
+    /// Its core.
+    pub core: u16,
+    /// Its number for the publish.
+    pub publish: u64,
+    /// What the message is known by.
+    pub id: MessageId,
+    /// True when an owner may have delivered it before.
+    pub retry: bool,
 }
 
 /// A QUIC datagram whose connection id names another core than the one that received it: it came in one batch with datagrams

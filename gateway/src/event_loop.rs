@@ -548,6 +548,10 @@ impl<D: Driver> EventLoop<D> {
                     .cluster
                     .as_ref()
                     .map(|cluster| (cluster.bus.stats(), cluster.dropped())),
+                handover: self
+                    .shard
+                    .handover()
+                    .map(|handover| handover.sample(self.clock.now().mono_ms)),
                 ..*snapshot
             })),
             reply => reply,

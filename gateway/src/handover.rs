@@ -26,6 +26,7 @@ use cluster::partition::{PARTITIONS, partition_of};
 use edge_proto::topic::RootDepths;
 
 use crate::core_message::{CoreMessage, HandoverStep, Stage};
+use crate::metrics::HandoverSample;
 use crate::ownership::{Ownership, home_partition};
 use crate::turn::without_share;
 
@@ -138,6 +139,8 @@ pub struct Handover {
     complete: bool,
     /// True when the others were told that everything is read.
     told_loaded: bool,
+    /// True while it serves without having heard from all.
+    degraded: bool,
 }
 
 impl Handover {
@@ -159,6 +162,7 @@ impl Handover {
             refused: Vec::new(),
             complete: false,
             told_loaded: false,
+            degraded: false,
         }
     }
 
@@ -168,6 +172,7 @@ impl Handover {
         self.began_ms = now_ms;
         self.phase = Phase::Marking;
         self.told_loaded = false;
+        self.degraded = false;
         self.to_claim.clear();
         self.refused.clear();
         let mut lost = Partitions::default();
@@ -203,10 +208,21 @@ impl Handover {
         self.phase == Phase::Serving
     }
 
-    /// Partitions that are served, and those that are to be.
-    pub fn partitions(&self) -> (u64, u64) {
+    /// How far it is, at this time of the monotonic clock.
+    pub fn sample(&self, now_ms: u64) -> HandoverSample {
         let unserved = self.to_claim.len() + self.refused.len() + self.claims.len();
-        (self.served.count(), unserved as u64 + self.claimed.count())
+        let served = self.served.count();
+        let is_over = self.is_serving() && !self.degraded;
+        HandoverSample {
+            ready: if self.degraded { 0 } else { served },
+            syncing: unserved as u64 + self.claimed.count(),
+            degraded: if self.degraded { served } else { 0 },
+            age_ms: if is_over {
+                0
+            } else {
+                now_ms.saturating_sub(self.began_ms).max(1)
+            },
+        }
     }
 
     /// Messages that wait here.
@@ -345,11 +361,19 @@ impl Handover {
             return false;
         }
         self.phase = Phase::Serving;
+        self.degraded = !(announced && self.complete);
         self.complete = true;
         for (served, claimed) in self.served.0.iter_mut().zip(&mut self.claimed.0) {
             *served |= std::mem::take(claimed);
         }
         true
+    }
+
+    /// Looks whether those that were not waited for have said what they know by now.
+    pub fn recover(&mut self, ownership: &Ownership) {
+        if self.degraded {
+            self.degraded = !self.all_said(ownership, |said| said.announced.min(said.loaded));
+        }
     }
 
     /// Keeps a message until its partition is served.

@@ -262,6 +262,21 @@ pub struct CoreSnapshot {
     pub quic: Option<crate::quic::Stats>,
     /// What the bus counted, and what was dropped on the way to it; `None` when the node is alone.
     pub bus: Option<(crate::bus::stats::BusStats, crate::event_loop::DroppedOnBus)>,
+    /// How far it is with its partitions; `None` when the node is alone.
+    pub handover: Option<HandoverSample>,
+}
+
+/// Partitions of a core of a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandoverSample {
+    /// Those that are served.
+    pub ready: u64,
+    /// Those that are not served yet.
+    pub syncing: u64,
+    /// Those that are served although not every core has said what it knows.
+    pub degraded: u64,
+    /// How long the hand-over has been under way, in milliseconds; 0 when none is.
+    pub age_ms: u64,
 }
 
 impl CoreSnapshot {

@@ -505,6 +505,7 @@ pub(crate) fn snapshot(edge: &Edge, owner: &Owner, home: &Home, stats: &Stats) -
         tls: None,
         quic: None,
         bus: None,
+        handover: None,
     }
 }
 

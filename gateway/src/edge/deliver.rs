@@ -14,7 +14,7 @@ use super::depart::Leave;
 use super::inbound::end_delivery;
 use super::link::Link;
 use super::session::{Queued, Session, Traffic};
-use crate::core_message::{CoreMessage, Deliver, Hand, MailboxPush, Outcome};
+use crate::core_message::{CoreMessage, Deliver, DeliverReply, Hand, MailboxPush, Outcome};
 use crate::handover::Speaker;
 use crate::limits::SlowConsumer;
 use crate::message::Message;
@@ -87,7 +87,10 @@ impl Edge {
     /// A message for live sessions of this edge.
     pub fn deliver(&mut self, turn: &mut Turn<'_>, deliver: Deliver) {
         let mut encoded = Encoded::for_recipients(deliver.recipients.len());
-        for recipient in deliver.recipients {
+        let is_new = deliver
+            .answer
+            .is_none_or(|answer| self.delivered.is_new(answer));
+        for recipient in deliver.recipients.into_iter().filter(|_| is_new) {
             if self.live(recipient.connection).is_none() {
                 turn.stats.refuse(DropReason::Stale, 1);
                 continue;
@@ -102,7 +105,7 @@ impl Edge {
             turn.stats.accept();
             self.offer(turn, recipient.connection, queued, &mut encoded);
         }
-        if let Some((core, publish)) = deliver.answer {
+        if let Some(DeliverReply { core, publish, .. }) = deliver.answer {
             turn.outbox.tell(core, CoreMessage::DeliverDone { publish });
         }
     }

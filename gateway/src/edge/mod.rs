@@ -53,6 +53,7 @@ use connect::Attaching;
 use connections::Connections;
 use depart::Leave;
 use exchange::Exchanging;
+use handover::Delivered;
 use link::{Link, Transport};
 use login::Login;
 use session::Session;
@@ -82,6 +83,8 @@ pub struct Edge {
     /// SUBSCRIBE and UNSUBSCRIBE packets so far.
     subscribe_packets: u64,
     assigned: u64,
+    /// What live sessions got lately, in a cluster.
+    delivered: Delivered,
     /// Clients that were sent to other servers.
     sent_elsewhere: u64,
     nonces: u64,

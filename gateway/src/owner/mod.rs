@@ -23,6 +23,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use reactor::slab::Key;
 
+use crate::core_message::DeliverReply;
 use crate::core_message::{
     CoreMessage, Deliver, DeliverHome, FindSubscription, LimitSubscription, MailboxRecipient,
     Origin, PublishRequest, Recipient, RetainedPage, RetainedScan, SubscribeRequest, Target,
@@ -186,7 +187,12 @@ impl Owner {
             turn.outbox.engine.push_back(store);
             outstanding += 1;
         }
-        let answer = (origin != Origin::Nobody).then_some((turn.facts.core, id));
+        let answer = (origin != Origin::Nobody).then_some(DeliverReply {
+            core: turn.facts.core,
+            publish: id,
+            id: message_id,
+            retry,
+        });
         let awaited = turn.ownership.is_clustered().then(|| {
             let live = routes.live.keys().filter(|_| answer.is_some());
             Box::new(Awaited {
@@ -529,7 +535,7 @@ fn deliver_live(
     turn: &mut Turn<'_>,
     message: &Arc<Message>,
     live: BTreeMap<u16, Vec<Recipient>>,
-    answer: Option<(u16, u64)>,
+    answer: Option<DeliverReply>,
 ) -> u32 {
     let answers = if answer.is_some() {
         live.len() as u32

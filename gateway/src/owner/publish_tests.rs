@@ -135,7 +135,7 @@ fn live_clients_do_not_wait_for_the_commit_and_the_publisher_does() {
         panic!("both live deliveries leave at once: {said:?}");
     };
     assert_eq!((deliver.recipients.len(), home.recipients.len()), (1, 1));
-    let publish = deliver.answer.expect("the owner counts it").1;
+    let publish = deliver.answer.expect("the owner counts it").publish;
     assert_eq!(tested.outbox.engine.len(), 1, "the commit is asked for");
     tested.turn(|owner, turn| owner.answered(turn, publish, false));
     assert!(tested.said().is_empty(), "the engine has not answered");

@@ -159,6 +159,7 @@ impl Shard {
                 continue;
             }
             if !handover.serves(now.mono_ms, &self.common.ownership) {
+                handover.recover(&self.common.ownership);
                 return;
             }
             let waited = handover.take_waiting();

@@ -97,7 +97,7 @@ fn a_message_costs_few_bytes_beside_what_it_carries() {
     for (name, message) in samples::all() {
         let (own, spent) = match &message {
             CoreMessage::Publish(publish) => (content(&publish.message), 55),
-            CoreMessage::Deliver(deliver) => (content(&deliver.message), 55),
+            CoreMessage::Deliver(deliver) => (content(&deliver.message), 65),
             CoreMessage::PublishDone { .. }
             | CoreMessage::DeliverDone { .. }
             | CoreMessage::MailboxAck { .. }

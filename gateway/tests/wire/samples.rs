@@ -186,6 +186,12 @@ fn publishing() -> Vec<(&'static str, CoreMessage)> {
 }
 
 fn deliver(answer: Option<(u16, u64)>, is_lossy: bool) -> CoreMessage {
+    let answer = answer.map(|(core, publish)| DeliverReply {
+        core,
+        publish,
+        id: ID,
+        retry: true,
+    });
     let recipient = |slot, subscription_ids| Recipient {
         connection: ConnectionId {
             slot,

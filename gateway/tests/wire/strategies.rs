@@ -30,8 +30,19 @@ fn deliver() -> impl Strategy<Value = CoreMessage> {
         connection,
         delivery,
     });
-    let answer = option::of((n16(), n64()));
-    let parts = (message(), vec(recipient, 0..5), answer, any::<bool>());
+    let answer = (n16(), n64(), id(), any::<bool>());
+    let answer = answer.prop_map(|(core, publish, id, retry)| DeliverReply {
+        core,
+        publish,
+        id,
+        retry,
+    });
+    let parts = (
+        message(),
+        vec(recipient, 0..5),
+        option::of(answer),
+        any::<bool>(),
+    );
     parts.prop_map(|(message, recipients, answer, is_lossy)| {
         CoreMessage::Deliver(Box::new(Deliver {
             message,

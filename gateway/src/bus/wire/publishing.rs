@@ -5,8 +5,8 @@ use reactor::datagram::Ecn;
 use super::error::Fault;
 use super::primitive::{Reader, Wire, Writer, unknown};
 use crate::core_message::{
-    AppendRequest, Deliver, DeliverHome, Hand, MailboxPush, MailboxRecipient, Origin, Outcome,
-    PublishRequest, Recipient, StrayDatagram,
+    AppendRequest, Deliver, DeliverHome, DeliverReply, Hand, MailboxPush, MailboxRecipient, Origin,
+    Outcome, PublishRequest, Recipient, StrayDatagram,
 };
 use crate::engine::claim::{MessageId, ReceivedId};
 
@@ -15,6 +15,8 @@ record! { PublishRequest { message, origin, may_refuse, received, id, retry } }
 record! { AppendRequest { message, id, retry, recipients, answer } }
 
 record! { MailboxRecipient (10 bytes or more) { session, partition, delivery } }
+
+record! { DeliverReply { core, publish, id, retry } }
 
 record! { MessageId { origin, number } }
 

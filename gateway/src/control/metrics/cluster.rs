@@ -8,6 +8,7 @@ use prometheus::proto::MetricFamily;
 use super::{CoreSample, counters, gauge, gauges, label};
 use crate::bus::stats::BusStats;
 use crate::control::cluster::status::{ClusterStatus, Phase};
+use crate::metrics::HandoverSample;
 
 /// Every family of the cluster.
 pub(super) fn families(
@@ -78,8 +79,31 @@ pub(super) fn families(
             by_reason(&refused),
         ),
     ];
+    families.extend(handover_families(samples));
     families.extend(bus_families(samples));
     families
+}
+
+fn handover_families(samples: &[CoreSample]) -> Vec<MetricFamily> {
+    let cores = || samples.iter().filter_map(|core| core.snapshot.handover);
+    let sum = |value: fn(HandoverSample) -> u64| cores().map(value).sum::<u64>() as f64;
+    let age_ms = cores().map(|core| core.age_ms).max().unwrap_or_default();
+    vec![
+        gauges(
+            "partitions",
+            "Partitions of this node: served (ready), not served yet (syncing), or served without having heard from every member (degraded).",
+            [
+                (label("state", "ready"), sum(|core| core.ready)),
+                (label("state", "syncing"), sum(|core| core.syncing)),
+                (label("state", "degraded"), sum(|core| core.degraded)),
+            ],
+        ),
+        gauge(
+            "handover_seconds",
+            "Age of the oldest hand-over that has not ended; 0 when there is none.",
+            age_ms as f64 / 1e3,
+        ),
+    ]
 }
 
 fn bus_families(samples: &[CoreSample]) -> Vec<MetricFamily> {
