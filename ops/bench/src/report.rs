@@ -501,6 +501,24 @@ mod tests {
     }
 
     #[test]
+    fn three_nodes_are_held_against_one_run_by_run() {
+        let report = Report {
+            scenario: "cluster",
+            settings: json!({}),
+            columns: vec![
+                column(Subject::ThreeNodes, &[3.0, 6.0, 4.0]),
+                column(Subject::OneNode, &[2.0, 3.0, 4.0]),
+            ],
+        };
+        let object = report.object();
+        assert_eq!(object["three_nodes"]["cpu_us_per_message"], json!(4));
+        assert_eq!(object["one_node"]["cpu_us_per_message"], json!(3));
+        let ratio = "cpu_per_message_three_nodes_vs_one";
+        assert_eq!(object["ratios"][ratio], json!(1.5));
+        assert_eq!(object["ratios"][format!("{ratio}_range")], json!([1, 2]));
+    }
+
+    #[test]
     fn a_given_server_is_not_called_roadstead() {
         let report = Report {
             scenario: "connect",
