@@ -105,11 +105,12 @@ pub(crate) fn start(common: &Common, plan: &Plan, nodes: u16) -> Result<Server> 
     let mut server = started.remove(0);
     server.others = started;
     server.engine = Some(Box::new(engine));
-    for node in server.nodes() {
-        node.await_listener()?;
-    }
+    // A node of a cluster answers nobody before it is a member.
     if nodes > 1 {
         await_members(&server)?;
+    }
+    for node in server.nodes() {
+        node.await_listener()?;
     }
     Ok(server)
 }
@@ -270,7 +271,7 @@ fn obstacles(server: &Server) -> Vec<String> {
         let ip: IpAddr = address.ip();
         let lacks = match standing {
             Ok(standing) => standing.lacks(found.len(), epoch),
-            Err(error) => vec![format!("{error:#}")],
+            Err(error) => vec![format!("no view has it, so that it does not answer yet: {error:#}")],
         };
         (!lacks.is_empty()).then(|| format!("node {ip}: {}", lacks.join("; ")))
     };
