@@ -271,7 +271,9 @@ fn obstacles(server: &Server) -> Vec<String> {
         let ip: IpAddr = address.ip();
         let lacks = match standing {
             Ok(standing) => standing.lacks(found.len(), epoch),
-            Err(error) => vec![format!("no view has it, so that it does not answer yet: {error:#}")],
+            Err(error) => vec![format!(
+                "no view has it, so that it does not answer yet: {error:#}"
+            )],
         };
         (!lacks.is_empty()).then(|| format!("node {ip}: {}", lacks.join("; ")))
     };
