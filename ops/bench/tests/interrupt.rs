@@ -152,7 +152,7 @@ fn an_interrupted_cluster_leaves_no_process() {
         status.is_some()
     });
     assert_eq!(status.and_then(|status| status.code()), Some(130));
-    assert_eq!(processes_in(&folder.0), [PathBuf::new(); 0]);
+    assert_eq!(processes_in(&folder.0), Vec::<PathBuf>::new());
     let left = fs::read_dir(&folder.0).expect("it is there").flatten();
     let left = left.filter(|entry| entry.path().is_dir());
     assert_eq!(left.count(), 0, "folders are left");
