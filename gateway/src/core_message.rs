@@ -190,6 +190,11 @@ pub enum CoreMessage {
         /// Its place at the home.
         home: Key,
     },
+    /// Home → edge, in a cluster: it has heard that the connection has ended.
+    DetachDone {
+        /// The connection.
+        connection: ConnectionId,
+    },
     /// Core → core: how far it is with a view.
     Handover(HandoverStep),
 }

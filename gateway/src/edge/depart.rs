@@ -164,6 +164,8 @@ impl Edge {
             .is_some_and(|it| it.place == Place::Nowhere);
         let detaching = Detaching {
             session: session.session,
+            durable: session.durable,
+            told: false,
             login: session.login,
             home_core: session.home_core,
             home: session.home,
@@ -172,26 +174,37 @@ impl Edge {
             expiry_s: leave.expiry_s,
             sent_to: session.sequence,
         };
-        let is_quiet = detaching.inbound.is_quiet() || !session.durable;
         if is_homeless {
-            // There is nobody to tell.
-        } else if !is_quiet || detaching.is_away() {
-            // The home must not give the session to another connection before it is known which messages are stored.
-            self.detaching.insert(id, detaching);
-        } else {
-            detach(turn, id, detaching);
+            return; // There is nobody to tell.
         }
+        self.detaching.insert(id, detaching);
+        self.detach_if_quiet(turn, id);
     }
 
-    /// Tells the home once the last publish of an ended connection is stored.
+    /// Tells the home once the last publish of an ended connection is stored: before that is known, it must not give the session to
+    /// another connection.
     pub(super) fn detach_if_quiet(&mut self, turn: &mut Turn<'_>, id: ConnectionId) {
-        if self
-            .detaching
-            .get(&id)
-            .is_some_and(|detaching| detaching.inbound.is_quiet() && !detaching.is_away())
-            && let Some(detaching) = self.detaching.remove(&id)
-        {
-            detach(turn, id, detaching);
+        let Some(detaching) = self.detaching.get_mut(&id) else {
+            return;
+        };
+        let is_quiet = detaching.inbound.is_quiet() || !detaching.durable;
+        if !is_quiet || detaching.told || detaching.is_away() {
+            return;
+        }
+        detaching.told = true;
+        let detach = Detach {
+            home: detaching.home,
+            connection: id,
+            core: turn.facts.core,
+            will: detaching.will,
+            expiry_s: detaching.expiry_s,
+            received: received_ids(std::mem::take(&mut detaching.inbound)),
+            sent_to: detaching.sent_to,
+        };
+        let detach = CoreMessage::Detach(Box::new(detach));
+        turn.outbox.tell(detaching.home_core, detach);
+        if !turn.ownership.is_clustered() {
+            self.detaching.remove(&id);
         }
     }
 }
@@ -205,18 +218,4 @@ fn received_ids(inbound: Inbound) -> Vec<ReceivedId> {
             message: MessageId::NONE,
         })
         .collect()
-}
-
-fn detach(turn: &mut Turn<'_>, id: ConnectionId, detaching: Detaching) {
-    let detach = Detach {
-        home: detaching.home,
-        connection: id,
-        core: turn.facts.core,
-        will: detaching.will,
-        expiry_s: detaching.expiry_s,
-        received: received_ids(detaching.inbound),
-        sent_to: detaching.sent_to,
-    };
-    turn.outbox
-        .tell(detaching.home_core, CoreMessage::Detach(Box::new(detach)));
 }

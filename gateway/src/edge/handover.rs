@@ -303,7 +303,7 @@ impl Edge {
             let Some(detaching) = self.detaching.get_mut(&id) else {
                 continue;
             };
-            let what = (detaching.session, true, detaching.sent_to);
+            let what = (detaching.session, detaching.durable, detaching.sent_to);
             let Some(login) = detaching.login.as_deref_mut() else {
                 continue;
             };
@@ -314,6 +314,7 @@ impl Edge {
                 self.forget_receiving(turn, id);
                 self.detaching.remove(&id);
             } else {
+                detaching.told = false;
                 detaching.home_core = login.reattach(turn, id, what);
             }
         }
@@ -458,6 +459,18 @@ impl Edge {
             turn.outbox.tell(from.core, identify);
         }
         self.resume(turn, id);
+    }
+
+    /// The home knows that a connection has ended.
+    pub fn detach_done(&mut self, id: ConnectionId) {
+        let Some(detaching) = self.detaching.get_mut(&id) else {
+            return;
+        };
+        if detaching.told {
+            self.detaching.remove(&id);
+        } else if !detaching.durable {
+            detaching.will = false; // The former home has published it, and the next one is told only that it is over.
+        }
     }
 
     /// The home wants a connection ended; while the session is on its way there, because it has no such session.

@@ -66,7 +66,8 @@ const STALLED_GONE_MAX: u64 = 1_024;
 #[derive(Debug, Default)]
 pub struct Edge {
     connections: Connections,
-    /// Durable sessions whose connection is gone while publishes of theirs are still being stored.
+    /// Durable sessions whose connection is gone while publishes of theirs are still being stored; in a cluster all whose home has not
+    /// said that it knows of the end.
     detaching: HashMap<ConnectionId, Detaching, FixedState>,
     /// In a cluster, QoS 2 publishes of durable sessions whose packet identifiers are being recorded, in the order of their arrival.
     receiving: HashMap<ConnectionId, Vec<PublishRequest>, FixedState>,
@@ -137,10 +138,13 @@ impl State {
     }
 }
 
-/// A session that has lost its connection and waits for its own publishes.
+/// A session that has lost its connection and waits for its own publishes, or for its home.
 #[derive(Debug)]
 struct Detaching {
     session: SessionId,
+    durable: bool,
+    /// True when its home was told, which in a cluster says that it has heard.
+    told: bool,
     login: Option<Box<Login>>,
     home_core: u16,
     home: Key,

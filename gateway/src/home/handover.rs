@@ -50,6 +50,16 @@ impl Home {
         turn.outbox.engine.push_back(command);
     }
 
+    /// A connection has ended. Its edge keeps in mind that it has until it hears that this home knows: it may die before.
+    pub fn detached(&mut self, turn: &mut Turn<'_>, detach: Detach) {
+        let (core, connection) = (detach.core, detach.connection);
+        self.detach(turn, detach);
+        if turn.ownership.is_clustered() {
+            turn.outbox
+                .tell(core, CoreMessage::DetachDone { connection });
+        }
+    }
+
     fn keeps(&self, session: SessionId) -> bool {
         let key = self.durable.get(&session);
         let session = key.and_then(|key| self.sessions.get(*key));

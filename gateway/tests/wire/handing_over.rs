@@ -89,6 +89,12 @@ pub(crate) fn samples() -> Vec<(&'static str, CoreMessage)> {
                 home: HOME,
             },
         ),
+        (
+            "DetachDone",
+            CoreMessage::DetachDone {
+                connection: CONNECTION,
+            },
+        ),
         ("Handover, installed", step(Stage::Installed)),
         (
             "Handover, announced",
@@ -174,6 +180,9 @@ pub(crate) fn of_kind(kind: &str) -> Option<BoxedStrategy<CoreMessage>> {
         "Reattach" => reattach().boxed(),
         "Reattached" => (connection(), key())
             .prop_map(|(connection, home)| M::Reattached { connection, home })
+            .boxed(),
+        "DetachDone" => connection()
+            .prop_map(|connection| M::DetachDone { connection })
             .boxed(),
         "Handover" => (n64(), 0..4u8)
             .prop_map(|(epoch, stage)| {

@@ -42,6 +42,7 @@ tagged! { CoreMessage as "kind of message" {
     36 => Reattach(session),
     37 => Reattached { connection, home },
     38 => Handover(step),
+    39 => DetachDone { connection },
 } }
 
 /// The kinds of messages, by number.
