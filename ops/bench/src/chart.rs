@@ -11,8 +11,11 @@ use crate::report::{Column, Report};
 use crate::server::root;
 
 /// Figures that are drawn, in this order, where a scenario has them.
-const DRAWN: [&str; 16] = [
+const DRAWN: [&str; 19] = [
     "cpu_us_per_message",
+    "cpu_us_per_message_p2p_qos0",
+    "cpu_us_per_message_p2p_qos1",
+    "cpu_us_per_message_fanout",
     "cpu_us_per_ping",
     "cpu_us_per_ping_at_pace",
     "cpu_us_per_connect",
@@ -92,7 +95,7 @@ fn panel(body: &mut String, figure: &str, bars: &[(&Column, Spread)], top: f64) 
     for (column, spread) in bars {
         let (name, middle) = (column.subject.name(), y + BAR / 2.0);
         let colour = match name {
-            "roadstead" => "#1f6f8b",
+            "roadstead" | "three_nodes" => "#1f6f8b",
             "limit" => "#99a8b2",
             _ => "#c58940",
         };

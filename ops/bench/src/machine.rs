@@ -107,7 +107,7 @@ pub(crate) fn plan(
         |threads| threads.max(1) as u64,
     );
     let mut missing = Vec::new();
-    if matches!(subject, Subject::Roadstead) {
+    if subject.is_ours() {
         missing.extend(server_lacks(common.io, wanted, [cores, mean, files]));
     }
     let capacity = if backend == Backend::IoUring {

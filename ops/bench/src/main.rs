@@ -1,7 +1,7 @@
 //! The load tool: scenarios against servers, which are black boxes to it.
 //!
 //! Reading order: [`scenario`] (what is done and measured, and with whom), [`subject`] and [`rival`] (who is measured),
-//! [`server`] (the process that is loaded), [`generator`] (threads of clients), [`memory`] (what sessions cost), [`machine`]
+//! [`server`] (the process that is loaded), [`cluster`] (several nodes and their engine), [`generator`] (threads of clients), [`memory`] (what sessions cost), [`machine`]
 //! (what can be asked for here), [`figures`] and [`report`] (what came out), [`relay`] (the physical limit).
 //!
 //! **Invariants**
@@ -9,15 +9,18 @@
 //! - However a run ends, no process and no changed setting of the kernel stays ([`cleanup`]).
 //! - Servers are measured in turns within one invocation, so that a ratio is of one machine in one state.
 
+mod admin;
 mod arguments;
 mod certificate;
 mod chart;
 mod cleanup;
 mod clock;
+mod cluster;
 mod figures;
 mod generator;
 mod machine;
 mod memory;
+mod ports;
 mod relay;
 mod report;
 mod rival;

@@ -58,11 +58,41 @@ const fn ratio(
     }
 }
 
+/// Of a cluster to a node.
+const fn of_nodes(name: &'static str, figure: &'static str) -> Ratio {
+    ratio(name, "cluster", figure, "three_nodes", "one_node")
+}
+
 /// CPU of a thing, as most ratios compare it.
 const CPU: &str = "cpu_us_per_message";
 
 /// A line each. Messages per core are what a second of CPU is enough for, the inverse of the CPU of each.
-const RATIOS: [Ratio; 16] = [
+const RATIOS: [Ratio; 23] = [
+    of_nodes("cpu_per_message_three_nodes_vs_one", CPU),
+    of_nodes(
+        "cpu_per_message_three_nodes_vs_one_p2p_qos0",
+        "cpu_us_per_message_p2p_qos0",
+    ),
+    of_nodes(
+        "cpu_per_message_three_nodes_vs_one_p2p_qos1",
+        "cpu_us_per_message_p2p_qos1",
+    ),
+    of_nodes(
+        "cpu_per_message_three_nodes_vs_one_fanout",
+        "cpu_us_per_message_fanout",
+    ),
+    of_nodes(
+        "cpu_per_message_three_nodes_vs_one_p2p_qos0_at_50",
+        "cpu_us_per_message_p2p_qos0_at_50",
+    ),
+    of_nodes(
+        "cpu_per_message_three_nodes_vs_one_p2p_qos1_at_50",
+        "cpu_us_per_message_p2p_qos1_at_50",
+    ),
+    of_nodes(
+        "cpu_per_message_three_nodes_vs_one_fanout_at_50",
+        "cpu_us_per_message_fanout_at_50",
+    ),
     ratio("cpu_per_message_vs_limit", "p2p", CPU, "roadstead", "limit"),
     ratio("cpu_per_ping_vs_limit", "ping", CPU, "roadstead", "limit"),
     ratio(
@@ -468,6 +498,24 @@ mod tests {
         assert_eq!(object["ratios"][ratio], json!(2));
         assert_eq!(object["ratios"][format!("{ratio}_range")], json!([2, 4]));
         assert!(report.table().contains("5 (4–6)"), "{}", report.table());
+    }
+
+    #[test]
+    fn three_nodes_are_held_against_one_run_by_run() {
+        let report = Report {
+            scenario: "cluster",
+            settings: json!({}),
+            columns: vec![
+                column(Subject::ThreeNodes, &[3.0, 6.0, 4.0]),
+                column(Subject::OneNode, &[2.0, 3.0, 4.0]),
+            ],
+        };
+        let object = report.object();
+        assert_eq!(object["three_nodes"]["cpu_us_per_message"], json!(4));
+        assert_eq!(object["one_node"]["cpu_us_per_message"], json!(3));
+        let ratio = "cpu_per_message_three_nodes_vs_one";
+        assert_eq!(object["ratios"][ratio], json!(1.5));
+        assert_eq!(object["ratios"][format!("{ratio}_range")], json!([1, 2]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,7 +15,9 @@ use crate::arguments::{Common, Io, Transport};
 use crate::certificate;
 use crate::cleanup::{self, Guard};
 use crate::clock;
+use crate::cluster;
 use crate::machine::{CpuDivision, Plan};
+use crate::ports;
 use crate::rival::{Rival, Store};
 use crate::subject::Subject;
 
@@ -23,8 +25,6 @@ use crate::subject::Subject;
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a server may take to stop when it is asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(120);
-/// Listeners are below the ports of outgoing connections, which could take them.
-const PORTS: std::ops::Range<u16> = 7_100..9_900;
 
 /// A running server.
 #[derive(Debug)]
@@ -44,6 +44,10 @@ pub(crate) struct Server {
     process: Option<Guard>,
     launch: Option<Launch>,
     log: PathBuf,
+    /// Further nodes of its cluster.
+    pub(crate) others: Vec<Self>,
+    /// The engine that the nodes share, where it is a process of its own.
+    pub(crate) engine: Option<Box<Self>>,
     _folder: Option<Guard>,
 }
 
@@ -58,11 +62,21 @@ struct Launch {
 
 /// Where a server is to listen.
 #[derive(Clone, Copy, Debug)]
-struct Ports {
-    tcp: SocketAddr,
+pub(crate) struct Ports {
+    pub(crate) tcp: SocketAddr,
     /// For what is not MQTT over TCP.
-    other: SocketAddr,
-    admin: SocketAddr,
+    pub(crate) other: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Ports {
+    /// Where clients connect.
+    const fn of(self, transport: Transport) -> SocketAddr {
+        match transport {
+            Transport::Tcp | Transport::Quic => self.tcp,
+            Transport::Websocket | Transport::Tls | Transport::Wss => self.other,
+        }
+    }
 }
 
 /// The root of the repository.
@@ -89,47 +103,77 @@ impl Server {
                 process: None,
                 launch: None,
                 log: PathBuf::new(),
+                others: Vec::new(),
+                engine: None,
                 _folder: None,
             });
         }
-        let ports = free_ports()?;
+        let [tcp, other, admin] = ports::free(Ipv4Addr::LOCALHOST)?;
+        let ports = Ports { tcp, other, admin };
         let recipe = match subject {
+            Subject::OneNode => return cluster::start(common, plan, 1),
+            Subject::ThreeNodes => return cluster::start(common, plan, 3),
+            Subject::Roadstead | Subject::Given => {
+                let server = Self::node(common, plan, ports, "", &[])?;
+                server.await_listener()?;
+                return Ok(server);
+            }
             Subject::Rival(rival) => rival_launch(rival, common, plan, ports, store)?,
             Subject::Limit => relay_launch(plan, ports)?,
             Subject::Baseline(name) => baseline_launch(name, ports)?,
-            Subject::Roadstead | Subject::Given => roadstead_launch(common, plan, ports)?,
         };
-        let address = match common.transport() {
-            Transport::Tcp | Transport::Quic => ports.tcp,
-            Transport::Websocket | Transport::Tls | Transport::Wss => ports.other,
-        };
-        let mut server = Self::launch(recipe, plan.division.as_ref(), address)?;
+        let address = ports.of(common.transport());
+        Self::launch(recipe, plan.division.as_ref(), address)
+    }
+
+    /// Starts a node of this repository's server, and does not wait until it listens. `name` tells it from others of this
+    /// run; `keys` are of its configuration, before those that the user gave.
+    pub(crate) fn node(
+        common: &Common,
+        plan: &Plan,
+        ports: Ports,
+        name: &str,
+        keys: &[String],
+    ) -> Result<Self> {
+        let recipe = roadstead_launch(common, plan, ports, keys)?;
+        let address = ports.of(common.transport());
+        let cpus = plan.division.as_ref().map(|division| &division.server[..]);
+        let mut server = Self::spawned(recipe, cpus, address, name)?;
         if common.transport() == Transport::Quic {
             server.datagrams = Some(ports.other);
         }
-        if matches!(subject, Subject::Roadstead) {
-            server.uring = common.io == Io::IoUring;
-            server.admin = Some(ports.admin);
-        }
+        server.uring = common.io == Io::IoUring;
+        server.admin = Some(ports.admin);
         Ok(server)
     }
 
     /// Starts the echo of one engine.
     pub(crate) fn baseline(name: &'static str, division: Option<&CpuDivision>) -> Result<Self> {
-        let ports = free_ports()?;
-        Self::launch(baseline_launch(name, ports)?, division, ports.tcp)
+        let [tcp, other, admin] = ports::free(Ipv4Addr::LOCALHOST)?;
+        let ports = Ports { tcp, other, admin };
+        Self::launch(baseline_launch(name, ports)?, division, tcp)
     }
 
-    fn launch(
+    fn launch(recipe: Recipe, division: Option<&CpuDivision>, address: SocketAddr) -> Result<Self> {
+        let cpus = division.map(|division| &division.server[..]);
+        let server = Self::spawned(recipe, cpus, address, "")?;
+        server.await_listener()?;
+        Ok(server)
+    }
+
+    /// Starts a process on these CPUs, in a folder of its own.
+    pub(crate) fn spawned(
         (version, words, variables): Recipe,
-        division: Option<&CpuDivision>,
+        cpus: Option<&[usize]>,
         address: SocketAddr,
+        name: &str,
     ) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("roadstead-bench-{}", std::process::id()));
+        let folder = format!("roadstead-bench-{}{name}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let remove = cleanup::remove_at_end(folder.clone());
         let launch = Launch {
-            words: bound(division, words),
+            words: bound(cpus, words),
             variables,
             folder: folder.clone(),
         };
@@ -143,13 +187,15 @@ impl Server {
             process: None,
             launch: Some(launch),
             log: folder.join("bench.log"),
+            others: Vec::new(),
+            engine: None,
             _folder: Some(remove),
         };
         server.run()?;
         Ok(server)
     }
 
-    /// Starts the process and waits until it listens.
+    /// Starts the process.
     fn run(&mut self) -> Result<()> {
         let launch = self
             .launch
@@ -168,7 +214,7 @@ impl Server {
         let child = command.spawn().context("cannot start the server")?;
         self.pid = Some(child.id());
         self.process = Some(cleanup::kill_at_end(child));
-        self.await_listener()
+        Ok(())
     }
 
     /// Stops the server in order and starts it again on what it has stored. Returns how long it took until it listened.
@@ -191,6 +237,7 @@ impl Server {
         drop(process);
         let started = clock::now();
         self.run()?;
+        self.await_listener()?;
         Ok(clock::now() - started)
     }
 
@@ -205,25 +252,34 @@ impl Server {
         paused
     }
 
-    /// An error when the process has ended.
+    /// Where it was started.
+    pub(crate) fn folder(&self) -> &Path {
+        let launch = self.launch.as_ref();
+        launch.map_or_else(|| Path::new(""), |launch| &launch.folder)
+    }
+
+    /// An error when the process has ended, or another one of its cluster.
     pub(crate) fn check(&self) -> Result<()> {
         if self.process.as_ref().is_some_and(cleanup::has_ended) {
             bail!(
-                "the server has ended; its log ends with:\n{}",
+                "the server ({}) has ended; its log ends with:\n{}",
+                self.version,
                 self.log_tail()
             );
         }
-        Ok(())
+        self.others.iter().try_for_each(Self::check)?;
+        self.engine.as_ref().map_or(Ok(()), |engine| engine.check())
     }
 
     /// The last lines of the server's log.
-    fn log_tail(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let text = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
 
-    fn await_listener(&self) -> Result<()> {
+    /// Waits until it listens.
+    pub(crate) fn await_listener(&self) -> Result<()> {
         let until = clock::now() + START_LIMIT;
         loop {
             self.check()?;
@@ -260,10 +316,10 @@ pub(crate) fn pause(span: Duration) -> Result<()> {
 
 /// The command on its CPUs, killed by the kernel with us even when we are killed; both where util-linux has the program
 /// for it. Both programs become what they start.
-fn bound(division: Option<&CpuDivision>, words: Vec<OsString>) -> Vec<OsString> {
+fn bound(cpus: Option<&[usize]>, words: Vec<OsString>) -> Vec<OsString> {
     let mut all: Vec<OsString> = Vec::new();
-    if let Some(division) = division {
-        let cpus: Vec<String> = division.server.iter().map(usize::to_string).collect();
+    if let Some(cpus) = cpus {
+        let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
         all.extend(["taskset".into(), "-c".into(), cpus.join(",").into()]);
     }
     if Path::new("/usr/bin/setpriv").exists() {
@@ -273,7 +329,8 @@ fn bound(division: Option<&CpuDivision>, words: Vec<OsString>) -> Vec<OsString> 
     all
 }
 
-type Recipe = (String, Vec<OsString>, Vec<(&'static str, OsString)>);
+/// Its version, program and arguments, and variables.
+pub(crate) type Recipe = (String, Vec<OsString>, Vec<(&'static str, OsString)>);
 
 fn rival_launch(
     rival: &Rival,
@@ -357,7 +414,12 @@ fn baseline_launch(name: &'static str, ports: Ports) -> Result<Recipe> {
     Ok((engine, words, Vec::new()))
 }
 
-fn roadstead_launch(common: &Common, plan: &Plan, ports: Ports) -> Result<Recipe> {
+fn roadstead_launch(
+    common: &Common,
+    plan: &Plan,
+    ports: Ports,
+    own_keys: &[String],
+) -> Result<Recipe> {
     let program = match &common.server {
         Some(program) => program
             .canonicalize()
@@ -400,7 +462,7 @@ fn roadstead_launch(common: &Common, plan: &Plan, ports: Ports) -> Result<Recipe
         let secret = files.ticket_secret.display();
         keys.push(format!("tls.ticket_secrets=[\"{secret}\"]"));
     }
-    for key in keys.iter().chain(&common.set) {
+    for key in keys.iter().chain(own_keys).chain(&common.set) {
         words.push("--set".into());
         words.push(key.into());
     }
@@ -439,24 +501,4 @@ fn build(arguments: &[&str], program: &str, folder: &Path) -> Result<PathBuf> {
         None => root.join(folder),
     };
     Ok(target.join("release").join(program))
-}
-
-/// Free ports of the loopback address.
-fn free_ports() -> Result<Ports> {
-    let address = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    // Where to begin differs from run to run, so that runs at the same time do not race for one port.
-    let first = PORTS.start + (std::process::id() % u32::from(PORTS.end - PORTS.start)) as u16;
-    let mut free = (first..PORTS.end)
-        .chain(PORTS.start..first)
-        .map(address)
-        .filter(|address| TcpListener::bind(address).is_ok());
-    let mut next = || {
-        free.next()
-            .context("no free port from 7,100 to 9,900 on 127.0.0.1")
-    };
-    Ok(Ports {
-        tcp: next()?,
-        other: next()?,
-        admin: next()?,
-    })
 }

@@ -12,6 +12,10 @@ pub(crate) enum Subject {
     Given,
     /// This repository's server, or the one of `--server`.
     Roadstead,
+    /// The same, as the only node on a Valkey.
+    OneNode,
+    /// The same, as three nodes of a cluster on a Valkey.
+    ThreeNodes,
     /// Another server.
     Rival(Rival),
     /// The bare relay.
@@ -41,10 +45,17 @@ impl Subject {
         match self {
             Self::Given => "server",
             Self::Roadstead => "roadstead",
+            Self::OneNode => "one_node",
+            Self::ThreeNodes => "three_nodes",
             Self::Rival(rival) => rival.name.name(),
             Self::Limit => "limit",
             Self::Baseline(name) => name,
         }
+    }
+
+    /// True exactly when it is this repository's server, however many of it.
+    pub(crate) const fn is_ours(&self) -> bool {
+        matches!(self, Self::Roadstead | Self::OneNode | Self::ThreeNodes)
     }
 
     /// Version of MQTT that clients speak to it.

@@ -35,11 +35,11 @@ impl Drop for Folder {
     }
 }
 
-/// A server that writes its process id to the file `pid` and relays.
+/// A server that adds its process id to the file `pid` and relays.
 fn server(folder: &Path) -> PathBuf {
     let script = format!(
         "#!/bin/sh\nif [ \"$1\" = --version ]; then echo pretender; exit; fi\n\
-         echo $$ > {pid}\n\
+         echo $$ >> {pid}\n\
          while [ \"$1\" != --listen ]; do shift; done\nexec {BENCH} relay --listen \"$2\"\n",
         pid = folder.join("pid").display(),
     );
@@ -49,9 +49,9 @@ fn server(folder: &Path) -> PathBuf {
     path
 }
 
-fn bench(folder: &Path) -> Child {
+fn bench(folder: &Path, scenario: &str) -> Child {
     Command::new(BENCH)
-        .args(["p2p", "--pairs", "4", "--runs", "1000", "--pin", "never"])
+        .args([scenario, "--pairs", "4", "--runs", "1000", "--pin", "never"])
         .arg("--server")
         .arg(server(folder))
         .env("TMPDIR", folder)
@@ -76,7 +76,7 @@ fn interrupted_by(signal: &str) {
     let name = format!("bench-interrupt-{signal}-{}", std::process::id());
     let folder = Folder(std::env::temp_dir().join(name));
     fs::create_dir_all(&folder.0).expect("a folder can be made");
-    let mut child = bench(&folder.0);
+    let mut child = bench(&folder.0, "p2p");
     let read = || fs::read_to_string(folder.0.join("pid")).unwrap_or_default();
     wait("the server starts", || {
         lives(read().trim()) || child.try_wait().is_ok_and(|status| status.is_some())
@@ -114,4 +114,46 @@ fn an_interrupted_run_leaves_nothing() {
 #[test]
 fn a_killed_run_leaves_no_process() {
     interrupted_by("KILL");
+}
+
+/// Processes that work in a folder below this one.
+fn processes_in(folder: &Path) -> Vec<PathBuf> {
+    let all = fs::read_dir("/proc").expect("there is /proc");
+    let processes = all.flatten().map(|entry| entry.path());
+    let is_there = |process: &PathBuf| {
+        fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
+    };
+    processes.filter(is_there).collect()
+}
+
+/// Three nodes that never become members, since they are none, and their Valkey.
+#[test]
+fn an_interrupted_cluster_leaves_no_process() {
+    let valkey = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/valkey/valkey-server");
+    if reactor::probe::probe(&DriverConfig::small()).ring.is_err() || !valkey.exists() {
+        eprintln!("no io_uring here, or no Valkey: `cargo xtask tools valkey`");
+        return;
+    }
+    let name = format!("bench-interrupt-cluster-{}", std::process::id());
+    let folder = Folder(std::env::temp_dir().join(name));
+    fs::create_dir_all(&folder.0).expect("a folder can be made");
+    let mut child = bench(&folder.0, "cluster");
+    wait("Valkey and three nodes start", || {
+        processes_in(&folder.0).len() == 4 || child.try_wait().is_ok_and(|status| status.is_some())
+    });
+    assert_eq!(processes_in(&folder.0).len(), 4);
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(killed.is_ok_and(|status| status.success()));
+    let mut status = None;
+    wait("the bench ends", || {
+        status = child.try_wait().expect("it can be waited for");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(130));
+    assert_eq!(processes_in(&folder.0), Vec::<PathBuf>::new());
+    let left = fs::read_dir(&folder.0).expect("it is there").flatten();
+    let left = left.filter(|entry| entry.path().is_dir());
+    assert_eq!(left.count(), 0, "folders are left");
 }

@@ -43,7 +43,7 @@ cargo xtask VERB
   testssl                        testssl.sh looks for weaknesses of a node's TLS listener
   cluster VERB                   up, status, start, down: a cluster on this machine to try things on; `cluster help` says more
   fuzz  [--seconds N] [TARGET]   fuzzes TARGET, or every target in turn, for N seconds (default 60)
-  bench SCENARIO …               the load tool, after it has installed what its --rivals name; arguments go to it unchanged
+  bench SCENARIO …               the load tool, after it has installed what its --rivals or its cluster need; arguments go to it unchanged
   chaos VERB …                   a node killed, overloaded, out of disk: crash, bounds, disk, garbage, churn, reload
   sim …                          many cores under faults from one seed, the promises as oracle
   conformance …                  the MQTT conformance suite; arguments go to it unchanged
@@ -106,7 +106,7 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
         }
         "bench" => {
             // The load tool names what is missing of a rival that cannot be had, and goes on without it.
-            for tool in tools::rivals(rest) {
+            for tool in tools::of_benchmark(rest) {
                 if let Err(error) = tools::ensure(&project, tool) {
                     eprintln!("{tool}: cannot be had: {error:#}");
                 }

@@ -117,8 +117,15 @@ const NAMES: &[(&str, Tool)] = &[
     ("nightly", Tool::Nightly),
 ];
 
-/// What the rivals of the benchmarks need, by the names that `bench --rivals` takes.
-pub(crate) fn rivals(arguments: &[String]) -> Vec<Tool> {
+/// What a benchmark needs: its rivals, by the names that `bench --rivals` takes, and Valkey where nodes share one.
+pub(crate) fn of_benchmark(arguments: &[String]) -> Vec<Tool> {
+    let mut tools = rivals(arguments);
+    let scenario = arguments.first().map_or("", String::as_str);
+    tools.extend(scenario.starts_with("cluster").then_some(Tool::Valkey));
+    tools
+}
+
+fn rivals(arguments: &[String]) -> Vec<Tool> {
     let value = arguments.iter().enumerate().find_map(|(at, argument)| {
         let inline = argument.strip_prefix("--rivals=");
         let next = || arguments.get(at + 1).map(String::as_str);
@@ -546,10 +553,12 @@ mod tests {
     #[test]
     fn what_a_benchmark_names_is_installed_for_it() {
         let both = [Tool::Mosquitto, Tool::Nats];
-        assert_eq!(rivals(&words("p2p --rivals mosquitto,nats --json")), both);
-        assert_eq!(rivals(&words("p2p --rivals=nats")), [Tool::Nats]);
-        assert_eq!(rivals(&words("p2p --rivals")), []);
-        assert_eq!(rivals(&words("p2p --limit")), []);
+        let needed = |text| of_benchmark(&words(text));
+        assert_eq!(needed("p2p --rivals mosquitto,nats --json"), both);
+        assert_eq!(needed("p2p --rivals=nats"), [Tool::Nats]);
+        assert_eq!(needed("p2p --rivals"), []);
+        assert_eq!(needed("p2p --limit"), []);
+        assert_eq!(needed("cluster --json"), [Tool::Valkey]);
     }
 
     #[test]

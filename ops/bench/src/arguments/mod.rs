@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use edge_proto::packet::{QoS, Version};
 
 pub(crate) use scenarios::{
-    Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf, P2p, Phoenix, Ping, Reactor,
-    Relay, Soak, Storm, StormClients, Wargaming, Whatsapp,
+    Cluster, ClusterReconnect, Connect, Density, Durable, Fanin, Fanout, LoadArguments, LoadOf,
+    P2p, Phoenix, Ping, Reactor, Relay, Soak, Storm, StormClients, Wargaming, Whatsapp,
 };
 
 /// Loads an MQTT server and says what it costs.
@@ -50,6 +50,10 @@ pub(crate) enum Scenario {
     Phoenix(Phoenix),
     /// Churn for hours: does anything grow, is anything lost without a reason.
     Soak(Soak),
+    /// The same messages on one node and on three nodes of a cluster: CPU of all nodes per message.
+    Cluster(Cluster),
+    /// Durable sessions come back to a cluster, with one group subscribed and with many: what each costs the engine.
+    ClusterReconnect(ClusterReconnect),
     /// Far more clients want in than the server can take: latency of those who are in, before, during and after, and how many come in.
     Storm(Storm),
     /// The echo of our reactor against monoio's and tokio-uring's: CPU per message, bytes per idle connection.
@@ -92,7 +96,7 @@ pub(crate) struct Common {
     /// Protocol version of the clients.
     #[arg(long, default_value = "5")]
     pub(crate) mqtt: Mqtt,
-    /// Cores of the server [default: one where CPU is compared (p2p, fanout, fanin, durable, ping, connect), if the
+    /// Cores of the server [default: one where CPU is compared (p2p, fanout, fanin, durable, ping, connect, cluster), if the
     /// sessions fit on it; else as many as the sessions need].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_024))]
     pub(crate) cores: Option<u16>,

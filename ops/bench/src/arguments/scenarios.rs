@@ -247,6 +247,39 @@ pub(crate) struct Soak {
 }
 
 #[derive(Args, Clone, Debug)]
+pub(crate) struct Cluster {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Pairs of a publisher and a subscriber, on different nodes where there are three.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) pairs: u32,
+    /// Subscribers of one topic; its two publishers are on another node.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) subscribers: u32,
+    /// Bytes of a payload.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    pub(crate) payload: u32,
+    /// How long to load the nodes before each of six measurements.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    pub(crate) warm_up: Duration,
+    /// How long to measure, each time.
+    #[arg(long, default_value = "3s", value_parser = parse_duration)]
+    pub(crate) duration: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ClusterReconnect {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Sessions with one group, and as many with many.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub(crate) sessions: u32,
+    /// Groups that each of the others has subscribed to, the same for all.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=200))]
+    pub(crate) groups: u32,
+}
+
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Storm {
     #[command(flatten)]
     pub(crate) common: Common,

@@ -300,9 +300,9 @@ impl Client {
                 self.phase = Phase::Subscribing;
                 let packet_id = self.packet_id();
                 let options = SubscriptionOptions::from_qos(settings.qos);
-                let own = settings.topics.second_filter(self.number);
+                let more = settings.topics.more_filters(self.number);
                 let mut filters = vec![(filter.as_str(), options)];
-                filters.extend(own.as_deref().map(|own| (own, options)));
+                filters.extend(more.iter().map(|filter| (filter.as_str(), options)));
                 self.write(out, |out| {
                     encode::subscribe(out, version, packet_id, None, &filters);
                 });
@@ -367,13 +367,49 @@ impl Topics {
             Self::Own => Some(own_topic(number)),
             Self::Shared { publishers } => (number >= publishers).then(|| SHARED_TOPIC.to_owned()),
             Self::OwnFrom { first } => (number >= first).then(|| own_topic(number)),
+            Self::PairsAndShared { pairs, publishers } => {
+                let silent = 2 * pairs..2 * pairs + publishers;
+                match number {
+                    number if number < silent.start => Some(own_topic(number)),
+                    number if silent.contains(&number) => None,
+                    _ => Some(SHARED_TOPIC.to_owned()),
+                }
+            }
             Self::Rooms { size } => Some(room_topic(number / size)),
+            Self::Groups { .. } => Some(room_topic(0)),
+        }
+    }
+
+    /// Which of so many nodes the client of this number connects to. Where there are several, nobody is on the node of
+    /// whom they send to: the two of a pair are on each two nodes equally often, publishers to all are on the first node,
+    /// and their audience is on the others. Other clients take turns.
+    pub(super) fn node_of(self, number: u32, nodes: usize) -> usize {
+        let Self::PairsAndShared { pairs, publishers } = self else {
+            return number as usize % nodes;
+        };
+        let number = number as usize;
+        let (first_publisher, pair) = (2 * pairs as usize, number / 2);
+        if nodes < 2 {
+            0
+        } else if number < first_publisher {
+            let step = 1 + pair / nodes % (nodes - 1);
+            (pair + number % 2 * step) % nodes
+        } else if number < first_publisher + publishers as usize {
+            0
+        } else {
+            1 + number % (nodes - 1)
         }
     }
 
     /// What it subscribes to besides.
-    fn second_filter(self, number: u32) -> Option<String> {
-        matches!(self, Self::Rooms { .. }).then(|| own_topic(number))
+    fn more_filters(self, number: u32) -> Vec<String> {
+        match self {
+            Self::Rooms { .. } => vec![own_topic(number)],
+            Self::Groups { one_until, count } if number >= one_until => {
+                (1..count).map(room_topic).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -416,4 +452,43 @@ fn stamp(payload: &[u8]) -> u64 {
     payload
         .first_chunk::<STAMP_BYTES>()
         .map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const TOPICS: Topics = Topics::PairsAndShared {
+        pairs: 12,
+        publishers: 2,
+    };
+
+    #[test]
+    fn those_who_talk_to_each_other_are_on_different_nodes() {
+        let mut pairs: BTreeMap<(usize, usize), u32> = BTreeMap::new();
+        for pair in 0..12 {
+            let node = |number| TOPICS.node_of(number, 3);
+            *pairs
+                .entry((node(2 * pair), node(2 * pair + 1)))
+                .or_default() += 1;
+        }
+        assert_eq!(pairs.len(), 6, "{pairs:?}");
+        assert!(
+            pairs
+                .iter()
+                .all(|((from, to), count)| from != to && *count == 2)
+        );
+        assert_eq!((TOPICS.node_of(24, 3), TOPICS.node_of(25, 3)), (0, 0));
+        let mut audience = (26..30).map(|number| TOPICS.node_of(number, 3));
+        assert!(audience.all(|node| node == 1 || node == 2));
+        assert!((0..30).all(|number| TOPICS.node_of(number, 1) == 0));
+    }
+
+    #[test]
+    fn pairs_have_topics_and_the_audience_shares_one() {
+        assert_eq!(TOPICS.filter(23), Some(own_topic(23)));
+        assert_eq!(TOPICS.filter(24), None);
+        assert_eq!(TOPICS.filter(26).as_deref(), Some(SHARED_TOPIC));
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use edge_proto::packet::QoS;
+
 use super::client::{SHARED_TOPIC, own_topic, room_topic};
 use crate::clock::Pace;
 
@@ -51,6 +53,8 @@ pub(crate) struct Load {
     /// Messages in a second from all threads; 0 = a closed loop, as fast as messages arrive or are acknowledged. With a pace
     /// the loop is open: what is loaded cannot slow it down.
     pub(crate) per_second: f64,
+    /// QoS of the publishes, if not that of the subscriptions.
+    pub(crate) qos: Option<QoS>,
     /// These clients publish.
     pub(crate) publishers: std::ops::Range<u32>,
     /// Messages from all threads; `u64::MAX` = until it is quiet.
@@ -67,6 +71,7 @@ impl Load {
         Self {
             target,
             per_second,
+            qos: None,
             publishers,
             messages: u64::MAX,
         }
@@ -256,6 +261,7 @@ mod tests {
                 window: 2,
             },
             per_second: 0.0,
+            qos: None,
             publishers: 0..2,
             messages: 3,
         };

@@ -60,6 +60,20 @@ pub(crate) enum Topics {
         /// The first that subscribes.
         first: u32,
     },
+    /// The first so many pairs: a topic of its own each. Then publishers, nothing; all others, the one shared topic.
+    PairsAndShared {
+        /// Pairs.
+        pairs: u32,
+        /// Clients that do not subscribe.
+        publishers: u32,
+    },
+    /// The first so many: the topic of one group. All others: those of many.
+    Groups {
+        /// The first with many.
+        one_until: u32,
+        /// Groups of each from there on.
+        count: u32,
+    },
     /// The topic of their room, and a topic of their own each.
     Rooms {
         /// Clients in a room.
@@ -70,8 +84,8 @@ pub(crate) enum Topics {
 /// What all clients of a run have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Where they connect.
-    pub(crate) remote: SocketAddr,
+    /// Where they connect: the nodes, among which [`Topics`] distributes them.
+    pub(crate) remotes: Vec<SocketAddr>,
     pub(crate) transport: Transport,
     pub(crate) tls: TlsSettings,
     pub(crate) version: Version,

@@ -96,7 +96,9 @@ impl<D: Driver> Thread<D> {
     }
 
     fn open_one(&mut self, number: u32) {
-        let remote = self.shared.settings.remote;
+        let settings = &self.shared.settings;
+        let node = settings.topics.node_of(number, settings.remotes.len());
+        let remote = settings.remotes[node];
         let place = self.place_of(number);
         if place.is_ok_and(|place| self.clients[place].phase != Phase::Ended) {
             self.shared

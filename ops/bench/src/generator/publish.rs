@@ -102,7 +102,8 @@ impl<D: Driver> Thread<D> {
         }
         let topic = active.topic(client.number, &mut self.random);
         self.payload[..STAMP_BYTES].copy_from_slice(&stamp_ns.to_be_bytes());
-        let (version, qos) = (self.shared.settings.version, self.shared.settings.qos);
+        let settings = &self.shared.settings;
+        let (version, qos) = (settings.version, active.load.qos.unwrap_or(settings.qos));
         let mut out = self.driver.reclaim().unwrap_or_default();
         client.publish(&mut out, version, qos, &topic, &self.payload);
         Counters::count(&self.shared.counters[self.index].published);

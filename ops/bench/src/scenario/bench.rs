@@ -75,7 +75,10 @@ impl Bench {
         let sysctls = machine::raise_sysctls(clients.connected)?;
         let server = Server::start(common, subject, &plan, clients.store)?;
         let settings = Settings {
-            remote: server.datagrams.unwrap_or(server.address),
+            remotes: server
+                .nodes()
+                .map(|node| node.datagrams.unwrap_or(node.address))
+                .collect(),
             transport: common.transport(),
             tls: TlsSettings {
                 version: common.tls_version,
@@ -105,7 +108,8 @@ impl Bench {
     pub(super) fn reading(&self) -> Reading {
         Reading {
             at: clock::now(),
-            server_cpu_ns: self.server.pid.map(memory::cpu_ns),
+            server_cpu_ns: self.server.cpu_ns(),
+            engine_cpu_ns: self.server.engine.as_ref().and_then(|it| it.cpu_ns()),
             generator_cpu_ns: self.generator.cpu_ns(),
             machine_cpu_ns: machine::busy_ns(),
             totals: self.generator.totals(),
@@ -146,10 +150,10 @@ impl Bench {
 
     /// What is the same at the end of every scenario: memory, disconnects, faults in words.
     pub(super) fn ending(&self, figures: &mut Figures) -> Result<()> {
-        if let Some(pid) = self.server.pid
-            && figures.value("rss_bytes").is_none()
-        {
-            figures.count("rss_bytes", memory::resident(pid)?.rss);
+        if self.server.pid.is_some() && figures.value("rss_bytes").is_none() {
+            let pids = self.server.nodes().filter_map(|node| node.pid);
+            let sizes = pids.map(|pid| memory::resident(pid).map(|resident| resident.rss));
+            figures.count("rss_bytes", sizes.sum::<Result<u64>>()?);
         }
         let totals = self.generator.totals();
         figures.count("disconnects", totals.disconnects);
@@ -165,6 +169,7 @@ impl Bench {
 pub(super) struct Reading {
     at: std::time::Instant,
     server_cpu_ns: Option<u64>,
+    engine_cpu_ns: Option<u64>,
     generator_cpu_ns: u64,
     machine_cpu_ns: u64,
     totals: Totals,
@@ -175,8 +180,10 @@ pub(super) struct Reading {
 pub(super) struct Between {
     pub(super) seconds: f64,
     pub(super) counted: Totals,
-    /// CPU time of the server in microseconds, where its process is known.
+    /// CPU time of the server in microseconds, of all its nodes, where its process is known.
     pub(super) server_us: Option<f64>,
+    /// The same of the engine that nodes share, where it is a process of its own.
+    engine_us: Option<f64>,
     pub(super) generator_us: f64,
     /// CPU time of everybody on the machine.
     machine_us: f64,
@@ -186,10 +193,12 @@ impl Reading {
     pub(super) fn since(&self, before: &Self) -> Between {
         let micros = |after: u64, before: u64| after.saturating_sub(before) as f64 / 1_000.0;
         let server = self.server_cpu_ns.zip(before.server_cpu_ns);
+        let engine = self.engine_cpu_ns.zip(before.engine_cpu_ns);
         Between {
             seconds: (self.at - before.at).as_secs_f64(),
             counted: self.totals.since(&before.totals),
             server_us: server.map(|(after, before)| micros(after, before)),
+            engine_us: engine.map(|(after, before)| micros(after, before)),
             generator_us: micros(self.generator_cpu_ns, before.generator_cpu_ns),
             machine_us: micros(self.machine_cpu_ns, before.machine_cpu_ns),
         }
@@ -207,12 +216,18 @@ impl Between {
                 server_us / 1e6 / self.seconds,
             );
         }
+        let engine_us = self.engine_us.unwrap_or(0.0);
+        if self.engine_us.is_some() {
+            let name = format!("engine_cpus{suffix}");
+            figures.measure(&name, engine_us / 1e6 / self.seconds);
+        }
         figures.measure(
             &format!("generator_cpus{suffix}"),
             self.generator_us / 1e6 / self.seconds,
         );
         // Near 0 on a machine that does nothing else; what is above takes the time of those who are measured.
-        let others_us = self.machine_us - self.generator_us - self.server_us.unwrap_or(0.0);
+        let ours_us = self.generator_us + self.server_us.unwrap_or(0.0) + engine_us;
+        let others_us = self.machine_us - ours_us;
         figures.measure(
             &format!("others_cpus{suffix}"),
             others_us.max(0.0) / 1e6 / self.seconds,

@@ -37,8 +37,19 @@ impl Comparison<'_> {
     /// What the machine lacks, an interruption, or what went wrong with our own server. A rival's failure is told in its
     /// column.
     pub(super) fn run(&self, once: impl Fn(&mut Bench, &mut Figures) -> Result<()>) -> Result<()> {
+        self.run_with(Subject::all(self.common, self.limit), once)
+    }
+
+    /// The same with these subjects.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) fn run_with(
+        &self,
+        subjects: Vec<Subject>,
+        once: impl Fn(&mut Bench, &mut Figures) -> Result<()>,
+    ) -> Result<()> {
         let runs = self.common.runs.unwrap_or(self.runs);
-        let subjects = Subject::all(self.common, self.limit);
         let plan = self.plan(&subjects[0])?;
         let needs = self.needs();
         let files = machine::open_files()?;

@@ -128,6 +128,7 @@ fn reach(
         publishers: 0..sessions.end,
         target: Target::Random(sessions),
         per_second: f64::from(arguments.message_rate),
+        qos: None,
         messages,
     });
     generator.wait(server, "messages", |totals| {

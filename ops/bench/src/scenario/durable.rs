@@ -59,6 +59,7 @@ fn once(arguments: &Durable, bench: &Bench, figures: &mut Figures) -> Result<()>
             window: WINDOW,
         },
         per_second: 0.0,
+        qos: None,
         publishers: 0..publishers,
         messages: arguments.messages,
     });

@@ -1,6 +1,8 @@
 //! What is done to a server: one file each. A new scenario is a variant of [`Scenario`], a file here and a line below.
 
 mod bench;
+mod cluster;
+mod cluster_reconnect;
 mod compare;
 mod connect;
 mod density;
@@ -34,6 +36,8 @@ pub(crate) fn run(scenario: &Scenario) -> Result<()> {
         Scenario::Whatsapp(arguments) => whatsapp::run(arguments),
         Scenario::Phoenix(arguments) => phoenix::run(arguments),
         Scenario::Soak(arguments) => soak::run(arguments),
+        Scenario::Cluster(arguments) => cluster::run(arguments),
+        Scenario::ClusterReconnect(arguments) => cluster_reconnect::run(arguments),
         Scenario::Storm(arguments) => storm::run(arguments),
         Scenario::StormClients(arguments) => generator::storm::run(arguments),
         Scenario::Reactor(arguments) => reactor::run(arguments),

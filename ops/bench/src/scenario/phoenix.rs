@@ -59,6 +59,7 @@ fn once(arguments: &Phoenix, subscribers: u32, bench: &Bench, figures: &mut Figu
                 window: 1,
             },
             per_second: 0.0,
+            qos: None,
             publishers: 0..1,
             messages: 1,
         });

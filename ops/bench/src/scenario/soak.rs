@@ -2,16 +2,16 @@
 //! slope of memory, descriptors and latency over time, with its error; and what the server says it has lost without a reason.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use edge_proto::packet::QoS;
 use serde_json::json;
 
 use super::bench::{Bench, Clients};
 use super::compare::Comparison;
+use crate::admin;
 use crate::arguments::Soak;
 use crate::clock;
 use crate::figures::Figures;
@@ -112,8 +112,8 @@ fn once(arguments: &Soak, bench: &Bench, figures: &mut Figures) -> Result<()> {
     figures.measure("churned_per_s", counted.left as f64 / between.seconds);
     between.cpu("message", counted.delivered, "", figures);
     slopes(&samples, arguments.duration.as_secs_f64(), figures);
-    if let Some(admin) = server.admin {
-        account(admin, figures)?;
+    if let Some(address) = server.admin {
+        account(address, figures)?;
     }
     Ok(())
 }
@@ -229,41 +229,16 @@ fn slope(points: &[(f64, f64)]) -> Option<(f64, f64)> {
 }
 
 /// What our server says of its deliveries: each is accounted for, or it is lost without a reason.
-fn account(admin: SocketAddr, figures: &mut Figures) -> Result<()> {
-    let text = metrics(admin)?;
-    let sum = |name: &str| -> f64 {
-        let lines = text.lines().filter(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with([' ', '{']))
-        });
-        lines
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    };
+fn account(address: SocketAddr, figures: &mut Figures) -> Result<()> {
+    let text = admin::get(address, "/metrics")?;
     for (name, metric) in [
         ("accepted", "roadstead_deliveries_accepted_total"),
         ("dropped_with_reason", "roadstead_deliveries_dropped_total"),
         ("unaccounted", "roadstead_deliveries_unaccounted"),
     ] {
-        figures.measure(name, sum(metric));
+        figures.measure(name, admin::sum(&text, metric));
     }
     Ok(())
-}
-
-fn metrics(admin: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect(admin).context("the server's admin port")?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    if !text.starts_with("HTTP/1.1 200") {
-        bail!(
-            "the server does not tell its metrics: {:?}",
-            text.lines().next()
-        );
-    }
-    Ok(text)
 }
 
 #[cfg(test)]
