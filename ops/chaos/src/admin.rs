@@ -17,9 +17,23 @@ pub(crate) fn request(
     path: &str,
     body: &str,
 ) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER_LIMIT)?;
-    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-    stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+    request_within(address, method, path, body, ANSWER_LIMIT)
+}
+
+/// The same, with a limit for each step of it.
+///
+/// # Errors
+/// As [`request`].
+pub(crate) fn request_within(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+    limit: Duration,
+) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
     let length = body.len();
     write!(
         stream,

@@ -17,6 +17,14 @@ pub(crate) fn seed() -> u64 {
         .map_or(1, |since| since.as_nanos() as u64)
 }
 
+/// The time of day in UTC, as logs have it.
+pub(crate) fn time_of_day() -> String {
+    let ms = seed() / 1_000_000;
+    let (s, ms) = (ms / 1_000, ms % 1_000);
+    let (hour, minute, second) = (s / 3_600 % 24, s / 60 % 60, s % 60);
+    format!("{hour:02}:{minute:02}:{second:02}.{ms:03}")
+}
+
 /// How long to leave a condition alone between two looks at it.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 

@@ -1,4 +1,4 @@
-//! `chaos`: takes one real node, kills it, fills its disk, floods it, feeds it garbage, and checks what it has promised.
+//! `chaos`: takes real nodes, kills them, fills their disks, floods them, feeds them garbage, cuts them off, and checks what they have promised.
 //!
 //! Each verb starts its own server in a folder of its own, prints figures and checks, and ends with `N passed, N failed`.
 
@@ -6,6 +6,7 @@ mod admin;
 mod bounds;
 mod churn;
 mod clock;
+mod cluster;
 mod crash;
 mod disk;
 mod garbage;
@@ -31,17 +32,19 @@ const USAGE: &str = "usage: chaos VERB [--quick] [--seed N] [--io auto|io_uring|
                      bounds   clients that stop reading, and worse, beside well-behaved ones (--clients, 1000; --seconds, 60)\n\
                      garbage  random bytes on every port (--seconds, 30)\n\
                      churn    clients that come, go and take each other over (--clients, 2000; --seconds, 30)\n\
-                     reload   certificates replaced under live TLS connections (--clients, 10000; --cycles, 5)";
+                     reload   certificates replaced under live TLS connections (--clients, 10000; --cycles, 5)\n\
+                     cluster  three nodes on a Valkey Cluster in network namespaces, cut, killed, stopped, drained (needs root; --faults a,b,…)";
 
 type Verb = fn(&Options, &mut Report) -> io::Result<()>;
 
-const VERBS: [(&str, Verb); 6] = [
+const VERBS: [(&str, Verb); 7] = [
     ("crash", crash::run),
     ("disk", disk::run),
     ("bounds", bounds::run),
     ("garbage", garbage::run),
     ("churn", churn::run),
     ("reload", reload::run),
+    ("cluster", cluster::run),
 ];
 
 fn main() -> ExitCode {

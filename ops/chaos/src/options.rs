@@ -16,6 +16,8 @@ pub(crate) struct Options {
     pub(crate) io: String,
     /// True when a short run is enough.
     pub(crate) quick: bool,
+    /// Names of faults, separated by commas; `None`: those that are usual.
+    pub(crate) faults: Option<String>,
     cycles: Option<usize>,
     clients: Option<usize>,
     seconds: Option<u64>,
@@ -32,6 +34,7 @@ impl Options {
             server: beside_this_program("roadstead"),
             io: "auto".into(),
             quick: false,
+            faults: None,
             cycles: None,
             clients: None,
             seconds: None,
@@ -52,6 +55,7 @@ impl Options {
                         .map_err(|error| format!("--server {value}: {error}"))?;
                 }
                 "--io" => options.io = value,
+                "--faults" => options.faults = Some(value),
                 "--cycles" => options.cycles = Some(number(&name, &value)? as usize),
                 "--clients" => options.clients = Some(number(&name, &value)? as usize),
                 "--seconds" => options.seconds = Some(number(&name, &value)?),

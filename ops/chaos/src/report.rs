@@ -36,6 +36,11 @@ impl Report {
         println!("skip   {name}: {why}");
     }
 
+    /// Checks that did not hold so far.
+    pub(crate) const fn failed(&self) -> usize {
+        self.failed
+    }
+
     /// Prints the count; true when nothing failed.
     pub(crate) fn finish(&self) -> bool {
         println!("\n{} passed, {} failed", self.passed, self.failed);

@@ -44,7 +44,8 @@ cargo xtask VERB
   cluster VERB                   up, status, start, down: a cluster on this machine to try things on; `cluster help` says more
   fuzz  [--seconds N] [TARGET]   fuzzes TARGET, or every target in turn, for N seconds (default 60)
   bench SCENARIO …               the load tool, after it has installed what its --rivals or its cluster need; arguments go to it unchanged
-  chaos VERB …                   a node killed, overloaded, out of disk: crash, bounds, disk, garbage, churn, reload
+  chaos VERB …                   a node killed, overloaded, out of disk: crash, bounds, disk, garbage, churn, reload;
+                                 three of them in a cluster: cluster
   sim …                          many cores under faults from one seed, the promises as oracle
   conformance …                  the MQTT conformance suite; arguments go to it unchanged
   help                           this text
@@ -113,7 +114,8 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
             }
             pass_through(&project, verb, rest)
         }
-        "chaos" | "conformance" | "sim" => pass_through(&project, verb, rest),
+        "chaos" => chaos(&project, rest),
+        "conformance" | "sim" => pass_through(&project, verb, rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(true)
@@ -160,6 +162,21 @@ fn pass_through(project: &Project, package: &str, arguments: &[String]) -> Resul
         .status()
         .with_context(|| format!("cannot start cargo for `{package}`"))?;
     Ok(status.success())
+}
+
+/// Runs `ops/chaos`, with what a cluster needs: Valkey, and the program `ip`.
+fn chaos(project: &Project, arguments: &[String]) -> Result<bool> {
+    let mut command = project.cargo(&["run", "--release", "--quiet", "--package", "chaos", "--"]);
+    if arguments.first().is_some_and(|verb| verb == "cluster") {
+        for tool in [tools::Tool::Valkey, tools::Tool::Iproute2] {
+            if let Err(error) = tools::ensure(project, tool) {
+                eprintln!("{tool}: cannot be had: {error:#}");
+            }
+        }
+        network::Ip::find(project).with_path(&mut command);
+    }
+    let status = command.args(arguments).status();
+    Ok(status.context("cannot start cargo for `chaos`")?.success())
 }
 
 /// Removes `flag VALUE` from the arguments.

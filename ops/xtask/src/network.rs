@@ -128,14 +128,15 @@ impl Drop for Network {
 
 /// The program `ip` of iproute2: the machine's, or the one that was unpacked.
 #[derive(Debug)]
-struct Ip {
+pub(crate) struct Ip {
     program: PathBuf,
     /// Where the unpacked one has its libraries.
     libraries: Option<String>,
 }
 
 impl Ip {
-    fn find(project: &Project) -> Self {
+    /// The one to use here.
+    pub(crate) fn find(project: &Project) -> Self {
         if tools::has_ip() {
             return Self {
                 program: "ip".into(),
@@ -153,7 +154,7 @@ impl Ip {
     }
 
     /// Lets a program find it.
-    fn with_path<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+    pub(crate) fn with_path<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         if let Some(libraries) = &self.libraries {
             let folder = self.program.parent().unwrap_or_else(|| Path::new("/"));
             let path = std::env::var("PATH").unwrap_or_default();

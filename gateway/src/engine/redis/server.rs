@@ -238,7 +238,14 @@ impl Servers {
         for server in servers {
             let packed = confirmation_command(policy, deadline.left());
             let reply = self.call_link(&server, &packed, deadline)?;
-            check_confirmation(policy, &reply, &server)?;
+            let checked = check_confirmation(policy, &reply, &server);
+            let is_late = matches!(checked, Err(ServersError::Unconfirmed { .. }));
+            if checked.is_err() && !is_late {
+                // It is no primary any more, and would say so for ever.
+                self.links.remove(&server);
+                self.topology = None;
+            }
+            checked?;
         }
         Ok(())
     }

@@ -255,8 +255,21 @@ impl Ledger {
 
     /// Acknowledged messages that a durable reader must have and has not.
     pub(crate) fn missing(&self) -> Vec<(&Reader, usize)> {
+        self.missing_of(true)
+    }
+
+    /// Acknowledged messages that a live-only reader must have and has not: those since its connection began.
+    pub(crate) fn missing_live(&self) -> Vec<(&Reader, usize)> {
+        self.missing_of(false)
+    }
+
+    fn missing_of(&self, durable: bool) -> Vec<(&Reader, usize)> {
         let mut missing = Vec::new();
-        for reader in self.readers.iter().filter(|reader| reader.durable) {
+        for reader in self
+            .readers
+            .iter()
+            .filter(|reader| reader.durable == durable)
+        {
             for (number, message) in self.messages.iter().enumerate() {
                 if reader.counts.contains_key(&number) {
                     continue;

@@ -4,11 +4,11 @@
 //! subscriptions are what was acknowledged, and retained messages are not older than what was acknowledged.
 
 mod cast;
-mod ledger;
-mod publisher;
+pub(crate) mod ledger;
+pub(crate) mod publisher;
 mod retained;
-mod subscriber;
-mod trace;
+pub(crate) mod subscriber;
+pub(crate) mod trace;
 mod world;
 
 use std::io;

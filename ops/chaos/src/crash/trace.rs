@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Display;
+use std::path::PathBuf;
 
 /// Lines kept for one client.
 const LINES_MAX: usize = 20_000;
@@ -21,16 +22,21 @@ impl Trace {
         self.0.push_back((tick, what.to_string()));
     }
 
-    /// The last lines, and before them all that name this message; and where the whole is.
-    pub(crate) fn print(&self, who: &str, message: Option<usize>) {
-        let path =
-            std::env::temp_dir().join(format!("chaos-trace-{}-{who}.txt", std::process::id()));
-        let whole: String = self
-            .0
-            .iter()
+    /// Writes all of it to a file; returns which.
+    pub(crate) fn save(&self, who: &str) -> PathBuf {
+        let name = format!("chaos-trace-{}-{who}.txt", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let lines = self.0.iter();
+        let whole: String = lines
             .map(|(tick, line)| format!("{tick:>8} {line}\n"))
             .collect();
         let _ = std::fs::write(&path, whole); // What is printed has to do then.
+        path
+    }
+
+    /// The last lines, and before them all that name this message; and where the whole is.
+    pub(crate) fn print(&self, who: &str, message: Option<usize>) {
+        let path = self.save(who);
         println!("       trace of {who}, whole in {}:", path.display());
         let tail = self.0.len().saturating_sub(LINES_SHOWN);
         let named = message.map(|message| format!("m{message} "));
