@@ -401,6 +401,14 @@ impl Handover {
         }
     }
 
+    /// Forgets messages for partitions that were to be this core's and are another's now: whoever waits asks there. If a partition comes
+    /// back before this core has served it, they must not be handled after what was said there.
+    pub fn forget_foreign(&mut self, ownership: &Ownership, depths: &RootDepths) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|(_, message)| self.gate(ownership, depths, message) != Gate::NotMine);
+        self.waiting = waiting;
+    }
+
     /// Keeps a message until its partition is served. Gives it back when it may be lost and too many wait.
     pub fn wait(&mut self, from: u16, message: CoreMessage) -> Option<CoreMessage> {
         if message.is_lossy() && self.waiting.len() >= LOSSY_MAX {

@@ -35,6 +35,7 @@ impl Shard {
             return;
         }
         let lost = handover.begin(now.mono_ms, &ownership);
+        handover.forget_foreign(&ownership, &self.common.facts.root_depths);
         let old = std::mem::replace(&mut self.common.ownership, ownership);
         self.tell_all(outbox, Stage::Installed);
         let mut turn = self.common.turn(now, outbox);

@@ -140,7 +140,7 @@ fn numbers() -> Vec<Case> {
         ),
         case(
             "Evict",
-            &[CONNECTION, &[3]],
+            &[&[0], CONNECTION, &[3]],
             "Evict.reason",
             unknown("reason code", 3),
         ),
