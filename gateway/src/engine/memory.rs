@@ -76,6 +76,11 @@ impl Memory {
         self.acting = Some(node);
     }
 
+    /// The commands that come next are done whoever holds a claim: a simulator plants this fault to see whether it is noticed.
+    pub fn act_unfenced(&mut self) {
+        self.acting = None;
+    }
+
     /// What a new process finds: the same content, one more start, no fault.
     pub fn restart(&mut self, unix_ms: u64) {
         self.boot_count += 1;

@@ -27,6 +27,13 @@ impl Run {
                 ReasonCode::SessionTakenOver
                 | ReasonCode::ServerBusy
                 | ReasonCode::ServerUnavailable => Ok(()),
+                ReasonCode::ServerShuttingDown
+                | ReasonCode::UseAnotherServer
+                | ReasonCode::ServerMoved
+                    if self.world.nodes.is_some() =>
+                {
+                    Ok(())
+                }
                 reason => Err(Failure::of(
                     at,
                     format!("CONNECT was refused with {reason:?}"),

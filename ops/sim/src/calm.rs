@@ -18,6 +18,7 @@ impl Run {
         }
         self.world.calm = true;
         self.world.disk.failing_until_ms = 0;
+        self.world.heal();
         for wire in &mut self.world.wires {
             wire.slow_until_ms = 0;
         }
@@ -49,11 +50,14 @@ impl Run {
             }
             for core in 0..self.world.cores.len() {
                 self.step += 1;
-                self.turn(core)?;
+                if self.world.runs(core) {
+                    self.turn(core)?;
+                }
             }
             self.world.engine_step();
             self.oracle.rejections |= self.world.disk.rejections;
             self.world.pass(1);
+            self.tick_nodes();
             if before == (self.world.hash, self.deliveries)
                 && self.is_idle()
                 && self.world.queued_in_groups() == 0
@@ -97,6 +101,7 @@ impl Run {
                 )),
             }
         }
+        parts.extend(self.world.shown_nodes());
         format!("world idle {}; {}", self.world.is_idle(), parts.join("; "))
     }
 

@@ -19,7 +19,7 @@ impl Run {
     /// CONNECT on a new connection. `clean` overrides what is drawn.
     pub(crate) fn connect(&mut self, at: usize, clean: Option<bool>) {
         let plan = self.world.plan.clone();
-        let core = self.random.below(usize::from(plan.cores)) as u16;
+        let Some(core) = self.any_core() else { return };
         let wire = self.world.open(at, core);
         let drawn = clean.is_none();
         let durable = self.random.percent(plan.durable_percent);
@@ -87,6 +87,12 @@ impl Run {
         }
         self.note(at, || format!("CONNECT clean {clean_start} expiry {expiry_s} keep-alive {keep_alive_s} to core {core}, wire {wire}"));
         self.send(at, &Packet::Connect(Box::new(connect)));
+    }
+
+    /// Where to connect to; `None` when all nodes are down.
+    fn any_core(&mut self) -> Option<usize> {
+        let cores = self.world.open_cores();
+        (!cores.is_empty()).then(|| *self.random.pick(&cores))
     }
 
     /// Draws a will and notes it as a message.
@@ -279,5 +285,9 @@ fn drawn_expiry(
 fn is_haunted(world: &World, at: usize, wire: usize, client_id: &str) -> bool {
     let on_its_way =
         |wire: &Wire| wire.client == at && !wire.gone && !wire.connected && wire.closing.is_none();
-    world.wires[..wire].iter().any(on_its_way) || world.is_attaching(client_id)
+    let unanswered = |wire: &Wire| wire.client == at && !wire.connected;
+    let wires = &world.wires[..wire];
+    wires.iter().any(on_its_way)
+        || world.is_attaching(client_id)
+        || (!world.is_cluster_at_rest() && wires.iter().any(unanswered))
 }

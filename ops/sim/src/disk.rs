@@ -11,14 +11,15 @@ use gateway::turn::Now;
 
 use crate::plan::{Plan, Planted};
 use crate::random::Random;
+use crate::shared::Left;
 
-/// The engine of the simulated node.
+/// The engine of the simulated node, or the store that simulated nodes share: see `shared.rs`.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    memory: Memory,
+    pub(crate) memory: Memory,
     /// What a loss of power leaves: the state after the last batch that was synced.
     synced: Memory,
-    batch_number: u64,
+    pub(crate) batch_number: u64,
     batch: Vec<(u16, Command)>,
     first: usize,
     /// It fails until then.
@@ -27,7 +28,9 @@ pub(crate) struct Disk {
     /// Client ids whose mailbox was full once: nothing is promised to them any more.
     pub(crate) overflowed: BTreeSet<String>,
     pub(crate) rejections: bool,
-    planted: Option<Planted>,
+    pub(crate) planted: Option<Planted>,
+    /// What nodes that have ended had sent.
+    pub(crate) left: Vec<Left>,
 }
 
 impl Disk {
@@ -44,6 +47,7 @@ impl Disk {
             overflowed: BTreeSet::new(),
             rejections: false,
             planted,
+            left: Vec::new(),
         }
     }
 
@@ -52,7 +56,7 @@ impl Disk {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.batch.is_empty()
+        self.batch.is_empty() && self.left.is_empty()
     }
 
     /// One attempt of the engine thread. Returns the answers by core.
@@ -72,7 +76,9 @@ impl Disk {
         let faults = [Fault::Io, Fault::Full, Fault::IoAfterApply];
         let fault = (now.mono_ms < self.failing_until_ms).then(|| *random.pick(&faults));
         self.memory.set_fault(fault);
-        self.note_names();
+        let batch = std::mem::take(&mut self.batch);
+        self.note_names(&batch);
+        self.batch = batch;
         let batch = match self.planted {
             Some(planted) => mutated(planted, random, &self.batch),
             None => None,
@@ -147,8 +153,8 @@ impl Disk {
         self.first = (self.first + 1) % cores;
     }
 
-    fn note_names(&mut self) {
-        for (_, command) in &self.batch {
+    pub(crate) fn note_names(&mut self, batch: &[(u16, Command)]) {
+        for (_, command) in batch {
             if let Command::PutSession {
                 session, record, ..
             } = command
@@ -158,7 +164,7 @@ impl Disk {
         }
     }
 
-    fn note_overflows(&mut self, answers: &[(u16, Completion)]) {
+    pub(crate) fn note_overflows(&mut self, answers: &[(u16, Completion)]) {
         for (_, answer) in answers {
             let session = match answer {
                 Completion::Appended {
@@ -227,12 +233,12 @@ fn forget(random: &mut Random, found: &mut Vec<Restored>, is_one: impl Fn(&Resto
 }
 
 /// The batch with a planted bug in it, now and then.
-fn mutated(
+pub(crate) fn mutated(
     planted: Planted,
     random: &mut Random,
     batch: &[(u16, Command)],
 ) -> Option<Vec<(u16, Command)>> {
-    if !random.percent(10) {
+    if planted != Planted::IgnoresIds && !random.percent(10) {
         return None;
     }
     let mut batch = batch.to_vec();
@@ -246,6 +252,7 @@ fn mutated(
                 appends.extend(twice);
             }
             (Planted::ForgetsReceived, Command::Publish { received, .. }) => *received = None,
+            (Planted::IgnoresIds, Command::Publish { retry, .. }) => *retry = false,
             (Planted::ForgetsPubRec, Command::PubRec { sequence, .. }) => *sequence = u64::MAX,
             _ => {}
         }

@@ -103,11 +103,17 @@ impl Run {
         if wire.broken || wire.lost || rivals || wire.slow_until_ms > 0 {
             return Ok(());
         }
+        if wire.sent_away && !connection.live {
+            return Ok(()); // Its CONNECT is not answered any more.
+        }
         let now_ms = self.world.now.mono_ms;
         let silent_ms = now_ms.saturating_sub(wire.wrote_ms);
         let keep_alive =
             connection.keep_alive_s > 0 && silent_ms >= u64::from(connection.keep_alive_s) * 1400;
+        let clustered = self.world.nodes.is_some();
         match connection.told {
+            // Its node leaves.
+            Some(0x8B | 0x9C | 0x9D) if clustered => Ok(()),
             Some(0x8D) if !keep_alive => Err(Failure::of(
                 at,
                 format!("was told of a keep-alive timeout {silent_ms} ms after it wrote"),
@@ -205,7 +211,7 @@ impl Run {
             return Ok(());
         }
         self.deliveries += 1;
-        let crashes = self.world.crashes;
+        let crashes = self.world.upheavals();
         let client = &mut self.clients[at];
         self.oracle.arrived(at, client, arrival, &topic, crashes)?;
         self.oracle.taken_once(at, client, arrival, crashes)

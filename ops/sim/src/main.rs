@@ -8,13 +8,17 @@ use sim::run::Run;
 use sim::{Failure, simulate};
 
 const HELP: &str = "\
-sim [--seed S | --seeds N] [--from S] [--steps N] [--cores N] [--verbose] [--doublecheck] [--keep-going]
-    [--without crashes|expiry|small-mailboxes|engine-faults|short-sessions|keep-alive|wills|retained|shared|connack]…
+sim [--seed S | --seeds N] [--from S] [--steps N] [--nodes N [--jumps]] [--cores N] [--verbose] [--doublecheck] [--keep-going]
+    [--without crashes|expiry|small-mailboxes|engine-faults|short-sessions|keep-alive|wills|retained|shared|connack
+              |pauses|cuts|clogs|leaves|views]…
     [--planted [NAME]]
 
   --seeds N       runs N seeds (default 100), beginning with --from (default 1)
   --seed S        runs one seed
-  --steps N       steps with faults (default 4000)
+  --steps N       steps with faults (default 4000; with --nodes 8000)
+  --nodes N       a cluster of N nodes (default 1: one node alone)
+  --jumps         numbers of views are left out, and some views do not reach some cores
+  --cores N       cores of each node (default: drawn)
   --verbose       prints the whole story of a failure
   --doublecheck   runs each seed twice and compares everything that crossed a border of a core
   --planted       plants each known bug (or NAME) and counts the seeds until it is found; 500 at most
@@ -171,7 +175,9 @@ fn commit() -> String {
 fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
     let options = Options {
         seed: 1,
-        steps: 4000,
+        steps: 0,
+        nodes: 1,
+        jumps: false,
         cores: None,
         verbose: false,
         planted: None,
@@ -196,10 +202,19 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
                 arguments.options.steps = number()?;
                 arguments.line += &format!(" --steps {}", arguments.options.steps);
             }
+            "--nodes" => {
+                let nodes = u16::try_from(number()?).ok()?;
+                arguments.options.nodes = (1..=64).contains(&nodes).then_some(nodes)?;
+                arguments.line += &format!(" --nodes {nodes}");
+            }
             "--cores" => {
                 let cores = u16::try_from(number()?).ok()?;
                 arguments.options.cores = Some(cores);
                 arguments.line += &format!(" --cores {cores}");
+            }
+            "--jumps" => {
+                arguments.options.jumps = true;
+                arguments.line += " --jumps";
             }
             "--verbose" => arguments.options.verbose = true,
             "--doublecheck" => arguments.doublecheck = true,
@@ -209,20 +224,39 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
                 leave_out(&mut arguments.options.without, &name)?;
                 arguments.line += &format!(" --without {name}");
             }
-            "--planted" => arguments.planted = Some(Planted::ALL.to_vec()),
+            "--planted" => arguments.planted = Some(Vec::new()),
             name => {
-                let one = Planted::ALL
-                    .iter()
-                    .find(|(_, known)| *known == name)
-                    .copied()?;
-                arguments
-                    .planted
-                    .as_mut()?
-                    .retain(|planted| *planted == one);
+                let known = Planted::ALL.iter().chain(&Planted::CLUSTER);
+                let one = known.copied().find(|(_, known)| *known == name)?;
+                arguments.planted.as_mut()?.push(one);
             }
         }
     }
+    settle(&mut arguments);
     Some(arguments)
+}
+
+/// What follows from the rest when nobody has said it.
+fn settle(arguments: &mut Arguments) {
+    if arguments.options.steps == 0 {
+        // A hand-over takes hundreds of steps.
+        arguments.options.steps = if arguments.options.nodes > 1 {
+            8000
+        } else {
+            4000
+        };
+    }
+    if let Some(planted) = arguments
+        .planted
+        .as_mut()
+        .filter(|planted| planted.is_empty())
+    {
+        *planted = if arguments.options.nodes > 1 {
+            Planted::CLUSTER.to_vec()
+        } else {
+            Planted::ALL.to_vec()
+        };
+    }
 }
 
 fn leave_out(without: &mut Without, name: &str) -> Option<()> {
@@ -237,6 +271,11 @@ fn leave_out(without: &mut Without, name: &str) -> Option<()> {
         "retained" => &mut without.retained,
         "shared" => &mut without.shared,
         "connack" => &mut without.connack,
+        "pauses" => &mut without.pauses,
+        "cuts" => &mut without.cuts,
+        "clogs" => &mut without.clogs,
+        "leaves" => &mut without.leaves,
+        "views" => &mut without.views,
         _ => return None,
     } = true;
     Some(())

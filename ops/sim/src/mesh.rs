@@ -1,6 +1,8 @@
-//! The mesh between the cores: one queue per pair and lane, bounded or not, in order, standing still now and then.
+//! The mesh between the cores of a node: one queue per pair and lane, bounded or not, in order, standing still now and then.
 
-use gateway::core_message::CoreMessage;
+use std::collections::VecDeque;
+
+use gateway::core_message::{CoreMessage, Stage};
 use gateway::shard::Event;
 
 use crate::plan::Planted;
@@ -17,11 +19,12 @@ impl World {
         let now_ms = self.now.mono_ms;
         self.frozen.retain(|(_, _, until_ms)| *until_ms > now_ms);
         for lane in 0..2 {
-            for from in 0..self.cores.len() {
+            let node = self.node_of(core);
+            for (from, sender) in node.enumerate() {
                 if self
                     .frozen
                     .iter()
-                    .any(|(one, other, _)| (*one, *other) == (from, core))
+                    .any(|(one, other, _)| (*one, *other) == (sender, core))
                 {
                     continue;
                 }
@@ -34,11 +37,12 @@ impl World {
                 };
                 for _ in 0..count {
                     self.plant_in_mesh(core, from, lane);
+                    let number = self.cores[sender].number;
                     let Some(message) = self.cores[core].inbox[from][lane].pop_front() else {
                         break;
                     };
                     self.hash = fold(fold(self.hash, 2), from as u64);
-                    self.handle(core, Event::Core(from as u16, message));
+                    self.handle(core, Event::Core(number, message));
                 }
             }
         }
@@ -54,6 +58,9 @@ impl World {
                 self.planted_left -= 1;
                 queue.pop_front();
             }
+            Some(Planted::HoldsNothingBack) if self.mesh_random.percent(50) => {
+                overtake_installed(queue);
+            }
             Some(Planted::MeshReorders) if queue.len() > 1 && self.mesh_random.percent(50) => {
                 queue.swap(0, 1);
             }
@@ -62,13 +69,15 @@ impl World {
     }
 
     pub(crate) fn flush_mesh(&mut self, core: usize) {
-        for to in 0..self.cores.len() {
+        let node = self.node_of(core);
+        let from = core - node.start;
+        for (to, receiver) in node.enumerate() {
             for lane in 0..2 {
                 let mut queue = std::mem::take(&mut self.cores[core].outbox.mesh[to][lane]);
-                while self.cores[to].inbox[core][lane].len() < self.plan.mesh_slots
+                while self.cores[receiver].inbox[from][lane].len() < self.plan.mesh_slots
                     && let Some(message) = queue.pop_front()
                 {
-                    self.cores[to].inbox[core][lane].push_back(message);
+                    self.cores[receiver].inbox[from][lane].push_back(message);
                 }
                 while lane == 1
                     && queue.len() > self.plan.lossy_backlog
@@ -92,6 +101,19 @@ impl World {
                 .flatten()
                 .any(attaches)
         };
+        let on_bus = |core: &Core| core.outbox.bus.iter().any(|(_, message)| attaches(message));
+        let nodes = self.nodes.as_ref();
         self.cores.iter().any(queues)
+            || self.cores.iter().any(on_bus)
+            || nodes.is_some_and(|nodes| nodes.pipes.iter().any(attaches))
+    }
+}
+
+/// What follows the news that a core has a view comes before it.
+pub(crate) fn overtake_installed(queue: &mut VecDeque<CoreMessage>) {
+    let is_installed = |message: &CoreMessage| matches!(message, CoreMessage::Handover(step) if step.stage == Stage::Installed);
+    if queue.len() > 1 && queue.front().is_some_and(is_installed) {
+        let installed = queue.pop_front();
+        queue.extend(installed);
     }
 }

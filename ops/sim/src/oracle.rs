@@ -52,6 +52,8 @@ pub(crate) struct Published {
     pub(crate) acknowledged_at: Option<u64>,
     pub(crate) acknowledged_ms: u64,
     pub(crate) was_refused: bool,
+    /// Of the world when it was sent.
+    pub(crate) upheavals: u64,
     pub(crate) expiry_s: Option<u32>,
     pub(crate) will: bool,
     /// It was sent again; what is processed twice may match other subscriptions the second time.
@@ -62,18 +64,20 @@ pub(crate) struct Published {
 /// Everything that was published, and what voids promises.
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
+    /// True for a cluster.
+    pub(crate) clustered: bool,
     pub(crate) messages: Vec<Published>,
     /// Shared subscriptions that have lost a member, with what it may have held.
     pub(crate) share_lost: BTreeSet<String>,
     /// Who got a message of QoS 2 for a shared subscription, by message and filter.
-    taken: BTreeMap<(u64, String), Taken>,
+    pub(crate) taken: BTreeMap<(u64, String), Taken>,
     /// A full mailbox refused a message that others took; the publisher may send it again.
     pub(crate) rejections: bool,
 }
 
 /// Who got a message for a shared subscription.
 #[derive(Clone, Copy, Debug)]
-struct Taken {
+pub(crate) struct Taken {
     client: usize,
     epoch: u64,
     /// Its session ends with the node.
@@ -140,7 +144,12 @@ impl Oracle {
             .or_default();
         *counted += u32::from(!arrival.retain);
         // A QoS 0 delivery does not wait for the commit: after a crash the publish, and so the delivery, is repeated.
-        let once = arrival.qos == QoS::ExactlyOnce || message.qos == QoS::AtMostOnce;
+        // While views change a live-only session may get what the former owner and the new one send, and what a publisher sends again
+        // is routed again: exactly once is promised to durable ones.
+        let durable = matches!(client.existence, Existence::Durable { .. });
+        let settled =
+            !self.clustered || durable || (message.upheavals == crashes && !message.resent);
+        let once = (arrival.qos == QoS::ExactlyOnce && settled) || message.qos == QoS::AtMostOnce;
         if *counted > matching
             && !arrival.retain
             && once
@@ -155,10 +164,23 @@ impl Oracle {
                 ),
             ));
         }
-        let repeated = message.resent && (message.qos == QoS::AtLeastOnce || self.rejections);
+        // In a cluster a message of QoS 2 is stored once, and routed again when it is sent again.
+        let routed_again = message.qos == QoS::AtLeastOnce || self.clustered;
+        let repeated = message.resent && (routed_again || self.rejections);
         // What waited in the queue of one subscription may come after what another one brought at once.
         let one_way = !client.has_ways_beside_a_queue(&message.topic);
-        if is_first && !message.retain && !message.will && !repeated && one_way {
+        // QoS 0 goes from owner to owner without anybody waiting for it; and what is routed twice may match a subscription that was
+        // not there the first time.
+        let lasting = |known: &&Subscription| {
+            matches(&known.filter, topic)
+                && known.from_sure.is_some_and(|from| from < message.sent_at)
+                && known.until_sure.is_none()
+        };
+        let keeps_order = !self.clustered
+            || (message.qos > QoS::AtMostOnce
+                && client.subscriptions.iter().any(|it| lasting(&it)))
+            || message.upheavals == crashes;
+        if is_first && !message.retain && !message.will && !repeated && one_way && keeps_order {
             self.in_order(at, client, message, arrival, crashes)?;
         }
         Ok(())

@@ -37,10 +37,32 @@ pub enum Planted {
     LosesMoved,
     /// A DISCONNECT to a client gets lost before the close.
     LosesDisconnect,
+    /// A core serves a partition without what is stored there.
+    ServesUnread,
+    /// A core handles what follows the news of a view before that news.
+    HoldsNothingBack,
+    /// Whoever waits for a lost owner does not ask the new one.
+    AsksOnce,
+    /// A mailbox takes a message again that it knows.
+    IgnoresIds,
+    /// The engine does what a node says that has lost its claim.
+    DeposedWrites,
 }
 
 impl Planted {
-    /// All of them, by name.
+    /// Those of a cluster, by name.
+    pub const CLUSTER: [(Self, &'static str); 8] = [
+        (Self::ServesUnread, "serves-unread"),
+        (Self::HoldsNothingBack, "holds-nothing-back"),
+        (Self::AsksOnce, "asks-once"),
+        (Self::IgnoresIds, "ignores-ids"),
+        (Self::DeposedWrites, "deposed-writes"),
+        (Self::LosesAppend, "loses-append"),
+        (Self::DuplicatesAppend, "duplicates-append"),
+        (Self::ForgetsPubRec, "forgets-pubrec"),
+    ];
+
+    /// Those of one node, by name.
     pub const ALL: [(Self, &'static str); 14] = [
         (Self::LosesAppend, "loses-append"),
         (Self::DuplicatesAppend, "duplicates-append"),
@@ -72,8 +94,12 @@ pub struct Options {
     pub seed: u64,
     /// Steps with faults.
     pub steps: u64,
-    /// Cores; `None` = drawn.
+    /// Nodes; 1 is one node alone.
+    pub nodes: u16,
+    /// Cores of each; `None` = drawn.
     pub cores: Option<u16>,
+    /// In a cluster: numbers of views are left out, and some views do not reach some cores.
+    pub jumps: bool,
     /// Keep the notes of every step.
     pub verbose: bool,
     /// The bug to plant.
@@ -109,6 +135,16 @@ pub struct Without {
     pub shared: bool,
     /// No complaint about a CONNACK with 0x8E.
     pub connack: bool,
+    /// No node that stands still.
+    pub pauses: bool,
+    /// No node that is cut off.
+    pub cuts: bool,
+    /// No link that stands still.
+    pub clogs: bool,
+    /// No node that leaves.
+    pub leaves: bool,
+    /// No view without another reason.
+    pub views: bool,
 }
 
 /// Weights of what happens in a step.
@@ -120,6 +156,19 @@ pub struct Weights {
     pub(crate) client: u32,
     pub(crate) fault: u32,
     pub(crate) time: u32,
+}
+
+/// Weights of what goes wrong in a cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Troubles {
+    pub(crate) crash: u32,
+    pub(crate) pause: u32,
+    pub(crate) cut: u32,
+    pub(crate) clog: u32,
+    pub(crate) leave: u32,
+    pub(crate) view: u32,
+    pub(crate) engine: u32,
+    pub(crate) freeze: u32,
 }
 
 /// Weights of what a client does.
@@ -139,6 +188,8 @@ pub struct Deeds {
 /// One seed's run.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    pub(crate) nodes: u16,
+    /// Of each node.
     pub(crate) cores: u16,
     pub(crate) clients: usize,
     pub(crate) limits: Limits,
@@ -165,9 +216,13 @@ pub struct Plan {
     pub(crate) unordered_acks: bool,
     pub(crate) topics: usize,
     pub(crate) tolerates_connack: bool,
+    /// Whether some views do not reach a core.
+    pub(crate) jumps: bool,
     /// The shared subscriptions of a run in which clients have no others. No two of them match one topic, so what one of them
     /// got can be told. Empty in other runs.
     pub(crate) work_queues: &'static [&'static str],
+    /// Of a cluster.
+    pub(crate) troubles: Troubles,
 }
 
 /// See [`Plan::work_queues`]: on one core, and on all of them.
@@ -214,6 +269,7 @@ impl Plan {
             *random.pick(&[0, 50, 100])
         };
         let plan = Self {
+            nodes: options.nodes,
             cores: options.cores.unwrap_or_else(|| random.between(1, 5) as u16),
             clients: random.between(2, 8) as usize,
             limits,
@@ -254,15 +310,66 @@ impl Plan {
             unordered_acks: random.percent(40),
             topics: random.between(1, 10) as usize,
             tolerates_connack: without.connack,
+            jumps: options.jumps,
             work_queues: &[],
+            troubles: Troubles::default(),
         };
+        plan.perhaps_a_work_queue(options)
+            .perhaps_in_cluster(options)
+    }
+
+    fn perhaps_a_work_queue(self, options: &Options) -> Self {
         // Of its own, so that the other seeds stay what they are.
         let random = &mut Random::new(options.seed, "work queue");
-        if random.percent(15) && !without.shared {
+        if random.percent(15) && !options.without.shared {
             let work_queues = WORK_QUEUES[random.below(WORK_QUEUES.len())];
-            plan.work_queue(work_queues, if random.percent(50) { 100 } else { 60 })
+            self.work_queue(work_queues, if random.percent(50) { 100 } else { 60 })
         } else {
-            plan
+            self
+        }
+    }
+
+    /// What is different in a cluster: the claims of all partitions must get through, and what goes wrong is another.
+    fn perhaps_in_cluster(self, options: &Options) -> Self {
+        if options.nodes == 1 {
+            return self;
+        }
+        let random = &mut Random::new(options.seed, "cluster");
+        let without = options.without;
+        let mut some = |off: bool, weight: u32| {
+            if random.percent(60) && !off {
+                weight
+            } else {
+                0
+            }
+        };
+        let troubles = Troubles {
+            crash: some(without.crashes, 8),
+            pause: some(without.pauses, 6),
+            cut: some(without.cuts, 6),
+            clog: some(without.clogs, 10),
+            leave: some(without.leaves, 6),
+            view: some(without.views, 10),
+            engine: some(without.engine_faults, 6),
+            freeze: some(false, 10),
+        };
+        Self {
+            cores: options.cores.unwrap_or_else(|| random.between(1, 3) as u16),
+            limits: Limits {
+                retained_messages_max: 1_000_000,
+                ..self.limits
+            },
+            weights: Weights {
+                turn: 45,
+                client: 30,
+                engine: random.between(6, 24) as u32,
+                fault: *random.pick(&[0, 1, 1, 3]),
+                ..self.weights
+            },
+            mesh_slots: *random.pick(&[4, 64, 4096]),
+            engine_slots: *random.pick(&[64, 4096]),
+            troubles,
+            ..self
         }
     }
 

@@ -20,7 +20,7 @@ pub struct Run {
     pub(crate) clients: Vec<Client>,
     pub(crate) oracle: Oracle,
     pub(crate) random: Random,
-    fault_random: Random,
+    pub(crate) fault_random: Random,
     pub(crate) step: u64,
     pub(crate) next_order: u64,
     pub(crate) next_connection: u64,
@@ -36,7 +36,7 @@ pub struct Summary {
     pub published: u64,
     /// Deliveries that clients got.
     pub deliveries: u64,
-    /// Crashes of the node.
+    /// Crashes of the node; in a cluster, lives of nodes that have ended.
     pub crashes: u64,
     /// Hash of everything that crossed a border of a core.
     pub hash: u64,
@@ -56,10 +56,14 @@ impl Run {
                 )
             })
             .collect();
+        let oracle = Oracle {
+            clustered: plan.nodes > 1,
+            ..Oracle::default()
+        };
         Self {
             world: World::new(plan, options),
             clients,
-            oracle: Oracle::default(),
+            oracle,
             random,
             fault_random: Random::new(options.seed, "faults"),
             step: 1,
@@ -147,7 +151,9 @@ impl Run {
         match self.random.weighted(&kinds) {
             0 => {
                 let core = self.random.below(self.world.cores.len());
-                self.turn(core)?;
+                if self.world.runs(core) {
+                    self.turn(core)?;
+                }
             }
             1 => {
                 let at = self.random.below(self.clients.len());
@@ -200,10 +206,24 @@ impl Run {
             1..4 => self.random.between(5, 100),
             _ => self.random.between(0, 4),
         };
-        self.world.pass(ms);
+        if !self.world.must_help(ms) {
+            self.world.pass(ms);
+        }
+        self.tick_nodes();
+    }
+
+    /// What is due at the nodes of a cluster.
+    pub(crate) fn tick_nodes(&mut self) {
+        self.world.tick_nodes();
+        for news in std::mem::take(&mut self.world.news) {
+            self.tell_news(news);
+        }
     }
 
     fn fault(&mut self) {
+        if self.world.nodes.is_some() {
+            return self.cluster_fault();
+        }
         let (crash, engine) = (
             self.world.plan.crash_percent,
             self.world.plan.engine_fault_percent,
@@ -287,7 +307,10 @@ impl Run {
 
     /// Promise 5: a client identifier has one connection.
     fn watch_connack(&mut self, at: usize, wire: usize) -> Checked {
+        let upheavals = self.world.upheavals();
+        let clustered = self.world.nodes.is_some();
         self.world.wires[wire].connected = true;
+        self.world.wires[wire].connected_at = upheavals;
         let lives = |other: &usize| {
             let known = &self.world.wires[*other];
             known.client == at
@@ -295,6 +318,9 @@ impl Run {
                 && known.closing.is_none()
                 && !known.gone
                 && *other != wire
+                && self.world.is_member(known.core)
+                // Its home has moved: the new one may know of the later connection first.
+                && (!clustered || known.connected_at == upheavals)
         };
         if let Some(other) = (0..self.world.wires.len()).find(lives) {
             return Err(Failure::of(
@@ -319,7 +345,7 @@ impl Run {
         let (Some(expiry_s), Some(_)) = (message.expiry_s, message.acknowledged_at) else {
             return Ok(());
         };
-        if message.qos == QoS::ExactlyOnce && self.world.crashes > 0 {
+        if message.qos == QoS::ExactlyOnce && self.world.upheavals() > 0 {
             return Ok(()); // What was sent before a start is not known, and its packet identifier may be held.
         }
         let expired_ms = message.acknowledged_ms + u64::from(expiry_s) * 1000;

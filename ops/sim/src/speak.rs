@@ -133,6 +133,7 @@ impl Run {
             acknowledged_at: None,
             acknowledged_ms: 0,
             was_refused: false,
+            upheavals: self.world.upheavals(),
             expiry_s: None,
             will: false,
             resent: false,

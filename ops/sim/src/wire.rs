@@ -6,6 +6,8 @@ use reactor::driver::{Close, ConnectionId};
 #[derive(Debug)]
 pub(crate) struct Wire {
     pub(crate) id: ConnectionId,
+    /// Place of its core.
+    pub(crate) core: usize,
     pub(crate) client: usize,
     pub(crate) accepted: bool,
     /// On its way to the server.
@@ -34,6 +36,10 @@ pub(crate) struct Wire {
     pub(crate) lost: bool,
     /// Its CONNECT was answered with success.
     pub(crate) connected: bool,
+    /// Upheavals of the world before that.
+    pub(crate) connected_at: u64,
+    /// Its node leaves.
+    pub(crate) sent_away: bool,
 }
 
 /// What the driver says next about a connection.
@@ -47,9 +53,10 @@ pub(crate) enum Say {
 }
 
 impl Wire {
-    pub(crate) fn new(id: ConnectionId, client: usize, now_ms: u64) -> Self {
+    pub(crate) fn new(id: ConnectionId, core: usize, client: usize, now_ms: u64) -> Self {
         Self {
             id,
+            core,
             client,
             accepted: false,
             to_server: Vec::new(),
@@ -66,6 +73,8 @@ impl Wire {
             wrote_ms: now_ms,
             lost: false,
             connected: false,
+            connected_at: 0,
+            sent_away: false,
         }
     }
 

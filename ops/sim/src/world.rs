@@ -1,9 +1,12 @@
-//! The simulated machine: real shards, a fake mesh, a fake network, a store in memory and a virtual clock. Its turns follow
-//! `gateway::event_loop`, with every bound and every delay drawn.
+//! The simulated machines: real shards, a fake mesh, a fake network, a store in memory and a virtual clock. Their turns follow
+//! `gateway::event_loop`, with every bound and every delay drawn. What there is besides when they are a cluster: `nodes.rs`.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
+
+use cluster::view::View;
 
 use edge_proto::topic::RootDepths;
 use gateway::access::policy::Policy;
@@ -17,6 +20,7 @@ use gateway::turn::{Congestion, Facts, Now};
 use reactor::driver::{Close, ConnectionId};
 
 use crate::disk::Disk;
+use crate::nodes::Nodes;
 use crate::plan::{Options, Plan, Planted};
 use crate::random::{Random, fold};
 use crate::wire::{Say, Wire};
@@ -24,24 +28,59 @@ use crate::wire::{Say, Wire};
 /// One core and what is around it.
 #[derive(Debug)]
 pub(crate) struct Core {
+    /// As other cores call it.
+    pub(crate) number: u16,
     pub(crate) shard: Shard,
     pub(crate) outbox: Outbox,
-    /// Messages from each core, by lane.
+    /// Messages from each core of its node, by lane.
     pub(crate) inbox: Vec<[VecDeque<CoreMessage>; 2]>,
-    completions: VecDeque<Completion>,
-    commands: VecDeque<Command>,
+    pub(crate) completions: VecDeque<Completion>,
+    pub(crate) commands: VecDeque<Command>,
     generations: Vec<u32>,
     /// The wire of each slot.
-    slots: Vec<Option<usize>>,
+    pub(crate) slots: Vec<Option<usize>>,
+    /// Views that its node has given it, and the one that holds here.
+    pub(crate) views: VecDeque<(Arc<View>, Arc<Ownership>)>,
+    pub(crate) view: Option<Arc<View>>,
+    /// When that came.
+    pub(crate) installed_ms: u64,
 }
 
-/// The machine.
+impl Core {
+    pub(crate) fn new(shard: Shard, here: Range<u16>) -> Self {
+        let number = shard.facts().core;
+        Self {
+            number,
+            shard,
+            outbox: Outbox::new(number, here.clone()),
+            inbox: here.map(|_| Default::default()).collect(),
+            completions: VecDeque::new(),
+            commands: VecDeque::new(),
+            generations: Vec::new(),
+            slots: Vec::new(),
+            views: VecDeque::new(),
+            view: None,
+            installed_ms: 0,
+        }
+    }
+
+    /// True when it serves all that its view gives it.
+    pub(crate) fn is_serving(&self) -> bool {
+        let epoch = self.view.as_ref().map(|view| view.epoch);
+        epoch.is_some() && self.shard.served_epoch() == epoch
+    }
+}
+
+/// The machines.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) now: Now,
+    /// Of one node after another, each with the same number of them.
     pub(crate) cores: Vec<Core>,
     pub(crate) disk: Disk,
+    /// `None` for one node alone.
+    pub(crate) nodes: Option<Box<Nodes>>,
     pub(crate) wires: Vec<Wire>,
     /// What the server wrote in this step: wire and bytes, whole packets.
     pub(crate) written: Vec<(usize, Vec<u8>)>,
@@ -52,12 +91,14 @@ pub(crate) struct World {
     pub(crate) planted_left: u32,
     pub(crate) mesh_random: Random,
     network_random: Random,
-    engine_random: Random,
-    facts: Facts,
+    pub(crate) engine_random: Random,
+    pub(crate) facts: Facts,
     pub(crate) hash: u64,
     pub(crate) crashes: u64,
     /// Deliveries dropped for a reason that voids the promise to live-only sessions, crashes included.
     pub(crate) dropped_slow: u64,
+    /// What happened to nodes since somebody looked.
+    pub(crate) news: Vec<String>,
 }
 
 const START_UNIX_MS: u64 = 1_700_000_000_000;
@@ -82,6 +123,7 @@ impl World {
             now,
             cores: Vec::new(),
             disk,
+            nodes: None,
             wires: Vec::new(),
             written: Vec::new(),
             frozen: Vec::new(),
@@ -95,9 +137,21 @@ impl World {
             hash: 0,
             crashes: 0,
             dropped_slow: 0,
+            news: Vec::new(),
         };
-        world.start(&[]);
+        if world.plan.nodes > 1 {
+            world.found_cluster(seed);
+        } else {
+            world.start(&[]);
+        }
         world
+    }
+
+    /// The places of the cores of the same node.
+    pub(crate) fn node_of(&self, core: usize) -> Range<usize> {
+        let cores = usize::from(self.plan.cores);
+        let first = core / cores * cores;
+        first..first + cores
     }
 
     /// Starts the node over what the store holds.
@@ -111,14 +165,14 @@ impl World {
                 core,
                 ..self.facts.clone()
             };
-            let mut shard = Shard::new(
+            let shard = Shard::new(
                 facts,
                 Arc::clone(&ownership),
                 Arc::new(Policy::open()),
                 boot,
                 self.now,
             );
-            let mut outbox = Outbox::new(core, 0..count);
+            let mut at = Core::new(shard, 0..count);
             let mut homes = std::collections::BTreeMap::new();
             for item in found {
                 let home = match item {
@@ -132,17 +186,9 @@ impl World {
                     Restored::Subscription { session, .. } => homes[session],
                     Restored::Retained { .. } | Restored::Route { .. } => core,
                 };
-                shard.restore(self.now, item, home, &mut outbox);
+                at.shard.restore(self.now, item, home, &mut at.outbox);
             }
-            self.cores.push(Core {
-                shard,
-                outbox,
-                inbox: (0..count).map(|_| Default::default()).collect(),
-                completions: VecDeque::new(),
-                commands: VecDeque::new(),
-                generations: Vec::new(),
-                slots: Vec::new(),
-            });
+            self.cores.push(at);
         }
     }
 
@@ -163,8 +209,8 @@ impl World {
     }
 
     /// Opens a connection to a core.
-    pub(crate) fn open(&mut self, client: usize, core: u16) -> usize {
-        let at = &mut self.cores[usize::from(core)];
+    pub(crate) fn open(&mut self, client: usize, core: usize) -> usize {
+        let at = &mut self.cores[core];
         let slot = at
             .slots
             .iter()
@@ -181,7 +227,8 @@ impl World {
         };
         let wire = self.wires.len();
         at.slots[slot] = Some(wire);
-        self.wires.push(Wire::new(id, client, self.now.mono_ms));
+        self.wires
+            .push(Wire::new(id, core, client, self.now.mono_ms));
         wire
     }
 
@@ -193,8 +240,10 @@ impl World {
 
     /// One turn of a core.
     pub(crate) fn turn(&mut self, core: usize) {
+        self.take_view(core);
         self.socket_events(core);
         self.take_mesh(core);
+        self.take_bus(core);
         let waiting = self.cores[core].completions.len();
         let count = if self.calm || self.engine_random.percent(70) {
             waiting
@@ -209,11 +258,13 @@ impl World {
             self.handle(core, Event::Engine(completion));
         }
         let backlog = self.plan.congested_from;
-        let mut outboxes = self.cores.iter().map(|core| &core.outbox);
+        let node = &self.cores[self.node_of(core)];
+        let mut outboxes = node.iter().map(|core| &core.outbox);
         let own = &self.cores[core].outbox;
         let congestion = Congestion {
             engine: own.is_engine_behind(backlog, usize::MAX),
             congested: own.control_backlog() > backlog
+                || self.is_bus_behind(core)
                 || outboxes.any(|outbox| outbox.is_engine_behind(backlog, usize::MAX)),
             pressed: false,
         };
@@ -291,6 +342,7 @@ impl World {
     fn flush(&mut self, core: usize) {
         self.obey(core);
         self.flush_mesh(core);
+        self.flush_bus(core);
         let room = self.plan.engine_slots;
         let Core {
             outbox, commands, ..
@@ -360,8 +412,11 @@ impl World {
         (self.wires[wire].id == id).then_some(wire)
     }
 
-    /// One attempt of the engine thread.
+    /// One attempt of the engine thread of a node.
     pub(crate) fn engine_step(&mut self) {
+        if self.nodes.is_some() {
+            return self.shared_engine_step();
+        }
         let mut queues: Vec<&mut VecDeque<Command>> = self
             .cores
             .iter_mut()
@@ -389,7 +444,7 @@ impl World {
         self.wires[wire].carry(now_ms, piece);
     }
 
-    /// True when nothing is on its way anywhere inside the node.
+    /// True when nothing is on its way anywhere inside the nodes.
     pub(crate) fn is_idle(&self) -> bool {
         let quiet = |core: &Core| {
             core.completions.is_empty()
@@ -398,7 +453,7 @@ impl World {
                 && core.outbox.mesh_backlog() == 0
                 && core.inbox.iter().flatten().all(VecDeque::is_empty)
         };
-        self.disk.is_idle() && self.cores.iter().all(quiet)
+        self.disk.is_idle() && self.cores.iter().all(quiet) && self.is_cluster_at_rest()
     }
 
     /// Messages in the queues of shared subscriptions. What a member had no room for is offered again after a while.
@@ -432,6 +487,13 @@ impl World {
         let depths = &self.facts.root_depths;
         let ownership = self.cores[0].shard.ownership();
         ownership.owners_of_filter(depths, filter).len()
+    }
+
+    /// Counts what may make a delivery come twice, or late, where nothing is stored: crashes, and views at cores.
+    pub(crate) fn upheavals(&self) -> u64 {
+        self.nodes
+            .as_ref()
+            .map_or(self.crashes, |nodes| nodes.upheavals)
     }
 
     /// Deliveries to live-only sessions that were dropped because their queue was full, since the first start.
