@@ -12,14 +12,11 @@
 //! What a home says is heard only if it comes from the present one, and was said under the view in which the session was given to it, or
 //! a later one: a partition may go and come back while a message is on its way.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use edge_proto::reason::ReasonCode;
 use edge_proto::session::inbound::Inbound;
-use foldhash::fast::FixedState;
-use hashbrown::HashSet;
 use reactor::driver::ConnectionId;
 use reactor::slab::Key;
 
@@ -28,10 +25,10 @@ use super::login::Login;
 use super::session::Session;
 use super::{Edge, State};
 use crate::core_message::{
-    Attach, CoreMessage, DeliverReply, Detach, Identify, Origin, Presence, PublishRequest,
-    Reattach, ReplyTo, SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
+    Attach, CoreMessage, Detach, Identify, Origin, Presence, PublishRequest, Reattach, ReplyTo,
+    SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
 };
-use crate::engine::claim::{MessageId, ReceivedId};
+use crate::engine::claim::ReceivedId;
 use crate::engine::{SubscriptionRecord, WillRecord};
 use crate::handover::Speaker;
 use crate::message::SessionId;
@@ -67,37 +64,6 @@ pub(super) enum Place {
     Away,
     /// Nowhere: its home does not have it, and is not told of its end.
     Nowhere,
-}
-
-/// The messages that came to this core last, so that one that its publisher sends again, since the owner has died, comes once.
-#[derive(Debug, Default)]
-pub(super) struct Delivered {
-    ids: HashSet<MessageId, FixedState>,
-    in_order: VecDeque<MessageId>,
-}
-
-impl Delivered {
-    /// More are forgotten: 1.5 MiB. What is sent again was under way when a view changed.
-    const IDS_MAX: usize = 32_768;
-
-    /// Notes a message; false when it came before.
-    pub(super) fn is_new(&mut self, reply: DeliverReply) -> bool {
-        if reply.id.is_none() {
-            return true; // A node alone sends nothing again.
-        }
-        if reply.retry && self.ids.contains(&reply.id) {
-            return false;
-        }
-        if self.ids.insert(reply.id) {
-            self.in_order.push_back(reply.id);
-        }
-        if self.in_order.len() > Self::IDS_MAX
-            && let Some(oldest) = self.in_order.pop_front()
-        {
-            self.ids.remove(&oldest);
-        }
-        true
-    }
 }
 
 /// What a view changes.

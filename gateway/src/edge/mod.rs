@@ -13,6 +13,7 @@
 mod connect;
 mod connections;
 mod deliver;
+mod delivered;
 mod depart;
 mod exchange;
 mod handover;
@@ -52,9 +53,9 @@ use crate::turn::{Stats, Timer, Turn};
 
 use connect::Attaching;
 use connections::Connections;
+use delivered::Delivered;
 use depart::Leave;
 use exchange::Exchanging;
-use handover::Delivered;
 use link::{Link, Transport};
 use login::Login;
 use session::Session;

@@ -69,14 +69,10 @@ pub struct Servers {
 
 impl std::fmt::Debug for Servers {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Servers")
-            .field("options", &self.options)
-            .field(
-                "topology",
-                &self.topology.as_ref().map(|known| &known.primaries),
-            )
-            .finish_non_exhaustive()
+        let primaries = self.topology.as_ref().map(|known| &known.primaries);
+        let mut shown = formatter.debug_struct("Servers");
+        shown.field("options", &self.options);
+        shown.field("topology", &primaries).finish_non_exhaustive()
     }
 }
 
@@ -238,16 +234,18 @@ impl Servers {
         for server in servers {
             let packed = confirmation_command(policy, deadline.left());
             let reply = self.call_link(&server, &packed, deadline)?;
-            let checked = check_confirmation(policy, &reply, &server);
-            let is_late = matches!(checked, Err(ServersError::Unconfirmed { .. }));
-            if checked.is_err() && !is_late {
-                // It is no primary any more, and would say so for ever.
-                self.links.remove(&server);
-                self.topology = None;
-            }
-            checked?;
+            check_confirmation(policy, &reply, &server)
+                .inspect_err(|error| self.leave(&server, error))?;
         }
         Ok(())
+    }
+
+    /// A server that does not confirm is no primary any more, unless it is only late, and would say so for ever.
+    fn leave(&mut self, server: &Address, error: &ServersError) {
+        if !matches!(error, ServersError::Unconfirmed { .. }) {
+            self.links.remove(server);
+            self.topology = None;
+        }
     }
 
     /// Whom the requests without a reply go to.
