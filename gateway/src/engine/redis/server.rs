@@ -590,9 +590,7 @@ impl Attempt {
 
 /// Marks requests that are sent again in a call of their own.
 pub fn mark_all_again(requests: &mut [Request]) {
-    for request in requests {
-        request.mark_again();
-    }
+    requests.iter_mut().for_each(Request::mark_again);
 }
 
 fn pack(group: &Group, range: std::ops::Range<usize>, requests: &[Request]) -> Vec<u8> {
