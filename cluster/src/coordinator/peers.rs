@@ -251,6 +251,12 @@ impl Peers {
             .map(|contact| contact.at_ms)
     }
 
+    /// Since when a node that gossip has called dead since `gone_ms` counts as dead.
+    pub(super) fn gone_despite_contact(&self, node: NodeId, gone_ms: u64) -> u64 {
+        let contact_ms = self.contact_ms(node).filter(|at_ms| *at_ms > gone_ms);
+        contact_ms.map_or(gone_ms, |at_ms| at_ms + QUORUM_FRESH_MS)
+    }
+
     pub(super) fn has_fresh_contact(&self, now_ms: u64, node: NodeId) -> bool {
         self.contact_ms(node)
             .is_some_and(|at_ms| now_ms < at_ms + CONTACT_FRESH_MS)

@@ -228,7 +228,8 @@ impl Coordinator {
     }
 
     /// Since when a member is to be taken out: it is dead, or a later incarnation lives, or it is alive by gossip and does not
-    /// answer over the bus while most others do.
+    /// answer over the bus while most others do. Who answers what it was asked after gossip called it dead is not: a node that was cut off
+    /// brings its own view of the others along.
     fn out_since(&self, member: &Member) -> Option<u64> {
         if member.node == self.me.node {
             return None;
@@ -237,7 +238,9 @@ impl Coordinator {
             // A former run of this node.
             return Some(self.started_ms);
         }
-        self.peers.gone_since(member.node).or_else(|| {
+        let gone_ms = self.peers.gone_since(member.node);
+        let gone_ms = gone_ms.map(|gone_ms| self.peers.gone_despite_contact(member.node, gone_ms));
+        gone_ms.or_else(|| {
             let silent_ms = self.peers.silent_since(member.node)?;
             Some(silent_ms + UNREACHABLE_AFTER_MS)
         })

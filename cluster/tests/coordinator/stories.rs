@@ -46,6 +46,20 @@ fn a_dead_node_is_out_of_the_view_a_second_after_gossip_saw_it() {
 }
 
 #[test]
+fn a_member_that_answers_is_not_taken_out_because_gossip_calls_it_dead() {
+    for slot in 1..3 {
+        let mut world = steady(30 + slot as u64, 3);
+        let before = world.store.view().expect("a view").epoch;
+        for other in (0..3).filter(|other| *other != slot) {
+            world.believe(other, slot, None);
+        }
+        world.run_until(world.now_ms + 20_000);
+        let view = world.store.view().expect("a view");
+        assert_eq!((view.epoch, view.members.len()), (before, 3), "slot {slot}");
+    }
+}
+
+#[test]
 fn the_survivor_of_two_takes_over_whichever_it_is() {
     for victim in 0..2 {
         let mut world = steady(7, 2);
