@@ -37,7 +37,7 @@ use crate::access::flap::FlapGuard;
 use crate::core_message::{
     Attach, Attached, AttachedSession, CoreMessage, Detach, Origin, Presence, load_level,
 };
-use crate::engine::claim::ReceivedId;
+use crate::engine::claim::{MessageId, ReceivedId};
 use crate::engine::{Command, SessionRecord, WillRecord};
 use crate::limits::Limits;
 use crate::message::{Message, SessionId};
@@ -121,6 +121,15 @@ enum Phase {
 struct Edge {
     core: u16,
     connection: ConnectionId,
+}
+
+impl Edge {
+    fn of(attach: &Attach) -> Self {
+        Self {
+            core: attach.core,
+            connection: attach.connection,
+        }
+    }
 }
 
 /// What only a durable session has.
@@ -222,10 +231,17 @@ impl Home {
             }),
         };
         let session = self.sessions.get_mut(key).expect("found or just made");
-        if let Some(older) = session.next.replace(Box::new(attach)) {
+        let edge = Edge::of(&attach);
+        let older = session.next.replace(Box::new(attach));
+        // After a view a connection asks again.
+        if let Some(older) = older.filter(|older| Edge::of(older) != edge) {
             refuse(turn, &older, ReasonCode::SessionTakenOver);
         }
         match session.phase {
+            Phase::Attached(known) if known == edge => {
+                self.take_back(turn, key, 0);
+                self.advance(turn, key);
+            }
             Phase::Attached(_) => self.evict(turn, key, ReasonCode::SessionTakenOver),
             Phase::Offline => self.advance(turn, key),
             Phase::Evicting(_) | Phase::Storing | Phase::Deleting => {}
@@ -317,10 +333,7 @@ impl Home {
         if !turn.ownership.has_core(attach.core) {
             return self.leave_offline(turn, key); // Its node went while it waited.
         }
-        let edge = Edge {
-            core: attach.core,
-            connection: attach.connection,
-        };
+        let edge = Edge::of(&attach);
         session.phase = Phase::Attached(edge);
         let unruled = |peer: SocketAddr| turn.policy.unruled.contain(peer.ip());
         let is_other = !Identity::is_same(&session.identity, &attach.identity)
@@ -406,9 +419,7 @@ impl Home {
                 self.attached_durable -= 1;
                 durable.mailbox.detach(detach.sent_to, turn.stats);
                 durable.suspect &= durable.mailbox.len() > 0;
-                if !turn.ownership.is_clustered() {
-                    durable.received = detach.received;
-                }
+                durable.note_received(turn.ownership.is_clustered(), detach.received);
                 durable.expiry_s = detach.expiry_s.unwrap_or(durable.expiry_s);
                 durable.disconnected_at_unix_ms = Some(turn.now.unix_ms);
                 durable.tell_presence(turn, session.session, false);
@@ -490,6 +501,20 @@ impl Home {
 }
 
 impl Durable {
+    /// What the edge of an ended connection knows of QoS 2 packet identifiers. In a cluster the home has them all, and learns whose messages
+    /// are stored: those must not be sent again under their names, which mailboxes forget.
+    fn note_received(&mut self, is_clustered: bool, received: Vec<ReceivedId>) {
+        if !is_clustered {
+            self.received = received;
+            return;
+        }
+        let is_stored =
+            |known: &ReceivedId| received.iter().any(|it| it.packet_id == known.packet_id);
+        for known in self.received.iter_mut().filter(|known| is_stored(known)) {
+            known.message = MessageId::NONE;
+        }
+    }
+
     /// When the session ends, in milliseconds of Unix time; `None` while it is connected or when it never ends.
     fn ends_at_unix_ms(&self) -> Option<u64> {
         let disconnected_at = self.disconnected_at_unix_ms?;
