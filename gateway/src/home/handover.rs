@@ -334,7 +334,7 @@ impl Home {
     }
 
     /// A connection that was here all the time asks whether it still is, and hears nothing of what it was told before.
-    pub(super) fn take_back(&mut self, turn: &mut Turn<'_>, key: Key, sent_to: u64) {
+    fn take_back(&mut self, turn: &mut Turn<'_>, key: Key, sent_to: u64) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };

@@ -238,10 +238,6 @@ impl Home {
             refuse(turn, &older, ReasonCode::SessionTakenOver);
         }
         match session.phase {
-            Phase::Attached(known) if known == edge => {
-                self.take_back(turn, key, 0);
-                self.advance(turn, key);
-            }
             Phase::Attached(_) => self.evict(turn, key, ReasonCode::SessionTakenOver),
             Phase::Offline => self.advance(turn, key),
             Phase::Evicting(_) | Phase::Storing | Phase::Deleting => {}
