@@ -372,8 +372,13 @@ impl<D: Driver> EventLoop<D> {
         let mut blocked: BTreeSet<(u16, u16)> = BTreeSet::new();
         while let Some(envelope) = envelopes.pop_front() {
             let pair = (envelope.from, envelope.to);
-            if blocked.contains(&pair) && !envelope.message.is_lossy() {
-                cluster.waiting.push_back(envelope);
+            if blocked.contains(&pair) {
+                if envelope.message.is_lossy() {
+                    cluster.dropped.no_room += 1;
+                    self.shard.dropped_in_mesh(&envelope.message);
+                } else {
+                    cluster.waiting.push_back(envelope);
+                }
                 continue;
             }
             match cluster.bus.route(envelope.to) {
@@ -389,6 +394,7 @@ impl<D: Driver> EventLoop<D> {
                 }
                 // Another core of this node knows of a member that this one has not heard of yet.
                 Route::Nobody if !envelope.message.is_lossy() && cluster.is_behind(epoch) => {
+                    blocked.insert(pair);
                     cluster.waiting.push_back(envelope);
                 }
                 Route::Nobody => {
@@ -427,14 +433,20 @@ impl<D: Driver> EventLoop<D> {
         None
     }
 
-    /// Hands envelopes to the mesh.
+    /// Hands envelopes to the mesh. What may be lost does not overtake the rest: a publish does not come before a subscription.
     pub(super) fn flush_envelopes(&mut self) {
         for (core, lanes) in self.for_cores.iter_mut().enumerate() {
+            let mut is_full = false;
             for (lane, queue) in [Lane::Control, Lane::Data].into_iter().zip(lanes) {
                 while let Some(envelope) = queue.pop_front() {
+                    if is_full {
+                        queue.push_front(envelope);
+                        break;
+                    }
                     if let Err(envelope) = self.port.send(core, lane, envelope) {
                         queue.push_front(envelope);
                         self.shard.stats_mut().counters.mesh_full += 1;
+                        is_full = true;
                         break;
                     }
                     self.shard.stats_mut().counters.mesh_sent += 1;

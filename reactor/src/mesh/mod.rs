@@ -5,6 +5,9 @@
 //! wakes each core it wrote to, once ([`Port::flush`] and [`Waker::wake`](crate::driver::Waker::wake)): a core looks only at
 //! the rings of the cores that marked it.
 //!
+//! A message in the data lane is never taken before what its sender had put into the control lane when it sent it: a publish does
+//! not come before the subscription that was made before it. The other way round there is no order.
+//!
 //! Threads that are no core (control, engine) use an [`Inbox`].
 
 mod inbox;
@@ -45,13 +48,59 @@ pub struct LaneCapacity {
     pub data: u32,
 }
 
+/// The rings from one other core.
+#[derive(Debug)]
+struct Incoming<T> {
+    /// By lane.
+    lanes: [Consumer<T>; 2],
+    /// Place in the data ring up to which messages may be taken.
+    free: usize,
+    /// Where the data ring ended at a look, and where the control ring ended then or a little later: when all before the second place
+    /// is taken, all before the first is free.
+    seen: [usize; 2],
+}
+
+impl<T: Send> Incoming<T> {
+    const fn new(lanes: [Consumer<T>; 2]) -> Self {
+        Self {
+            lanes,
+            free: 0,
+            seen: [0; 2],
+        }
+    }
+
+    /// Frees of the data ring what may be taken now. True when more waits for messages of the control ring.
+    fn free_data(&mut self) -> bool {
+        let [control, data] = &self.lanes;
+        let is_taken = |end: usize| control.head().wrapping_sub(end) <= usize::MAX / 2;
+        let [data_end, control_end] = self.seen;
+        if is_taken(control_end) {
+            self.free = data_end;
+            // In this order: what was in the control ring before the last of these is below its end.
+            self.seen = [data.end(), control.end()];
+            if is_taken(self.seen[1]) {
+                self.free = self.seen[0];
+            }
+        }
+        self.free != self.seen[0]
+    }
+
+    fn pop(&mut self, lane: Lane) -> Option<T> {
+        let ring = &mut self.lanes[lane.index()];
+        if lane == Lane::Data && ring.head() == self.free {
+            return None;
+        }
+        ring.pop()
+    }
+}
+
 /// One core's end of the mesh. Belongs to the thread of the core.
 #[derive(Debug)]
 pub struct Port<T> {
     core: usize,
     /// By peer and lane; `None` for the core itself.
     outgoing: Vec<Option<[Producer<T>; 2]>>,
-    incoming: Vec<Option<[Consumer<T>; 2]>>,
+    incoming: Vec<Option<Incoming<T>>>,
     /// By core: who sent something to it.
     marks: Vec<Arc<Marks>>,
     /// By lane, one bit per core whose ring into this core may hold something.
@@ -83,7 +132,7 @@ pub fn mesh<T: Send>(cores: usize, capacity: LaneCapacity) -> Vec<Port<T>> {
             let (control_in, control_out) = ring(capacity.control);
             let (data_in, data_out) = ring(capacity.data);
             ports[from].outgoing[to] = Some([control_in, data_in]);
-            ports[to].incoming[from] = Some([control_out, data_out]);
+            ports[to].incoming[from] = Some(Incoming::new([control_out, data_out]));
         }
     }
     ports
@@ -132,39 +181,56 @@ impl<T: Send> Port<T> {
 
     /// Takes up to `max` messages of a lane, the same share from each sender that has any, and returns how many. The next
     /// call begins with the next sender.
+    ///
+    /// Messages of the data lane are left for a later call while their sender's control lane holds what it had sent before them: whoever
+    /// drains the data lane drains the control lane, too.
     pub fn drain(&mut self, lane: Lane, max: usize, mut handle: impl FnMut(usize, T)) -> usize {
         self.read_marks();
-        let lane = lane.index();
         let cores = self.incoming.len();
         let share = max.div_ceil(cores.saturating_sub(1).max(1)).max(1);
-        let first = self.turn[lane];
-        self.turn[lane] = (first + 1) % cores;
+        let first = self.turn[lane.index()];
+        self.turn[lane.index()] = (first + 1) % cores;
         let mut taken = 0;
-        while taken < max && has_bits(&self.unread[lane]) {
+        loop {
+            let before = taken;
             for (begin, end) in [(first, cores), (0, first)] {
                 let mut at = begin;
-                while let Some(from) = next_bit(&self.unread[lane], at).filter(|from| *from < end) {
+                while let Some(from) =
+                    next_bit(&self.unread[lane.index()], at).filter(|from| *from < end)
+                {
                     taken += self.take(lane, from, share.min(max - taken), &mut handle);
                     at = from + 1;
                 }
             }
+            if taken == before || taken == max {
+                return taken;
+            }
         }
-        taken
     }
 
     /// Takes up to `quota` messages of one ring, and notes when it is empty.
     fn take(
         &mut self,
-        lane: usize,
+        lane: Lane,
         from: usize,
         quota: usize,
         handle: &mut impl FnMut(usize, T),
     ) -> usize {
-        let ring = self.incoming[from].as_mut().map(|lanes| &mut lanes[lane]);
-        let ring = ring.expect("a core does not mark itself");
+        let incoming = self.incoming[from].as_mut();
+        let incoming = incoming.expect("a core does not mark itself");
+        let [control_unread, data_unread] = &mut self.unread;
+        let (word, bit) = (from / 64, 1 << (from % 64));
+        let is_held = lane == Lane::Data && incoming.free_data();
+        if is_held {
+            control_unread[word] |= bit; // Perhaps the mark for it is not made yet.
+        }
         for taken in 0..quota {
-            let Some(message) = ring.pop() else {
-                self.unread[lane][from / 64] &= !(1 << (from % 64));
+            let Some(message) = incoming.pop(lane) else {
+                match lane {
+                    Lane::Control => control_unread[word] &= !bit,
+                    Lane::Data if incoming.lanes[1].is_empty() => data_unread[word] &= !bit,
+                    Lane::Data => {}
+                }
                 return taken;
             };
             handle(from, message);
@@ -187,8 +253,8 @@ impl<T: Send> Port<T> {
         let holds = |(lane, bits): (usize, &Vec<u64>)| {
             let mut at = 0;
             while let Some(from) = next_bit(bits, at) {
-                if let Some(lanes) = &self.incoming[from]
-                    && !lanes[lane].is_empty()
+                if let Some(incoming) = &self.incoming[from]
+                    && !incoming.lanes[lane].is_empty()
                 {
                     return true;
                 }
@@ -214,10 +280,6 @@ impl<T: Send> Port<T> {
     }
 }
 
-fn has_bits(bits: &[u64]) -> bool {
-    bits.iter().any(|word| *word != 0)
-}
-
 /// The first set bit at `from` or behind.
 fn next_bit(bits: &[u64], from: usize) -> Option<usize> {
     let (mut word, first) = (from / 64, from % 64);
@@ -227,6 +289,43 @@ fn next_bit(bits: &[u64], from: usize) -> Option<usize> {
         left = *bits.get(word)?;
     }
     Some(word * 64 + left.trailing_zeros() as usize)
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::thread;
+
+    use super::*;
+
+    #[test]
+    fn data_does_not_overtake_control() {
+        loom::model(|| {
+            let capacity = LaneCapacity {
+                control: 2,
+                data: 2,
+            };
+            let mut ports = mesh::<u32>(2, capacity);
+            let mut receiver = ports.pop().expect("two were made");
+            let mut sender = ports.pop().expect("two were made");
+            let sender = thread::spawn(move || {
+                for number in 0..2 {
+                    assert!(sender.send(1, Lane::Control, number).is_ok());
+                    assert!(sender.send(1, Lane::Data, number).is_ok());
+                    sender.flush(|_| ());
+                }
+            });
+            let (mut subscribed, mut published) = (0, 0);
+            while published < 2 {
+                receiver.drain(Lane::Control, 2, |_, _| subscribed += 1);
+                receiver.drain(Lane::Data, 2, |_, number| {
+                    assert!(number < subscribed, "before what was sent before it");
+                    published += 1;
+                });
+                thread::yield_now();
+            }
+            sender.join().expect("the sender does not panic");
+        });
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -284,6 +383,34 @@ mod tests {
         assert_eq!(ports[0].drain(Lane::Data, 2, |_, _| ()), 2);
         assert_eq!(ports[0].drain(Lane::Data, 100, |_, _| ()), 34);
         assert!(!ports[0].has_pending());
+    }
+
+    #[test]
+    fn data_waits_for_what_was_sent_before_in_the_control_lane() {
+        let mut ports = mesh::<u32>(2, CAPACITY);
+        let mut taken = Vec::new();
+        assert_eq!(ports[0].send(1, Lane::Data, 0), Ok(()));
+        for number in [1, 2] {
+            assert_eq!(ports[0].send(1, Lane::Control, number), Ok(()));
+        }
+        assert_eq!(ports[0].send(1, Lane::Data, 3), Ok(()));
+        ports[0].flush(|_| ());
+        let mut drain = |port: &mut Port<u32>, lane, max| {
+            taken.clear();
+            port.drain(lane, max, |_, number| taken.push(number));
+            taken.clone()
+        };
+        assert_eq!(drain(&mut ports[1], Lane::Data, 10), []);
+        assert_eq!(drain(&mut ports[1], Lane::Control, 1), [1]);
+        assert_eq!(drain(&mut ports[1], Lane::Data, 10), []);
+        assert!(ports[1].has_pending());
+        // More control messages do not keep the data waiting.
+        assert_eq!(ports[0].send(1, Lane::Control, 4), Ok(()));
+        ports[0].flush(|_| ());
+        assert_eq!(drain(&mut ports[1], Lane::Control, 1), [2]);
+        assert_eq!(drain(&mut ports[1], Lane::Data, 10), [0, 3]);
+        assert_eq!(drain(&mut ports[1], Lane::Control, 10), [4]);
+        assert!(!ports[1].has_pending());
     }
 
     #[test]

@@ -202,6 +202,16 @@ impl<T: Send> Consumer<T> {
         Some(message)
     }
 
+    /// Place of the next message, counted from the first one on.
+    pub(super) const fn head(&self) -> usize {
+        self.head
+    }
+
+    /// Place behind the last message that its producer has published by now.
+    pub(super) fn end(&self) -> usize {
+        self.shared.tail.load(Ordering::Acquire)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.head == self.tail_seen && self.shared.tail.load(Ordering::Acquire) == self.head
     }
