@@ -201,6 +201,16 @@ pub enum CoreMessage {
     },
     /// Core → core: how far it is with a view.
     Handover(HandoverStep),
+    /// Owner → home, after a view: durable sessions whose subscriptions it has, with the partitions of their homes. `SessionsEnded` names
+    /// those that are no more.
+    FindSessions {
+        /// Who asks.
+        core: u16,
+        /// The sessions.
+        sessions: Vec<(u16, SessionId)>,
+    },
+    /// Home → owner: these sessions have ended, and nobody was left to say so.
+    SessionsEnded(Vec<SessionId>),
 }
 
 const _: () = assert!(
@@ -253,7 +263,7 @@ pub enum Stage {
 }
 
 /// Who waits for the acknowledgement of a publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// Nobody: QoS 0, or a will.
     Nobody,
@@ -649,6 +659,10 @@ pub struct Attach {
     pub core: u16,
     /// Its connection.
     pub connection: ConnectionId,
+    /// The view under which it is asked for: after another one it is asked again, and an earlier answer is none.
+    pub asked: u64,
+    /// What the session is called if this CONNECT begins one. A home that finds it has been asked before, or its predecessor has.
+    pub session: SessionId,
     /// Client identifier, given or assigned.
     pub client_id: Box<str>,
     /// Clean Start.
@@ -691,6 +705,8 @@ pub struct Identify {
 pub struct Attached {
     /// The connection that asked.
     pub connection: ConnectionId,
+    /// Under which view, as `Attach` says.
+    pub asked: u64,
     /// The session, or why there is none.
     pub outcome: Result<AttachedSession, ReasonCode>,
 }

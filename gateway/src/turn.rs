@@ -298,21 +298,23 @@ impl SessionIds {
 pub struct Unanswered {
     sent: u64,
     requests: BTreeMap<u64, PublishRequest>,
-    places: HashMap<MessageId, u64, FixedState>,
+    /// Who sent it and waits: a publisher that reconnects sends a message again under its name.
+    places: HashMap<(MessageId, Origin), u64, FixedState>,
 }
 
 impl Unanswered {
     fn keep(&mut self, request: &PublishRequest) {
         self.sent += 1;
         self.requests.insert(self.sent, request.clone());
-        if let Some(before) = self.places.insert(request.id, self.sent) {
+        let place = (request.id, request.origin);
+        if let Some(before) = self.places.insert(place, self.sent) {
             self.requests.remove(&before);
         }
     }
 
     /// The owner has answered. False when it has before, or another one has.
-    pub fn answered(&mut self, id: MessageId) -> bool {
-        let place = self.places.remove(&id);
+    pub fn answered(&mut self, id: MessageId, origin: Origin) -> bool {
+        let place = self.places.remove(&(id, origin));
         place.is_some_and(|place| self.requests.remove(&place).is_some())
     }
 

@@ -239,6 +239,8 @@ impl Edge {
         let attach = Attach {
             core: turn.facts.core,
             connection: id,
+            asked: home.epoch,
+            session: turn.ids.issue(),
             client_id,
             clean_start: connect.clean_start,
             expiry_s,
@@ -271,9 +273,9 @@ impl Edge {
             .connection(id)
             .filter(|connection| matches!(connection.state, State::Attaching(_)));
         if let Some(State::Attaching(attaching)) = connection.as_ref().map(|it| &it.state)
-            && (from.core != attaching.home.core || from.epoch < attaching.home.epoch)
+            && (from.core != attaching.home.core || attached.asked != attaching.home.epoch)
         {
-            return; // It was the home, and the session is not there any more.
+            return; // It was asked again since, there or elsewhere.
         }
         match (connection, attached.outcome) {
             (Some(_), Ok(session)) => self.go_live(turn, id, session),

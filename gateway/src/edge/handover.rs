@@ -192,13 +192,14 @@ impl Edge {
         let State::Attaching(attaching) = &mut connection.state else {
             return;
         };
-        if let Some(attach) = &attaching.attach
+        if let Some(attach) = &mut attaching.attach
             && change.has_moved(attach.partition())
         {
             let core = change.new.core_of(attach.partition());
+            attach.asked = change.new.epoch();
             attaching.home = Speaker {
                 core,
-                epoch: change.new.epoch(),
+                epoch: attach.asked,
             };
             turn.outbox.tell(core, CoreMessage::Attach(attach.clone()));
         }

@@ -60,6 +60,18 @@ impl Home {
         }
     }
 
+    /// An owner asks which sessions are no more; those of other homes by now are none of this one's.
+    pub fn find_sessions(&self, turn: &mut Turn<'_>, core: u16, sessions: &[(u16, SessionId)]) {
+        let is_here = |partition: u16| turn.ownership.core_of(partition) == turn.facts.core;
+        let ended = sessions.iter().filter(|(partition, session)| {
+            is_here(*partition) && !self.durable.contains_key(session)
+        });
+        let ended: Vec<SessionId> = ended.map(|(_, session)| *session).collect();
+        if !ended.is_empty() {
+            turn.outbox.tell(core, CoreMessage::SessionsEnded(ended));
+        }
+    }
+
     fn keeps(&self, session: SessionId) -> bool {
         let key = self.durable.get(&session);
         let session = key.and_then(|key| self.sessions.get(*key));
@@ -334,7 +346,7 @@ impl Home {
     }
 
     /// A connection that was here all the time asks whether it still is, and hears nothing of what it was told before.
-    fn take_back(&mut self, turn: &mut Turn<'_>, key: Key, sent_to: u64) {
+    pub(super) fn take_back(&mut self, turn: &mut Turn<'_>, key: Key, sent_to: u64) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };

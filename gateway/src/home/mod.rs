@@ -238,6 +238,10 @@ impl Home {
             refuse(turn, &older, ReasonCode::SessionTakenOver);
         }
         match session.phase {
+            Phase::Attached(known) if known == edge => {
+                self.take_back(turn, key, 0); // It asks again after a view, and has not heard the answer.
+                self.advance(turn, key);
+            }
             Phase::Attached(_) => self.evict(turn, key, ReasonCode::SessionTakenOver),
             Phase::Offline => self.advance(turn, key),
             Phase::Evicting(_) | Phase::Storing | Phase::Deleting => {}
@@ -256,13 +260,16 @@ impl Home {
             }
             return;
         };
+        let is_its_own = session.session == attach.session;
         match &session.durable {
-            Some(durable) if attach.clean_start || durable.is_expired(turn.now.unix_ms) => {
+            Some(durable)
+                if attach.clean_start && !is_its_own || durable.is_expired(turn.now.unix_ms) =>
+            {
                 self.delete(turn, key);
             }
             Some(_) => self.resume(turn, key),
             None if attach.expiry_s > 0 => {
-                session.session = turn.ids.issue();
+                session.session = attach.session;
                 session.durable = Some(Box::new(Durable {
                     expiry_s: attach.expiry_s,
                     reviewed: true,
@@ -274,7 +281,7 @@ impl Home {
                 self.put(turn, key, Some(Request::Stored(key)));
             }
             None => {
-                session.session = turn.ids.issue();
+                session.session = attach.session;
                 self.connect(turn, key, false);
             }
         }
@@ -330,6 +337,7 @@ impl Home {
             return self.leave_offline(turn, key); // Its node went while it waited.
         }
         let edge = Edge::of(&attach);
+        let present = present && session.session != attach.session;
         session.phase = Phase::Attached(edge);
         let unruled = |peer: SocketAddr| turn.policy.unruled.contain(peer.ip());
         let is_other = !Identity::is_same(&session.identity, &attach.identity)
@@ -359,6 +367,7 @@ impl Home {
         });
         let attached = Attached {
             connection: edge.connection,
+            asked: attach.asked,
             outcome,
         };
         turn.outbox
@@ -434,6 +443,10 @@ impl Home {
         let (Some(durable), Some(attach)) = (&mut session.durable, &session.next) else {
             return self.advance(turn, key);
         };
+        if session.session != attach.session {
+            session.will = None;
+            return self.delete(turn, key); // It is not called as that one calls it, should it have to ask again.
+        }
         let will = attach.will.clone().map(Box::new);
         let changed = durable.expiry_s != attach.expiry_s || session.will != will;
         durable.expiry_s = attach.expiry_s;
@@ -550,6 +563,7 @@ impl Durable {
 fn refuse(turn: &mut Turn<'_>, attach: &Attach, reason: ReasonCode) {
     let attached = Attached {
         connection: attach.connection,
+        asked: attach.asked,
         outcome: Err(reason),
     };
     turn.outbox

@@ -232,6 +232,8 @@ mod tests {
                     slot: self.connects,
                     generation: 1,
                 },
+                asked: 0,
+                session: SessionId(u64::from(self.connects)),
                 client_id: client_id.into(),
                 identity: None,
                 clean_start: false,

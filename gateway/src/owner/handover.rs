@@ -1,10 +1,10 @@
 //! The owner role in a cluster: answers that come from other nodes, what a new view takes away and brings, and queues of groups
 //! whose members are at home elsewhere.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cluster::partition::partition_of;
+use cluster::partition::{PARTITIONS, partition_of};
 use reactor::slab::Key;
 
 use super::groups::Group;
@@ -13,8 +13,8 @@ use super::queue_mailbox::QueueMailbox;
 use super::routes::Routes;
 use super::{Owner, Pending};
 use crate::core_message::{
-    AppendRequest, CoreMessage, MailboxRecipient, Presence, PublishRequest, SubscribeRequest,
-    Subscriber, Target,
+    AppendRequest, CoreMessage, MailboxRecipient, Origin, Presence, PublishRequest,
+    SubscribeRequest, Subscriber, Target,
 };
 use crate::engine::Completion;
 use crate::engine::claim::{MessageId, partition_of_session};
@@ -33,6 +33,8 @@ pub(super) struct Awaited {
     pub(super) live: Vec<u16>,
     /// Home cores, and the mailboxes there.
     pub(super) homes: Vec<(u16, Vec<MailboxRecipient>)>,
+    /// Who else is to be answered: the same publisher, on an earlier or later connection.
+    pub(super) others: Vec<Origin>,
 }
 
 /// A message of a group's queue on its way to the mailbox of a member.
@@ -60,6 +62,7 @@ impl Awaited {
                 message: Arc::clone(message),
                 live: live.copied().collect(),
                 homes: std::mem::take(&mut routes.mailboxes).into_iter().collect(),
+                others: Vec::new(),
             })
         })
     }
@@ -74,9 +77,63 @@ impl Awaited {
 }
 
 impl Owner {
-    /// True when a publish with this id is still to be answered.
-    pub(super) fn is_pending(&self, id: MessageId) -> bool {
-        self.pending.values().any(|pending| pending.waits.id == id)
+    /// True when a publish with this id is still to be answered: then this one is answered with it.
+    pub(super) fn join_pending(&mut self, id: MessageId, origin: Origin) -> bool {
+        let mut pending = self.pending.values_mut();
+        let Some(pending) = pending.find(|pending| pending.waits.id == id) else {
+            return false;
+        };
+        if let Some(awaited) = &mut pending.awaited
+            && pending.waits.origin != origin
+            && !awaited.others.contains(&origin)
+        {
+            awaited.others.push(origin);
+        }
+        true
+    }
+
+    /// Everything is read everywhere: homes that are new are asked for the sessions that this owner knows from their predecessors. One
+    /// that ended just before its home died was perhaps not told of.
+    pub fn ask_for_sessions(&mut self, turn: &mut Turn<'_>) {
+        const AT_ONCE: usize = 4_096;
+        let unsure = std::mem::take(&mut self.unsure);
+        if unsure.count() == 0 {
+            return;
+        }
+        let mut by_core = BTreeMap::<u16, BTreeSet<(u16, SessionId)>>::new();
+        self.subscriptions.for_each_subscriber(|subscriber| {
+            if let Target::Home { partition } = subscriber.target
+                && unsure.contains(partition)
+            {
+                let core = turn.ownership.core_of(partition);
+                let sessions = by_core.entry(core).or_default();
+                sessions.insert((partition, subscriber.session));
+            }
+        });
+        for (home, sessions) in by_core {
+            let sessions: Vec<_> = sessions.into_iter().collect();
+            for some in sessions.chunks(AT_ONCE) {
+                let find = CoreMessage::FindSessions {
+                    core: turn.facts.core,
+                    sessions: some.into(),
+                };
+                turn.outbox.tell(home, find);
+            }
+        }
+    }
+
+    /// Sessions that have ended have no subscriptions any more.
+    pub fn sessions_ended(&mut self, turn: &mut Turn<'_>, ended: &[SessionId]) {
+        let ended: BTreeSet<SessionId> = ended.iter().copied().collect();
+        let is_gone = |subscriber: &Subscriber| ended.contains(&subscriber.session);
+        for group in self.subscriptions.remove_subscribers(is_gone) {
+            self.end_group(turn, group);
+        }
+    }
+
+    /// The home of a durable subscription that was read from the engine may have ended its session before that was written here.
+    pub fn doubt_home(&mut self, partition: u16) {
+        self.unsure.insert(partition);
     }
 
     /// An edge has taken a message.
@@ -117,15 +174,17 @@ impl Owner {
             );
         };
         if let Some(awaited) = pending.awaited {
-            let request = PublishRequest {
-                message: awaited.message,
-                origin: pending.waits.origin,
-                may_refuse: pending.may_refuse,
-                received: None,
-                id: pending.waits.id,
-                retry: true,
-            };
-            self.publish(turn, request);
+            for origin in std::iter::once(pending.waits.origin).chain(awaited.others) {
+                let request = PublishRequest {
+                    message: Arc::clone(&awaited.message),
+                    origin,
+                    may_refuse: pending.may_refuse,
+                    received: None,
+                    id: pending.waits.id,
+                    retry: true,
+                };
+                self.publish(turn, request);
+            }
         }
     }
 
@@ -137,6 +196,10 @@ impl Owner {
     /// Cores that are new hear of the broad subscriptions of durable sessions, if this core knows them all.
     pub fn view(&mut self, turn: &mut Turn<'_>, old: &Ownership, lost: &Partitions) {
         let depths = turn.facts.root_depths.clone();
+        let has_moved =
+            |partition: &u16| old.core_of(*partition) != turn.ownership.core_of(*partition);
+        let moved = (0..PARTITIONS).filter(has_moved);
+        moved.for_each(|partition| self.unsure.insert(partition));
         let is_lost = |root: &str| lost.contains(partition_of(root));
         for group in self.subscriptions.remove_roots(is_lost) {
             self.forget_group(turn, group);
@@ -216,7 +279,7 @@ impl Owner {
         }
         for id in done {
             if let Some(pending) = self.pending.remove(&id) {
-                pending.waits.finish(turn, pending.recipients);
+                pending.finish(turn);
             }
         }
     }
@@ -454,7 +517,7 @@ impl Pending {
             .partition(|(core, recipients)| is_moved(*core, recipients));
         self.outstanding -= moved.len() as u32;
         awaited.homes = stay;
-        let mut by_core = std::collections::BTreeMap::<u16, Vec<MailboxRecipient>>::new();
+        let mut by_core = BTreeMap::<u16, Vec<MailboxRecipient>>::new();
         for recipient in moved.into_iter().flat_map(|(_, recipients)| recipients) {
             let core = turn.ownership.core_of(recipient.partition);
             by_core.entry(core).or_default().push(recipient);

@@ -31,6 +31,7 @@ use crate::core_message::{
 };
 use crate::engine::claim::MessageId;
 use crate::engine::{Command, RetainChange};
+use crate::handover::Partitions;
 use crate::message::{Message, SessionId};
 use crate::shard::{TokenRole, token};
 use crate::turn::{Turn, without_share};
@@ -72,6 +73,8 @@ pub struct Owner {
     appending: HashMap<u64, Appending, FixedState>,
     /// Restored queues whose groups are not known yet.
     orphans: Vec<(SessionId, Box<str>)>,
+    /// Partitions of homes that have changed hands: of the sessions there some may have ended, and nobody has said so.
+    unsure: Partitions,
 }
 
 /// A publish that waits for stores and queues.
@@ -94,6 +97,23 @@ struct Pending {
 struct Waits {
     origin: Origin,
     id: MessageId,
+}
+
+impl Pending {
+    /// Answers everybody who waits.
+    fn finish(self, turn: &mut Turn<'_>) {
+        let others = self.awaited.map(|awaited| awaited.others);
+        let id = self.waits.id;
+        let others = others.unwrap_or_default().into_iter();
+        let others = others.map(|origin| Waits::new(origin, id));
+        for waits in std::iter::once(self.waits).chain(others) {
+            if self.rejected && self.may_refuse {
+                waits.done(turn, ReasonCode::QuotaExceeded, self.recipients);
+            } else {
+                waits.finish(turn, self.recipients);
+            }
+        }
+    }
 }
 
 impl Waits {
@@ -141,6 +161,7 @@ impl Owner {
             requests: HashMap::default(),
             appending: HashMap::default(),
             orphans: Vec::new(),
+            unsure: Partitions::default(),
         }
     }
 
@@ -155,7 +176,7 @@ impl Owner {
             retry,
         } = request;
         let waits = Waits::new(origin, message_id);
-        if retry && self.is_pending(message_id) {
+        if retry && self.join_pending(message_id, origin) {
             return; // It will be answered.
         }
         let root = turn.facts.root_depths.root_of_topic(message.topic());
@@ -247,14 +268,8 @@ impl Owner {
         if pending.outstanding > 0 {
             return;
         }
-        let Some(pending) = self.pending.remove(&publish) else {
-            return;
-        };
-        if pending.rejected && pending.may_refuse {
-            let reason = ReasonCode::QuotaExceeded;
-            pending.waits.done(turn, reason, pending.recipients);
-        } else {
-            pending.waits.finish(turn, pending.recipients);
+        if let Some(pending) = self.pending.remove(&publish) {
+            pending.finish(turn);
         }
     }
 

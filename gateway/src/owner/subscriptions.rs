@@ -273,6 +273,18 @@ impl Subscriptions {
         ended.flatten().collect()
     }
 
+    /// Calls `visit` with each subscriber of each filter.
+    pub(super) fn for_each_subscriber(&self, mut visit: impl FnMut(&Subscriber)) {
+        let sets = self.rooted.values().chain(std::iter::once(&self.broad));
+        for set in sets {
+            set.for_each(&mut |_, entry| {
+                entry.subscribers.as_slice().iter().for_each(&mut visit);
+                let groups = entry.groups.keys().filter_map(|key| self.groups.get(key));
+                groups.flat_map(Group::subscribers).for_each(&mut visit);
+            });
+        }
+    }
+
     /// Calls `visit` with each broad filter and each of its subscribers.
     pub(super) fn for_each_broad(&self, mut visit: impl FnMut(&str, &Subscriber)) {
         self.broad.for_each(&mut |filter, entry| {

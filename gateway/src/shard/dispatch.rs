@@ -77,9 +77,12 @@ pub(super) fn dispatch(
     match message {
         // The event loop takes the one, the hand-over the other.
         CoreMessage::Stray(_) | CoreMessage::Handover(_) => {}
+        CoreMessage::FindSessions { core, sessions } => home.find_sessions(turn, core, &sessions),
+        CoreMessage::SessionsEnded(sessions) => owner.sessions_ended(turn, &sessions),
         CoreMessage::Publish(request) => owner.publish(turn, *request),
         // A second answer to what was sent twice.
-        CoreMessage::PublishDone { id, .. } if !id.is_none() && !turn.unanswered.answered(id) => {}
+        CoreMessage::PublishDone { id, origin, .. }
+            if !id.is_none() && !turn.unanswered.answered(id, origin) => {}
         CoreMessage::PublishDone {
             origin: Origin::Admin { request, .. },
             reason,

@@ -180,6 +180,7 @@ impl Shard {
             let mut turn = self.common.turn(now, outbox);
             self.home.settle_loaded(&mut turn);
             self.owner.drain_all(&mut turn);
+            self.owner.ask_for_sessions(&mut turn);
             self.settle(now, outbox);
         }
     }
@@ -258,6 +259,7 @@ impl Shard {
                 filter,
                 record,
             } => {
+                self.owner.doubt_home(home);
                 let request = durable(session, home, filter, record);
                 let message = CoreMessage::Subscribe(Box::new(request));
                 self.owner.foresee(&mut turn, &message);

@@ -4,6 +4,7 @@ use gateway::core_message::{
     AppendRequest, CoreMessage, HandoverStep, MailboxRecipient, Reattach, Stage,
 };
 use gateway::engine::claim::{MessageId, ReceivedId};
+use gateway::message::SessionId;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -97,6 +98,14 @@ pub(crate) fn samples() -> Vec<(&'static str, CoreMessage)> {
                 known: true,
             },
         ),
+        (
+            "FindSessions",
+            CoreMessage::FindSessions {
+                core: 4,
+                sessions: vec![(0, SESSION), (16_383, SessionId(u64::MAX))],
+            },
+        ),
+        ("SessionsEnded", CoreMessage::SessionsEnded(vec![SESSION])),
         ("Handover, installed", step(Stage::Installed)),
         ("Handover, announced", step(Stage::Announced)),
         ("Handover, loaded", step(Stage::Loaded)),
@@ -183,6 +192,10 @@ pub(crate) fn of_kind(kind: &str) -> Option<BoxedStrategy<CoreMessage>> {
         "DetachDone" => (connection(), any::<bool>())
             .prop_map(|(connection, known)| M::DetachDone { connection, known })
             .boxed(),
+        "FindSessions" => (n16(), vec((n16(), session()), 0..4))
+            .prop_map(|(core, sessions)| M::FindSessions { core, sessions })
+            .boxed(),
+        "SessionsEnded" => vec(session(), 0..4).prop_map(M::SessionsEnded).boxed(),
         "Handover" => (n64(), 0..3u8)
             .prop_map(|(epoch, stage)| {
                 let stage = match stage {

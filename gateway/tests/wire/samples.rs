@@ -347,6 +347,8 @@ fn attach(
     CoreMessage::Attach(Box::new(Attach {
         core: 11,
         connection: CONNECTION,
+        asked: 300,
+        session: SESSION,
         client_id: "phone".into(),
         clean_start: false,
         expiry_s: u32::MAX,
@@ -418,6 +420,7 @@ fn sessions() -> Vec<(&'static str, CoreMessage)> {
 fn attached(received: Result<Vec<ReceivedId>, ReasonCode>) -> CoreMessage {
     CoreMessage::Attached(Box::new(Attached {
         connection: CONNECTION,
+        asked: 300,
         outcome: received.map(|received| AttachedSession {
             session: SESSION,
             home: HOME,

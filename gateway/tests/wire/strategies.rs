@@ -77,7 +77,13 @@ fn attach() -> impl Strategy<Value = CoreMessage> {
         message_expiry_s,
     });
     let parts = (
-        (n16(), connection(), text(), any::<bool>(), n32()),
+        (
+            n16(),
+            (connection(), n64(), session()),
+            text(),
+            any::<bool>(),
+            n32(),
+        ),
         (
             option::of(will),
             address(),
@@ -86,10 +92,15 @@ fn attach() -> impl Strategy<Value = CoreMessage> {
         ),
     );
     parts.prop_map(
-        |((core, connection, client_id, clean_start, expiry_s), (will, peer, secure, identity))| {
+        |(
+            (core, (connection, asked, session), client_id, clean_start, expiry_s),
+            (will, peer, secure, identity),
+        )| {
             CoreMessage::Attach(Box::new(Attach {
                 core,
                 connection,
+                asked,
+                session,
                 client_id: client_id.into(),
                 clean_start,
                 expiry_s,
@@ -123,9 +134,10 @@ fn attached() -> impl Strategy<Value = CoreMessage> {
         },
     );
     let outcome = prop_oneof![session.prop_map(Ok), reason().prop_map(Err)];
-    (connection(), outcome).prop_map(|(connection, outcome)| {
+    (connection(), n64(), outcome).prop_map(|(connection, asked, outcome)| {
         CoreMessage::Attached(Box::new(Attached {
             connection,
+            asked,
             outcome,
         }))
     })

@@ -14,18 +14,27 @@ use crate::tools::{Tool, python_program};
 
 const NEEDS: &[Tool] = &[Tool::Nightly, Tool::Python];
 
+/// How targets are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// Optimised, with AddressSanitizer: for searches.
+    Search,
+    /// In a tenth of the time, with neither: enough to replay the corpus.
+    Replay,
+}
+
 /// One step for `target`, or for all targets.
-pub(crate) fn steps(target: Option<String>, seconds: u64) -> Vec<Step> {
+pub(crate) fn steps(target: Option<String>, seconds: u64, build: Build) -> Vec<Step> {
     let name = match &target {
         Some(target) => format!("fuzz {target}"),
         None => "fuzz every target".to_owned(),
     };
     vec![Step::call(name, NEEDS, move |project| {
-        fuzz(project, target.as_deref(), seconds)
+        fuzz(project, target.as_deref(), seconds, build)
     })]
 }
 
-fn fuzz(project: &Project, only: Option<&str>, seconds: u64) -> Result<()> {
+fn fuzz(project: &Project, only: Option<&str>, seconds: u64, build: Build) -> Result<()> {
     let mut count = 0;
     for folder in fuzz_folders(&project.root)? {
         let targets = capture(cargo_fuzz(project, &folder).arg("list"))?;
@@ -35,8 +44,11 @@ fn fuzz(project: &Project, only: Option<&str>, seconds: u64) -> Result<()> {
         {
             println!("fuzzing {target} for {seconds} s");
             let mut command = cargo_fuzz(project, &folder);
+            command.arg("run");
+            if build == Build::Replay {
+                command.args(["--dev", "--sanitizer", "none"]);
+            }
             command.args([
-                "run",
                 target,
                 "--",
                 "-print_final_stats=0",

@@ -1,9 +1,9 @@
 //! What the pure parts of the node cost in instructions, counted by callgrind, so that a regression fails on any machine,
-//! however busy. The cases are in `gateway/examples/instructions.rs`.
+//! however busy. The cases are in `ops/instructions`.
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::{LIMIT, run};
+use crate::programs::program;
 use crate::project::Project;
 use crate::step::Step;
 use crate::tools::{self, Tool};
@@ -53,17 +53,7 @@ const TOLERANCE_PERCENT: u64 = 15;
 /// Counts every case and holds it against its number.
 pub(crate) fn step() -> Step {
     Step::call("instruction counts", &[Tool::Valgrind], |project| {
-        let mut build = project.cargo(&[
-            "build",
-            "--release",
-            "--quiet",
-            "--locked",
-            "--package",
-            "gateway",
-            "--example",
-            "instructions",
-        ]);
-        run(project, &mut build, LIMIT)?;
+        program(project, "instructions")?;
         let mut over = Vec::new();
         for case in CASES {
             let found = measure(project, case)?;
@@ -78,7 +68,7 @@ pub(crate) fn step() -> Step {
         if !over.is_empty() {
             bail!(
                 "more than {TOLERANCE_PERCENT} % above the expected count: {}; find out why with \
-                 `valgrind --tool=callgrind target/release/examples/instructions CASE 1000`, or raise the number in \
+                 `valgrind --tool=callgrind target/release/instructions CASE 1000`, or raise the number in \
                  ops/xtask/src/instructions.rs and say why",
                 over.join(", ")
             );
@@ -97,7 +87,7 @@ fn measure(project: &Project, case: &Case) -> Result<u64> {
 
 /// Instructions of a whole run.
 fn count(project: &Project, name: &str, times: u32) -> Result<u64> {
-    let program = project.release_binary("examples/instructions");
+    let program = project.release_binary("instructions");
     let mut command = tools::valgrind(project);
     command
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])

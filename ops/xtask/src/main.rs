@@ -14,6 +14,7 @@ mod instructions;
 mod lint;
 mod network;
 mod process;
+mod programs;
 mod project;
 mod server;
 mod step;
@@ -103,7 +104,11 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
             };
             let target = (!rest.is_empty()).then(|| rest.remove(0));
             expect_empty(&rest)?;
-            run_steps(&project, fuzz::steps(target, seconds), &[])
+            run_steps(
+                &project,
+                fuzz::steps(target, seconds, fuzz::Build::Search),
+                &[],
+            )
         }
         "bench" => {
             // The load tool names what is missing of a rival that cannot be had, and goes on without it.

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::network::{NODE, NODE_STILL, Network, Side};
 use crate::process::{LIMIT, run};
+use crate::programs::program;
 use crate::project::Project;
 use crate::tools;
 
@@ -289,9 +290,8 @@ pub(crate) fn certificates(project: &Project) -> Result<&'static Path> {
     static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let make = || -> Result<PathBuf> {
         let folder = empty_folder(project, "certificates")?;
-        let mut command = project.cargo(&["run", "--release", "--quiet", "--locked", "--package"]);
-        command.args(["certificates", "--"]).arg(&folder);
-        run(project, &mut command, LIMIT)?;
+        let mut command = program(project, "certificates")?;
+        run(project, command.arg(&folder), LIMIT)?;
         Ok(folder)
     };
     let made = FOLDER.get_or_init(|| make().map_err(|error| format!("{error:#}")));

@@ -3,9 +3,10 @@
 use crate::chart;
 use crate::clients;
 use crate::cluster;
-use crate::fuzz;
+use crate::fuzz::{self, Build};
 use crate::instructions;
 use crate::process::{LIMIT, run};
+use crate::programs::{self, program};
 use crate::step::Step;
 use crate::testssl;
 use crate::tools::Tool;
@@ -40,7 +41,7 @@ pub(crate) fn steps() -> Vec<Step> {
             ],
         )
         .slow(),
-        clients::build_node(),
+        programs::build_step(),
         instructions::step(),
     ];
     steps.extend(["io_uring", "epoll"].map(conformance));
@@ -51,7 +52,8 @@ pub(crate) fn steps() -> Vec<Step> {
     steps.extend(clients::steps());
     steps.extend(chart::steps());
     steps.push(testssl::step());
-    steps.extend(fuzz::steps(None, FUZZ_SECONDS).into_iter().map(Step::slow));
+    let fuzz = fuzz::steps(None, FUZZ_SECONDS, Build::Replay);
+    steps.extend(fuzz.into_iter().map(Step::slow));
     steps
 }
 
@@ -70,15 +72,7 @@ const CHAOS: [&[&str]; 7] = [
 fn chaos(arguments: &'static [&'static str]) -> Step {
     let name = format!("chaos {}", arguments.join(" "));
     Step::call(name, &[], move |project| {
-        let mut command = project.cargo(&[
-            "run",
-            "--release",
-            "--quiet",
-            "--locked",
-            "--package",
-            "chaos",
-            "--",
-        ]);
+        let mut command = program(project, "chaos")?;
         command
             .args(arguments)
             .arg("--server")
@@ -89,38 +83,18 @@ fn chaos(arguments: &'static [&'static str]) -> Step {
 
 /// Fresh seeds of the simulator.
 fn sim() -> Step {
-    Step::cargo(
-        "simulator, 256 seeds",
-        &[],
-        &[
-            "run",
-            "--release",
-            "--quiet",
-            "--locked",
-            "--package",
-            "sim",
-            "--",
-            "--seeds",
-            "256",
-        ],
-    )
+    Step::call("simulator, 256 seeds", &[], |project| {
+        let mut command = program(project, "sim")?;
+        run(project, command.args(["--seeds", "256"]), LIMIT)
+    })
 }
 
 /// The conformance suite with a node on one backend.
 fn conformance(backend: &'static str) -> Step {
     Step::call(format!("conformance on {backend}"), &[], move |project| {
-        let mut command = project.cargo(&[
-            "run",
-            "--release",
-            "--quiet",
-            "--locked",
-            "--package",
-            "conformance",
-            "--",
-            "run",
-        ]);
+        let mut command = program(project, "conformance")?;
         command
-            .args(["--target", "roadstead", "--binary"])
+            .args(["run", "--target", "roadstead", "--binary"])
             .arg(project.release_binary("roadstead"));
         run(project, command.env("ROADSTEAD_IO_BACKEND", backend), LIMIT)
     })
@@ -132,15 +106,7 @@ fn density(backend: &'static str) -> Step {
         format!("density of 1,000 sessions on {backend}"),
         &[],
         move |project| {
-            let mut command = project.cargo(&[
-                "run",
-                "--release",
-                "--quiet",
-                "--locked",
-                "--package",
-                "bench",
-                "--",
-            ]);
+            let mut command = program(project, "bench")?;
             command
                 .args([
                     "density",

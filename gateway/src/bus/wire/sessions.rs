@@ -7,6 +7,8 @@ use crate::core_message::{
 record! { Attach {
     core,
     connection,
+    asked,
+    session,
     client_id,
     clean_start,
     expiry_s,
@@ -18,7 +20,7 @@ record! { Attach {
 
 record! { Identify { home, identity } }
 
-record! { Attached { connection, outcome } }
+record! { Attached { connection, asked, outcome } }
 
 record! { AttachedSession {
     session,
