@@ -201,16 +201,16 @@ pub enum CoreMessage {
     },
     /// Core → core: how far it is with a view.
     Handover(HandoverStep),
-    /// Owner → home, after a view: durable sessions whose subscriptions it has, with the partitions of their homes. `SessionsEnded` names
-    /// those that are no more.
-    FindSessions {
+    /// Owner → home, after a view: durable subscriptions that it has, with the partitions of their homes. `SubscriptionsEnded` names those
+    /// that are no more.
+    FindSubscriptions {
         /// Who asks.
         core: u16,
-        /// The sessions.
-        sessions: Vec<(u16, SessionId)>,
+        /// The subscriptions.
+        names: Vec<(u16, SubscriptionName)>,
     },
-    /// Home → owner: these sessions have ended, and nobody was left to say so.
-    SessionsEnded(Vec<SessionId>),
+    /// Home → owner: these subscriptions are no more, and nobody was left to say so.
+    SubscriptionsEnded(Vec<SubscriptionName>),
 }
 
 const _: () = assert!(
@@ -375,6 +375,28 @@ impl Reattach {
     /// The user of the client; `None` when it proved nothing.
     pub fn user(&self) -> Option<&str> {
         self.identity.as_ref()?.user.as_deref()
+    }
+}
+
+/// What a durable subscription is called between cores, for short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubscriptionName {
+    /// Whose.
+    pub session: SessionId,
+    /// FNV-1a (64 bits) of the whole filter: every release finds the same.
+    pub filter: u64,
+}
+
+impl SubscriptionName {
+    /// The name of the subscription of a session to a whole filter, `$share/…` included.
+    pub fn of(session: SessionId, filter: &str) -> Self {
+        let hash = filter.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+        });
+        Self {
+            session,
+            filter: hash,
+        }
     }
 }
 

@@ -433,8 +433,8 @@ impl Handover {
             let gates = gates.map(|partition| self.gate_of(ownership, partition));
             return gates.max().unwrap_or(Gate::Pass);
         }
-        if let CoreMessage::FindSessions { sessions, .. } = message {
-            let gates = sessions.iter();
+        if let CoreMessage::FindSubscriptions { names, .. } = message {
+            let gates = names.iter();
             let mut gates = gates.map(|(partition, _)| self.gate_of(ownership, *partition));
             let must_wait = gates.any(|gate| gate == Gate::Wait);
             return if must_wait { Gate::Wait } else { Gate::Pass };

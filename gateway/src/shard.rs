@@ -311,6 +311,7 @@ impl Shard {
         }
         self.settle(now, outbox);
         if is_tick {
+            self.home.forget_inherited(now.mono_ms);
             self.claim_again(now, outbox);
         }
     }

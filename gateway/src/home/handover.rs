@@ -8,6 +8,7 @@ use super::subscribe::{Stage, SubscriptionOp};
 use super::{Edge, Home, HomeSession, Phase, Request, refuse_reattach};
 use crate::core_message::{
     AppendRequest, CoreMessage, Detach, HomeSubscribe, Presence, Reattach, SharedPresence,
+    SubscriptionName,
 };
 use crate::engine::claim::ReceivedId;
 use crate::engine::{Append, Command, MailboxSummary, RetainChange, SessionRecord};
@@ -60,16 +61,30 @@ impl Home {
         }
     }
 
-    /// An owner asks which sessions are no more; those of other homes by now are none of this one's.
-    pub fn find_sessions(&self, turn: &mut Turn<'_>, core: u16, sessions: &[(u16, SessionId)]) {
+    /// An owner asks which subscriptions are no more; those of other homes by now are none of this one's.
+    pub fn find_subscriptions(
+        &self,
+        turn: &mut Turn<'_>,
+        core: u16,
+        names: &[(u16, SubscriptionName)],
+    ) {
         let is_here = |partition: u16| turn.ownership.core_of(partition) == turn.facts.core;
-        let ended = sessions.iter().filter(|(partition, session)| {
-            is_here(*partition) && !self.durable.contains_key(session)
-        });
-        let ended: Vec<SessionId> = ended.map(|(_, session)| *session).collect();
+        let is_ended = |partition, name: SubscriptionName| {
+            !self.durable.contains_key(&name.session) || self.inherited.is_ended(partition, name)
+        };
+        let ended = names
+            .iter()
+            .filter(|(partition, name)| is_here(*partition) && is_ended(*partition, *name));
+        let ended: Vec<SubscriptionName> = ended.map(|(_, name)| *name).collect();
         if !ended.is_empty() {
-            turn.outbox.tell(core, CoreMessage::SessionsEnded(ended));
+            turn.outbox
+                .tell(core, CoreMessage::SubscriptionsEnded(ended));
         }
+    }
+
+    /// Forgets what came so long ago that no owner asks for it.
+    pub fn forget_inherited(&mut self, now_ms: u64) {
+        self.inherited.forget(now_ms, |_| true);
     }
 
     fn keeps(&self, session: SessionId) -> bool {
@@ -133,6 +148,8 @@ impl Home {
         let members = turn.ownership;
         self.waiting
             .retain(|attach| !lost.contains(attach.partition()) && members.has_core(attach.core));
+        self.inherited
+            .forget(turn.now.mono_ms, |partition| !lost.contains(partition));
         let gone = self.sessions.keys();
         self.loaded.retain(|(key, _)| gone.contains(key));
         self.ask_owners_again(turn);
@@ -272,6 +289,10 @@ impl Home {
         }
         let was_connected = record.disconnected_at_unix_ms.is_none();
         let key = self.insert_stored(turn, id, record, mailbox, received);
+        if let Some(session) = self.sessions.get(key) {
+            self.inherited
+                .session(turn.now.mono_ms, session.partition());
+        }
         self.loaded.push((key, was_connected));
     }
 

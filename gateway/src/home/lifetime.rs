@@ -10,7 +10,7 @@ use reactor::slab::Key;
 use super::mailbox::Mailbox;
 use super::{Durable, Home, HomeSession, Phase, Request};
 use crate::access::Identity;
-use crate::core_message::{CoreMessage, UnsubscribeRequest};
+use crate::core_message::{CoreMessage, SubscriptionName, UnsubscribeRequest};
 use crate::engine::claim::ReceivedId;
 use crate::engine::{Command, MailboxSummary, SessionRecord};
 use crate::message::SessionId;
@@ -80,6 +80,8 @@ impl Home {
         if is_shared(filter) {
             durable.shared.push(filter.into());
         }
+        let name = SubscriptionName::of(session, filter);
+        self.inherited.subscription(partition, name);
         Some(partition)
     }
 

@@ -15,6 +15,7 @@ mod answers;
 mod directory;
 mod flapping;
 mod handover;
+mod inherited;
 mod lifetime;
 mod mailbox;
 mod review;
@@ -46,6 +47,7 @@ use crate::shard::{TokenRole, token};
 use crate::turn::{Turn, is_shared};
 
 pub use directory::Directory;
+use inherited::Inherited;
 use mailbox::Mailbox;
 use subscribe::SubscriptionOp;
 use waiting::Waiting;
@@ -80,6 +82,8 @@ pub struct Home {
     loaded: Vec<(Key, bool)>,
     /// Clients without a session here who wanted in while far more did than can be taken.
     strangers: u32,
+    /// Durable subscriptions that came with a partition.
+    inherited: Inherited,
 }
 
 /// One session.
@@ -208,6 +212,7 @@ impl Home {
             operations_begun: 0,
             loaded: Vec::new(),
             strangers: 0,
+            inherited: Inherited::default(),
         }
     }
 

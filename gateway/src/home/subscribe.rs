@@ -10,7 +10,7 @@ use super::review::Judge;
 use super::{Edge, Home, HomeSession, Phase, Request};
 use crate::core_message::{
     CoreMessage, Deliver, FindSubscription, HomeSubscribe, Presence, Recipient, ReplyTo,
-    RetainedPage, SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
+    RetainedPage, SubscribeRequest, Subscriber, SubscriptionName, Target, UnsubscribeRequest,
 };
 use crate::engine::{Command, Delivery, SubscriptionRecord};
 use crate::message::{Message, SessionId};
@@ -102,6 +102,8 @@ impl Home {
         let (id, connected) = (session.session, matches!(session.phase, Phase::Attached(_)));
         let load = durable.note_shared(&filter);
         let partition = session.partition();
+        self.inherited
+            .subscription(partition, SubscriptionName::of(id, &filter));
         self.end_scans((home, id), &filter);
         let record = SubscriptionRecord {
             options,

@@ -233,7 +233,7 @@ mod tests {
                     generation: 1,
                 },
                 asked: 0,
-                session: SessionId(u64::from(self.connects)),
+                session: crate::message::SessionId(u64::from(self.connects)),
                 client_id: client_id.into(),
                 identity: None,
                 clean_start: false,

@@ -14,7 +14,7 @@ use super::routes::Routes;
 use super::{Owner, Pending};
 use crate::core_message::{
     AppendRequest, CoreMessage, MailboxRecipient, Origin, Presence, PublishRequest,
-    SubscribeRequest, Subscriber, Target,
+    SubscribeRequest, Subscriber, SubscriptionName, Target,
 };
 use crate::engine::Completion;
 use crate::engine::claim::{MessageId, partition_of_session};
@@ -92,40 +92,44 @@ impl Owner {
         true
     }
 
-    /// Everything is read everywhere: homes that are new are asked for the sessions that this owner knows from their predecessors. One
-    /// that ended just before its home died was perhaps not told of.
-    pub fn ask_for_sessions(&mut self, turn: &mut Turn<'_>) {
+    /// Everything is read everywhere: homes that are new are asked for the subscriptions that this owner has from their predecessors. One
+    /// that ended, or was half made, just before its home died has nobody who would end it.
+    pub fn ask_for_subscriptions(&mut self, turn: &mut Turn<'_>) {
         const AT_ONCE: usize = 4_096;
         let unsure = std::mem::take(&mut self.unsure);
         if unsure.count() == 0 {
             return;
         }
-        let mut by_core = BTreeMap::<u16, BTreeSet<(u16, SessionId)>>::new();
-        self.subscriptions.for_each_subscriber(|subscriber| {
-            if let Target::Home { partition } = subscriber.target
-                && unsure.contains(partition)
-            {
-                let core = turn.ownership.core_of(partition);
-                let sessions = by_core.entry(core).or_default();
-                sessions.insert((partition, subscriber.session));
-            }
-        });
-        for (home, sessions) in by_core {
-            let sessions: Vec<_> = sessions.into_iter().collect();
-            for some in sessions.chunks(AT_ONCE) {
-                let find = CoreMessage::FindSessions {
+        let mut by_core = BTreeMap::<u16, Vec<(u16, SubscriptionName)>>::new();
+        self.subscriptions
+            .for_each_subscriber(|filter, subscriber| {
+                if let Target::Home { partition } = subscriber.target
+                    && unsure.contains(partition)
+                {
+                    let core = turn.ownership.core_of(partition);
+                    let name = SubscriptionName::of(subscriber.session, filter);
+                    by_core.entry(core).or_default().push((partition, name));
+                }
+            });
+        for (home, names) in by_core {
+            for some in names.chunks(AT_ONCE) {
+                let find = CoreMessage::FindSubscriptions {
                     core: turn.facts.core,
-                    sessions: some.into(),
+                    names: some.into(),
                 };
                 turn.outbox.tell(home, find);
             }
         }
     }
 
-    /// Sessions that have ended have no subscriptions any more.
-    pub fn sessions_ended(&mut self, turn: &mut Turn<'_>, ended: &[SessionId]) {
-        let ended: BTreeSet<SessionId> = ended.iter().copied().collect();
-        let is_gone = |subscriber: &Subscriber| ended.contains(&subscriber.session);
+    /// A home says that it has no such subscriptions.
+    pub fn subscriptions_ended(&mut self, turn: &mut Turn<'_>, ended: &[SubscriptionName]) {
+        let sessions: BTreeSet<SessionId> = ended.iter().map(|name| name.session).collect();
+        let ended: BTreeSet<SubscriptionName> = ended.iter().copied().collect();
+        let is_gone = |filter: &str, subscriber: &Subscriber| {
+            sessions.contains(&subscriber.session)
+                && ended.contains(&SubscriptionName::of(subscriber.session, filter))
+        };
         for group in self.subscriptions.remove_subscribers(is_gone) {
             self.end_group(turn, group);
         }
@@ -206,7 +210,7 @@ impl Owner {
         }
         self.lose_queues(turn, lost);
         let ownership = Arc::clone(turn.ownership);
-        let is_gone = |subscriber: &Subscriber| match subscriber.target {
+        let is_gone = |_: &str, subscriber: &Subscriber| match subscriber.target {
             Target::Live { core, .. } => !ownership.has_core(core),
             Target::Home { .. } => false,
         };

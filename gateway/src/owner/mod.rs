@@ -73,7 +73,7 @@ pub struct Owner {
     appending: HashMap<u64, Appending, FixedState>,
     /// Restored queues whose groups are not known yet.
     orphans: Vec<(SessionId, Box<str>)>,
-    /// Partitions of homes that have changed hands: of the sessions there some may have ended, and nobody has said so.
+    /// Partitions of homes that have changed hands: of the subscriptions there some may have ended, and nobody has said so.
     unsure: Partitions,
 }
 

@@ -243,19 +243,20 @@ impl Subscriptions {
     /// Removes some subscribers; returns the groups that end with their last member.
     pub(super) fn remove_subscribers(
         &mut self,
-        is_gone: impl Fn(&Subscriber) -> bool,
+        is_gone: impl Fn(&str, &Subscriber) -> bool,
     ) -> Vec<Group> {
         let mut gone: Vec<(Option<Box<str>>, Box<str>, SessionId)> = Vec::new();
         let mut collect = |root: Option<&str>, set: &FilterSet| {
             set.for_each(&mut |filter, entry| {
                 let subscribers = entry.subscribers.as_slice().iter();
-                let found = subscribers.filter(|subscriber| is_gone(subscriber));
+                let found = subscribers.filter(|subscriber| is_gone(filter, subscriber));
                 gone.extend(
                     found.map(|found| (root.map(Into::into), filter.into(), found.session)),
                 );
                 for group in entry.groups.keys().filter_map(|key| self.groups.get(key)) {
-                    let found = group.subscribers().filter(|subscriber| is_gone(subscriber));
                     let filter = &group.filter;
+                    let members = group.subscribers();
+                    let found = members.filter(|subscriber| is_gone(filter, subscriber));
                     gone.extend(
                         found.map(|found| (root.map(Into::into), filter.clone(), found.session)),
                     );
@@ -273,21 +274,21 @@ impl Subscriptions {
         ended.flatten().collect()
     }
 
-    /// Calls `visit` with each subscriber of each filter.
-    pub(super) fn for_each_subscriber(&self, mut visit: impl FnMut(&Subscriber)) {
+    /// Calls `visit` with each whole filter and each of its subscribers.
+    pub(super) fn for_each_subscriber(&self, mut visit: impl FnMut(&str, &Subscriber)) {
         let sets = self.rooted.values().chain(std::iter::once(&self.broad));
         for set in sets {
-            set.for_each(&mut |_, entry| {
-                entry.subscribers.as_slice().iter().for_each(&mut visit);
-                let groups = entry.groups.keys().filter_map(|key| self.groups.get(key));
-                groups.flat_map(Group::subscribers).for_each(&mut visit);
-            });
+            self.for_each_in(set, &mut visit);
         }
     }
 
     /// Calls `visit` with each broad filter and each of its subscribers.
     pub(super) fn for_each_broad(&self, mut visit: impl FnMut(&str, &Subscriber)) {
-        self.broad.for_each(&mut |filter, entry| {
+        self.for_each_in(&self.broad, &mut visit);
+    }
+
+    fn for_each_in(&self, set: &FilterSet, visit: &mut impl FnMut(&str, &Subscriber)) {
+        set.for_each(&mut |filter, entry| {
             for subscriber in entry.subscribers.as_slice() {
                 visit(filter, subscriber);
             }

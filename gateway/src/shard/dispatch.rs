@@ -77,8 +77,10 @@ pub(super) fn dispatch(
     match message {
         // The event loop takes the one, the hand-over the other.
         CoreMessage::Stray(_) | CoreMessage::Handover(_) => {}
-        CoreMessage::FindSessions { core, sessions } => home.find_sessions(turn, core, &sessions),
-        CoreMessage::SessionsEnded(sessions) => owner.sessions_ended(turn, &sessions),
+        CoreMessage::FindSubscriptions { core, names } => {
+            home.find_subscriptions(turn, core, &names);
+        }
+        CoreMessage::SubscriptionsEnded(names) => owner.subscriptions_ended(turn, &names),
         CoreMessage::Publish(request) => owner.publish(turn, *request),
         // A second answer to what was sent twice.
         CoreMessage::PublishDone { id, origin, .. }

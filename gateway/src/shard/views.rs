@@ -180,7 +180,7 @@ impl Shard {
             let mut turn = self.common.turn(now, outbox);
             self.home.settle_loaded(&mut turn);
             self.owner.drain_all(&mut turn);
-            self.owner.ask_for_sessions(&mut turn);
+            self.owner.ask_for_subscriptions(&mut turn);
             self.settle(now, outbox);
         }
     }

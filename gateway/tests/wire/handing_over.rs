@@ -1,10 +1,9 @@
 //! Samples and strategies of what only the nodes of a cluster say: to homes elsewhere, and from one view to the next.
 
 use gateway::core_message::{
-    AppendRequest, CoreMessage, HandoverStep, MailboxRecipient, Reattach, Stage,
+    AppendRequest, CoreMessage, HandoverStep, MailboxRecipient, Reattach, Stage, SubscriptionName,
 };
 use gateway::engine::claim::{MessageId, ReceivedId};
-use gateway::message::SessionId;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -23,6 +22,16 @@ pub(crate) const RECEIVED: ReceivedId = ReceivedId {
     packet_id: 258,
     message: ID,
 };
+
+/// Some subscription.
+const NAME: SubscriptionName = SubscriptionName {
+    session: SESSION,
+    filter: 0x1F2E_3D4C_5B6A_7988,
+};
+
+fn name() -> impl Strategy<Value = SubscriptionName> {
+    (session(), n64()).prop_map(|(session, filter)| SubscriptionName { session, filter })
+}
 
 fn step(stage: Stage) -> CoreMessage {
     CoreMessage::Handover(HandoverStep {
@@ -99,13 +108,16 @@ pub(crate) fn samples() -> Vec<(&'static str, CoreMessage)> {
             },
         ),
         (
-            "FindSessions",
-            CoreMessage::FindSessions {
+            "FindSubscriptions",
+            CoreMessage::FindSubscriptions {
                 core: 4,
-                sessions: vec![(0, SESSION), (16_383, SessionId(u64::MAX))],
+                names: vec![(0, NAME), (16_383, NAME)],
             },
         ),
-        ("SessionsEnded", CoreMessage::SessionsEnded(vec![SESSION])),
+        (
+            "SubscriptionsEnded",
+            CoreMessage::SubscriptionsEnded(vec![NAME]),
+        ),
         ("Handover, installed", step(Stage::Installed)),
         ("Handover, announced", step(Stage::Announced)),
         ("Handover, loaded", step(Stage::Loaded)),
@@ -192,10 +204,10 @@ pub(crate) fn of_kind(kind: &str) -> Option<BoxedStrategy<CoreMessage>> {
         "DetachDone" => (connection(), any::<bool>())
             .prop_map(|(connection, known)| M::DetachDone { connection, known })
             .boxed(),
-        "FindSessions" => (n16(), vec((n16(), session()), 0..4))
-            .prop_map(|(core, sessions)| M::FindSessions { core, sessions })
+        "FindSubscriptions" => (n16(), vec((n16(), name()), 0..4))
+            .prop_map(|(core, names)| M::FindSubscriptions { core, names })
             .boxed(),
-        "SessionsEnded" => vec(session(), 0..4).prop_map(M::SessionsEnded).boxed(),
+        "SubscriptionsEnded" => vec(name(), 0..4).prop_map(M::SubscriptionsEnded).boxed(),
         "Handover" => (n64(), 0..3u8)
             .prop_map(|(epoch, stage)| {
                 let stage = match stage {

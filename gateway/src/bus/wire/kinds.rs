@@ -43,8 +43,8 @@ tagged! { CoreMessage as "kind of message" {
     37 => Reattached { connection, home },
     38 => Handover(step),
     39 => DetachDone { connection, known },
-    40 => FindSessions { core, sessions },
-    41 => SessionsEnded(sessions),
+    40 => FindSubscriptions { core, names },
+    41 => SubscriptionsEnded(names),
 } }
 
 /// The kinds of messages, by number.

@@ -2,7 +2,8 @@
 
 use crate::core_message::{
     FindSubscription, HomeSubscribe, LimitSubscription, Presence, ReplyTo, RetainedPage,
-    RetainedScan, SharedPresence, SubscribeRequest, Subscriber, Target, UnsubscribeRequest,
+    RetainedScan, SharedPresence, SubscribeRequest, Subscriber, SubscriptionName, Target,
+    UnsubscribeRequest,
 };
 
 record! { ReplyTo { core, home, request, index } }
@@ -15,6 +16,8 @@ tagged! { Target as "target" {
     1 => Live { core, connection },
     2 => Home { partition },
 } }
+
+record! { SubscriptionName { session, filter } }
 
 record! { Presence { connected, load } }
 
