@@ -102,7 +102,12 @@ impl Run {
             }
         }
         parts.extend(self.world.shown_nodes());
-        format!("world idle {}; {}", self.world.is_idle(), parts.join("; "))
+        format!(
+            "world idle {}, {} queued in groups; {}",
+            self.world.is_idle(),
+            self.world.queued_in_groups(),
+            parts.join("; ")
+        )
     }
 
     /// Subscriptions whose state is not known are made or removed.

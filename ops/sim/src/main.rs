@@ -1,7 +1,10 @@
 //! `sim`: runs seeds until one breaks a promise, and says how to see it again.
 
+use std::cell::Cell;
+use std::num::NonZero;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use sim::plan::{Options, Planted, Without};
 use sim::run::Run;
@@ -15,8 +18,8 @@ sim [--seed S | --seeds N] [--from S] [--steps N] [--nodes N [--jumps]] [--cores
 
   --seeds N       runs N seeds (default 100), beginning with --from (default 1)
   --seed S        runs one seed
-  --steps N       steps with faults (default 4000; with --nodes 8000)
-  --nodes N       a cluster of N nodes (default 1: one node alone)
+  --steps N       steps with faults (default 4000 for one node, 8000 for a cluster)
+  --nodes N       a cluster of N nodes, or one node alone (default: drawn, one to three)
   --jumps         numbers of views are left out, and some views do not reach some cores
   --cores N       cores of each node (default: drawn)
   --verbose       prints the whole story of a failure
@@ -24,17 +27,33 @@ sim [--seed S | --seeds N] [--from S] [--steps N] [--nodes N [--jumps]] [--cores
   --planted       plants each known bug (or NAME) and counts the seeds until it is found; 500 at most
 ";
 
-/// The seed that runs now, for the panic hook.
-static SEED: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// The seed that runs now, for the panic hook.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
 
 struct Arguments {
+    /// Of all seeds; seed, steps and nodes are those of [`Arguments::options_of`].
     options: Options,
+    /// `None` = drawn.
+    nodes: Option<u16>,
+    steps: Option<u64>,
     first: u64,
     count: u64,
     doublecheck: bool,
     keep_going: bool,
     planted: Option<Vec<(Planted, &'static str)>>,
     line: String,
+}
+
+/// What the seeds so far came to.
+#[derive(Default)]
+struct Total {
+    seeds: u64,
+    failures: u64,
+    published: u64,
+    deliveries: u64,
+    crashes: u64,
 }
 
 fn main() -> ExitCode {
@@ -45,43 +64,81 @@ fn main() -> ExitCode {
     println!("commit {}", commit());
     let line = arguments.line.clone();
     std::panic::set_hook(Box::new(move |panic| {
-        let seed = SEED.load(Ordering::Relaxed);
+        let seed = SEED.get();
         println!("seed {seed}: PANIC {panic}\n  again: cargo xtask sim --seed {seed}{line}");
     }));
     if let Some(planted) = &arguments.planted {
         return find_planted(&arguments, planted);
     }
-    let mut failures = 0;
-    let (mut published, mut deliveries, mut crashes) = (0, 0, 0);
-    for seed in arguments.first..arguments.first + arguments.count {
-        SEED.store(seed, Ordering::Relaxed);
-        let options = Options {
-            seed,
-            ..arguments.options
-        };
-        match check(&options, arguments.doublecheck) {
+    let (next, total) = (AtomicU64::new(0), Mutex::new(Total::default()));
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| run_seeds(&arguments, &next, &total));
+        }
+    });
+    let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!(
+        "{} seeds, {} failures: {} published, {} delivered, {} crashes",
+        total.seeds, total.failures, total.published, total.deliveries, total.crashes
+    );
+    if total.failures == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Runs seeds until there are no more, or one has failed and that is enough.
+fn run_seeds(arguments: &Arguments, next: &AtomicU64, total: &Mutex<Total>) {
+    loop {
+        let place = next.fetch_add(1, Ordering::Relaxed);
+        if place >= arguments.count {
+            return;
+        }
+        let options = arguments.options_of(arguments.first + place);
+        SEED.set(options.seed);
+        let outcome = check(&options, arguments.doublecheck);
+        let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+        total.seeds += 1;
+        match outcome {
             Ok(summary) => {
-                published += summary.published;
-                deliveries += summary.deliveries;
-                crashes += summary.crashes;
+                total.published += summary.published;
+                total.deliveries += summary.deliveries;
+                total.crashes += summary.crashes;
             }
             Err(failure) => {
                 tell(&options, &failure, &arguments.line);
-                failures += 1;
+                total.failures += 1;
                 if !arguments.keep_going {
-                    return ExitCode::FAILURE;
+                    next.store(arguments.count, Ordering::Relaxed);
                 }
             }
         }
     }
-    println!(
-        "{} seeds, {failures} failures: {published} published, {deliveries} delivered, {crashes} crashes",
-        arguments.count
-    );
-    if failures == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+}
+
+impl Arguments {
+    /// How a seed runs. Without `--nodes` it says itself on how many nodes: half of the seeds one node alone, the others two or three.
+    fn options_of(&self, seed: u64) -> Options {
+        let drawn = || match seed % 6 {
+            1 => 2,
+            3 | 5 => 3,
+            _ => 1,
+        };
+        let nodes = self.nodes.unwrap_or_else(drawn);
+        self.options_with(seed, nodes)
+    }
+
+    fn options_with(&self, seed: u64, nodes: u16) -> Options {
+        // A hand-over takes hundreds of steps.
+        let usual = if nodes > 1 { 8000 } else { 4000 };
+        Options {
+            seed,
+            nodes,
+            steps: self.steps.unwrap_or(usual),
+            ..self.options
+        }
     }
 }
 
@@ -134,12 +191,13 @@ fn find_planted(arguments: &Arguments, planted: &[(Planted, &str)]) -> ExitCode 
     const SEEDS: u64 = 500;
     let mut missed = 0;
     for (bug, name) in planted {
+        let is_of_cluster = Planted::CLUSTER.iter().any(|(known, _)| known == bug);
+        let nodes = arguments.nodes.unwrap_or(if is_of_cluster { 3 } else { 1 });
         let found = (arguments.first..arguments.first + SEEDS).find_map(|seed| {
-            SEED.store(seed, Ordering::Relaxed);
+            SEED.set(seed);
             let options = Options {
-                seed,
                 planted: Some(*bug),
-                ..arguments.options
+                ..arguments.options_with(seed, nodes)
             };
             // A panic of the subject is a find as well.
             let outcome = std::panic::catch_unwind(|| simulate(&options));
@@ -185,6 +243,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
     };
     let mut arguments = Arguments {
         options,
+        nodes: None,
+        steps: None,
         first: 1,
         count: 100,
         doublecheck: false,
@@ -199,12 +259,13 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
             "--from" => arguments.first = number()?,
             "--seed" => (arguments.first, arguments.count) = (number()?, 1),
             "--steps" => {
-                arguments.options.steps = number()?;
-                arguments.line += &format!(" --steps {}", arguments.options.steps);
+                let steps = number()?;
+                arguments.steps = Some(steps);
+                arguments.line += &format!(" --steps {steps}");
             }
             "--nodes" => {
                 let nodes = u16::try_from(number()?).ok()?;
-                arguments.options.nodes = (1..=64).contains(&nodes).then_some(nodes)?;
+                arguments.nodes = Some((1..=64).contains(&nodes).then_some(nodes)?);
                 arguments.line += &format!(" --nodes {nodes}");
             }
             "--cores" => {
@@ -232,31 +293,21 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
             }
         }
     }
-    settle(&mut arguments);
-    Some(arguments)
-}
-
-/// What follows from the rest when nobody has said it.
-fn settle(arguments: &mut Arguments) {
-    if arguments.options.steps == 0 {
-        // A hand-over takes hundreds of steps.
-        arguments.options.steps = if arguments.options.nodes > 1 {
-            8000
-        } else {
-            4000
-        };
-    }
     if let Some(planted) = arguments
         .planted
         .as_mut()
         .filter(|planted| planted.is_empty())
     {
-        *planted = if arguments.options.nodes > 1 {
-            Planted::CLUSTER.to_vec()
-        } else {
-            Planted::ALL.to_vec()
+        let all = Planted::ALL.iter().chain(&Planted::CLUSTER);
+        let fits = |(bug, _): &&(Planted, &str)| {
+            let is_of_cluster = Planted::CLUSTER.iter().any(|(known, _)| known == bug);
+            arguments
+                .nodes
+                .is_none_or(|nodes| is_of_cluster == (nodes > 1))
         };
+        *planted = all.filter(fits).copied().collect();
     }
+    Some(arguments)
 }
 
 fn leave_out(without: &mut Without, name: &str) -> Option<()> {
