@@ -188,7 +188,7 @@ fn codes_and_counts() -> Vec<Case> {
         ),
         case(
             "Attached",
-            &[CONNECTION, &[7]],
+            &[CONNECTION, &[1], &[7]],
             "Attached.outcome",
             unknown("yes or no (1 or 0)", 7),
         ),
@@ -257,7 +257,7 @@ fn texts() -> Vec<Case> {
         ),
         case(
             "Attach",
-            &[&[1], CONNECTION, b"\x01\xFF"],
+            &[&[1], CONNECTION, &[1], SESSION, b"\x01\xFF"],
             "Attach.client_id",
             Problem::Utf8,
         ),
@@ -344,7 +344,7 @@ fn lists() -> Vec<Case> {
     let text = message(0, b"t");
     let home = [&text[..], &[1], &[0; 8]].concat();
     let deliver = [&text[..], &[1, 1, 1]].concat();
-    let attached = [CONNECTION, &[1], SESSION, KEY, &[1, 1, 1]].concat();
+    let attached = [CONNECTION, &[1], &[1], SESSION, KEY, &[1, 1, 1]].concat();
     vec![
         case(
             "Deliver",

@@ -293,6 +293,12 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
             }
         }
     }
+    plant(&mut arguments);
+    Some(arguments)
+}
+
+/// `--planted` without names is all bugs that fit.
+fn plant(arguments: &mut Arguments) {
     if let Some(planted) = arguments
         .planted
         .as_mut()
@@ -307,7 +313,6 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
         };
         *planted = all.filter(fits).copied().collect();
     }
-    Some(arguments)
 }
 
 fn leave_out(without: &mut Without, name: &str) -> Option<()> {
