@@ -87,6 +87,13 @@ impl Partitions {
         was_in
     }
 
+    /// Puts in what another one has.
+    pub fn add_all(&mut self, others: &Self) {
+        for (word, other) in self.0.iter_mut().zip(&others.0) {
+            *word |= other;
+        }
+    }
+
     /// How many are in it.
     pub fn count(&self) -> u64 {
         self.0.iter().map(|word| u64::from(word.count_ones())).sum()
@@ -144,6 +151,10 @@ pub struct Handover {
     waiting: VecDeque<(u16, CoreMessage)>,
     served: Partitions,
     claimed: Partitions,
+    /// What is this core's under the view that holds, served or not.
+    owned: Partitions,
+    /// Since which view this core has had partitions that came to it lately: what was said to it before was said to an earlier owner.
+    gained: HashMap<u16, u64, FixedState>,
     to_claim: Vec<u16>,
     /// Partition by the number of the request to the engine.
     claims: HashMap<u64, u16, FixedState>,
@@ -173,6 +184,8 @@ impl Handover {
             waiting: VecDeque::new(),
             served: Partitions::default(),
             claimed: Partitions::default(),
+            owned: Partitions::default(),
+            gained: HashMap::default(),
             to_claim: Vec::new(),
             claims: HashMap::default(),
             next_claim: 0,
@@ -186,6 +199,8 @@ impl Handover {
 
     /// A view holds from now on. Returns the partitions that are not this core's.
     pub fn begin(&mut self, now_ms: u64, ownership: &Ownership) -> Partitions {
+        // After a view that this core has not seen, others may have known for long what is its own.
+        let is_next = ownership.epoch() == self.epoch + 1;
         self.epoch = ownership.epoch();
         self.began_ms = now_ms;
         self.phase = Phase::Marking;
@@ -199,8 +214,16 @@ impl Handover {
             if ownership.core_of(partition) != self.core {
                 self.served.remove(partition);
                 self.claimed.remove(partition);
+                self.gained.remove(&partition);
+                self.owned.remove(partition);
                 lost.insert(partition);
-            } else if !known {
+                continue;
+            }
+            if !self.owned.contains(partition) && is_next {
+                self.gained.insert(partition, self.epoch);
+            }
+            self.owned.insert(partition);
+            if !known {
                 self.to_claim.push(partition);
             }
         }
@@ -388,6 +411,9 @@ impl Handover {
         self.phase = Phase::Serving;
         self.degraded = !is_whole;
         self.complete = true;
+        if is_whole {
+            self.gained.clear(); // All are past the views before.
+        }
         for (served, claimed) in self.served.0.iter_mut().zip(&mut self.claimed.0) {
             *served |= std::mem::take(claimed);
         }
@@ -398,6 +424,9 @@ impl Handover {
     pub fn recover(&mut self, ownership: &Ownership) {
         if self.degraded {
             self.degraded = !self.all_said(ownership, |said| said.announced.min(said.loaded));
+            if !self.degraded {
+                self.gained.clear();
+            }
         }
     }
 
@@ -405,7 +434,9 @@ impl Handover {
     /// back before this core has served it, they must not be handled after what was said there.
     pub fn forget_foreign(&mut self, ownership: &Ownership, depths: &RootDepths) {
         let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain(|(_, message)| self.gate(ownership, depths, message) != Gate::NotMine);
+        waiting.retain(|(_, message)| {
+            self.gate(ownership, depths, self.epoch, message) != Gate::NotMine
+        });
         self.waiting = waiting;
     }
 
@@ -423,19 +454,26 @@ impl Handover {
         std::mem::take(&mut self.waiting)
     }
 
-    /// Whether a message may be handled now.
-    pub fn gate(&self, ownership: &Ownership, depths: &RootDepths, message: &CoreMessage) -> Gate {
+    /// Whether a message may be handled now that was said under a view.
+    pub fn gate(
+        &self,
+        ownership: &Ownership,
+        depths: &RootDepths,
+        said_under: u64,
+        message: &CoreMessage,
+    ) -> Gate {
+        let gate_of = |partition| self.gate_of(ownership, said_under, partition);
         if let CoreMessage::Append(request) = message {
             let gates = request
                 .recipients
                 .iter()
                 .map(|recipient| recipient.partition);
-            let gates = gates.map(|partition| self.gate_of(ownership, partition));
+            let gates = gates.map(gate_of);
             return gates.max().unwrap_or(Gate::Pass);
         }
         if let CoreMessage::FindSubscriptions { names, .. } = message {
             let gates = names.iter();
-            let mut gates = gates.map(|(partition, _)| self.gate_of(ownership, *partition));
+            let mut gates = gates.map(|(partition, _)| gate_of(*partition));
             let must_wait = gates.any(|gate| gate == Gate::Wait);
             return if must_wait { Gate::Wait } else { Gate::Pass };
         }
@@ -443,7 +481,7 @@ impl Handover {
             Address::Other => Gate::Pass,
             Address::All if self.complete => Gate::Pass,
             Address::All => Gate::Wait,
-            Address::Partition(partition) => self.gate_of(ownership, partition),
+            Address::Partition(partition) => gate_of(partition),
         }
     }
 
@@ -452,13 +490,14 @@ impl Handover {
     pub fn split(
         &self,
         ownership: &Ownership,
+        said_under: u64,
         message: CoreMessage,
     ) -> (Option<AppendRequest>, CoreMessage) {
         let CoreMessage::Append(mut request) = message else {
             return (None, message);
         };
         let is_now = |recipient: &MailboxRecipient| {
-            self.gate_of(ownership, recipient.partition) == Gate::Pass
+            self.gate_of(ownership, said_under, recipient.partition) == Gate::Pass
         };
         let (now, rest): (Vec<_>, Vec<_>) = request.recipients.into_iter().partition(is_now);
         if now.is_empty() || rest.is_empty() {
@@ -476,8 +515,10 @@ impl Handover {
         (Some(part), CoreMessage::Append(request))
     }
 
-    fn gate_of(&self, ownership: &Ownership, partition: u16) -> Gate {
-        if ownership.core_of(partition) != self.core {
+    fn gate_of(&self, ownership: &Ownership, said_under: u64, partition: u16) -> Gate {
+        let is_mine = ownership.core_of(partition) == self.core;
+        let since = self.gained.get(&partition).copied().unwrap_or(0);
+        if !is_mine || said_under < since {
             Gate::NotMine
         } else if self.complete && self.served.contains(partition) {
             Gate::Pass

@@ -448,7 +448,7 @@ impl Home {
         let (Some(durable), Some(attach)) = (&mut session.durable, &session.next) else {
             return self.advance(turn, key);
         };
-        if session.session != attach.session {
+        if turn.ownership.is_clustered() && session.session != attach.session {
             session.will = None;
             return self.delete(turn, key); // It is not called as that one calls it, should it have to ask again.
         }

@@ -25,6 +25,9 @@ use crate::ownership::Ownership;
 use crate::shard::{TokenRole, token};
 use crate::turn::{Turn, without_share};
 
+/// After a view, homes are asked again about what they were asked about in so long before.
+const ASKED_AGAIN_MS: u64 = 30_000;
+
 /// Who is to answer for a publish, in a cluster.
 #[derive(Debug)]
 pub(super) struct Awaited {
@@ -100,6 +103,12 @@ impl Owner {
         if unsure.count() == 0 {
             return;
         }
+        let now_ms = turn.now.mono_ms;
+        if now_ms >= self.asked.1 + ASKED_AGAIN_MS {
+            self.asked.0 = Partitions::default();
+        }
+        self.asked.0.add_all(&unsure);
+        self.asked.1 = now_ms;
         let mut by_core = BTreeMap::<u16, Vec<(u16, SubscriptionName)>>::new();
         self.subscriptions
             .for_each_subscriber(|filter, subscriber| {
@@ -204,6 +213,9 @@ impl Owner {
             |partition: &u16| old.core_of(*partition) != turn.ownership.core_of(*partition);
         let moved = (0..PARTITIONS).filter(has_moved);
         moved.for_each(|partition| self.unsure.insert(partition));
+        if turn.now.mono_ms < self.asked.1 + ASKED_AGAIN_MS {
+            self.unsure.add_all(&self.asked.0);
+        }
         let is_lost = |root: &str| lost.contains(partition_of(root));
         for group in self.subscriptions.remove_roots(is_lost) {
             self.forget_group(turn, group);

@@ -75,6 +75,8 @@ pub struct Owner {
     orphans: Vec<(SessionId, Box<str>)>,
     /// Partitions of homes that have changed hands: of the subscriptions there some may have ended, and nobody has said so.
     unsure: Partitions,
+    /// Those that homes were asked about last, and when. An answer may not have come before the next view.
+    asked: (Partitions, u64),
 }
 
 /// A publish that waits for stores and queues.
@@ -162,6 +164,7 @@ impl Owner {
             appending: HashMap::default(),
             orphans: Vec::new(),
             unsure: Partitions::default(),
+            asked: (Partitions::default(), 0),
         }
     }
 

@@ -119,7 +119,8 @@ impl Shard {
             handover.heard(from, step);
             return None;
         }
-        let (now_part, message) = handover.split(&self.common.ownership, message);
+        let said_under = handover.epoch_of(from);
+        let (now_part, message) = handover.split(&self.common.ownership, said_under, message);
         if let Some(append) = now_part {
             let mut turn = self.common.turn(now, outbox);
             self.home.append(&mut turn, append);
@@ -128,7 +129,7 @@ impl Shard {
             return None;
         };
         let depths = &self.common.facts.root_depths;
-        match handover.gate(&self.common.ownership, depths, &message) {
+        match handover.gate(&self.common.ownership, depths, said_under, &message) {
             Gate::Pass => return Some(message),
             Gate::Wait => {
                 let mut turn = self.common.turn(now, outbox);
