@@ -297,7 +297,8 @@ impl Edge {
             }
             detaching.told = false;
             detaching.home_core = login.reattach(turn, id, what);
-            if receives {
+            // The home that was to release a packet identifier is not there to say that it has.
+            if receives || detaching.inbound.is_releasing() {
                 self.forget_receiving(turn, id);
                 self.abandon_publishes(id);
             }
