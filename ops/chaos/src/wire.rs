@@ -184,7 +184,21 @@ impl Wire {
         self.flush();
     }
 
-    /// Sends what waits and reads until a packet is there that `wanted` takes; others are dropped. `None` when the
+    /// The first packet that has come as a whole; what is behind it stays.
+    fn next_packet(&mut self) -> Result<Option<Received>, String> {
+        let broken = |broken: &dyn std::fmt::Display| broken.to_string();
+        let frame = next_frame(&self.incoming, PACKET_BYTES_MAX).map_err(|error| broken(&error))?;
+        let Some(frame) = frame else {
+            return Ok(None);
+        };
+        let packet = decode(self.talk.version, Sender::Server, frame);
+        let packet = owned(&packet.map_err(|error| broken(&error))?);
+        let length = frame.length;
+        self.incoming.drain(..length);
+        Ok(Some(packet))
+    }
+
+    /// Sends what waits and reads until a packet is there that `wanted` takes; those before it are dropped. `None` when the
     /// connection ends or the time is over.
     pub(crate) fn await_packet<T>(
         &mut self,
@@ -194,14 +208,11 @@ impl Wire {
         let start = clock::now();
         while start.elapsed() < limit {
             self.flush();
-            let mut found = None;
-            for packet in self.packets().ok()? {
-                if found.is_none() {
-                    found = wanted(packet);
+            while let Some(packet) = self.next_packet().ok()? {
+                let found = wanted(packet);
+                if found.is_some() {
+                    return found;
                 }
-            }
-            if found.is_some() {
-                return found;
             }
             if self.ended {
                 return None;
